@@ -1,0 +1,164 @@
+"""B4 of §6.4: deformable evidence from the pyramid around each routed anchor.
+
+Letters: B images, K queries, R anchors, S sites of L4, D core width, N heads, E width per head, L levels, M samples,
+P Fourier features, 2 an (x, y) pair.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, TokenPart
+from spd_bench.geometry import Table, batch_offset, bilinear_weights, weighted_rows
+from torch import Tensor, nn
+
+from spd_components.anchors import site_centres
+from spd_components.layers import fourier
+
+NUM_LEVELS = 3
+NUM_SAMPLES = 4
+ANCHOR_FREQ = 8
+PAD = 2
+
+
+@dataclass(frozen=True)
+class DeformableMaps:
+    """B4's share of the pre-compute (§5.2, §5.3).
+
+    values: L̂2, L̂3, L̂4 as tables of D channels. conditioning_BSD: W_u's part on g for each site of L4, with W_g
+    and the bias folded in. site_xy_S2: the sites in the unit square.
+    """
+
+    values: tuple[Table, Table, Table]
+    conditioning_BSD: Tensor
+    site_xy_S2: Tensor
+
+
+def ring_offsets(heads: int) -> Tensor:
+    """Initial offsets of Deformable-DETR (R-13): head n looks in direction 2πn/N, sample m at distance m cells."""
+    angle_N = torch.arange(heads) * (2 * math.pi / heads)
+    direction_N2 = torch.stack([angle_N.cos(), angle_N.sin()], dim=-1)
+    direction_N2 = direction_N2 / direction_N2.abs().amax(-1, keepdim=True)
+    distance_M = torch.arange(1, NUM_SAMPLES + 1, dtype=direction_N2.dtype)
+    offset_NM2 = direction_N2[:, None] * distance_M[:, None]
+    return offset_NM2[:, None].expand(-1, NUM_LEVELS, -1, -1)
+
+
+def difference_code(p_BKR2: Tensor, q_BK2: Tensor) -> Tensor:
+    """φ(p − q) of §6.4 by the angle-difference identities: [B, K, R, 4·ANCHOR_FREQ], equal to fourier(p − q)."""
+    sin_p, cos_p = fourier(p_BKR2, ANCHOR_FREQ).unflatten(-1, (2, 2, ANCHOR_FREQ)).unbind(-2)
+    sin_q, cos_q = fourier(q_BK2, ANCHOR_FREQ).unflatten(-1, (2, 2, ANCHOR_FREQ))[:, :, None].unbind(-2)
+    return torch.stack([sin_p * cos_q - cos_p * sin_q, cos_p * cos_q + sin_p * sin_q], dim=-2).flatten(-3)
+
+
+class DeformableRead(Block):
+    """For each anchor: 6 heads × 3 levels × 4 samples, read from L̂2–L̂4 and summed into one token (§6.4).
+
+        u_r  = LN(GELU(W_u [h; g_r; φ(p_r − q)] + b_u))                      (R-02)
+        Δ    = W^Δ u_r + b^Δ   in cells of each level                        (R-13)
+        a    = softmax over level and sample of W^a u_r + b^a                (R-14)
+        h_r  = W_O [Σ a · L̂_n(p_r + Δ)]_n + b_O, times the routing gate      (R-12)
+
+    Exact rearrangements: W_u is split, its g part folded with W_g and computed once per site; φ comes from angle
+    addition; the 12 samples of a head are one weighted gather with the softmax weights folded in.
+    """
+
+    slot = "b4"
+    reads = frozenset({"h", "anchors", "tokens"})
+    writes = frozenset({"tokens"})
+    left_out = {"b4": "skip", "routing": "none"}
+    budget = {
+        "": "B4: deformable read + fusion (§6.4)",
+        "anchor.": "W_g anchor projection (§5.2)",
+        "value2.": "B4 W_V pre-projections (§5.3)",
+        "value3.": "B4 W_V pre-projections (§5.3)",
+        "value4.": "B4 W_V pre-projections (§5.3)",
+        "evidence_embed": "B1: feature extraction + tokens (§6.1)",
+    }
+
+    class Config(ComponentConfig):
+        """No options."""
+
+    def __init__(self, config: Config, dims: Dims) -> None:
+        super().__init__(config, dims)
+        _, low, high, deep = dims.pyramid
+        per_anchor = dims.heads * NUM_LEVELS * NUM_SAMPLES
+        self.anchor = nn.Linear(deep, dims.core)
+        self.value2 = nn.Linear(low, dims.core, bias=False)
+        self.value3 = nn.Linear(high, dims.core, bias=False)
+        self.value4 = nn.Linear(deep, dims.core, bias=False)
+        self.condition = nn.Linear(2 * dims.core + 4 * ANCHOR_FREQ, dims.core)
+        self.condition_norm = nn.LayerNorm(dims.core)
+        self.offset = nn.Linear(dims.core, 2 * per_anchor)
+        self.weight = nn.Linear(dims.core, per_anchor)
+        self.out = nn.Linear(dims.core, dims.core)
+        self.evidence_embed = nn.Parameter(0.02 * torch.randn(dims.core))
+        nn.init.zeros_(self.offset.weight)
+        nn.init.zeros_(self.weight.weight)
+        nn.init.zeros_(self.weight.bias)
+        with torch.no_grad():
+            self.offset.bias.copy_(ring_offsets(dims.heads).flatten())
+
+    def prepare(self, pyramid: Pyramid) -> DeformableMaps:
+        """L̂2–L̂4 and the conditioning of every site, once per image."""
+        projected = ((self.value2, pyramid.l2), (self.value3, pyramid.l3), (self.value4, pyramid.l4))
+        l2, l3, l4 = (Table.of(proj(lvl.map_BHWC), extent=lvl.extent, pad=PAD) for proj, lvl in projected)
+        on_anchor = self._condition_weights()[1]
+        folded_weight = on_anchor @ self.anchor.weight
+        folded_bias = F.linear(self.anchor.bias, on_anchor, self.condition.bias)
+        conditioning_BSD = F.linear(pyramid.l4.map_BHWC.flatten(1, 2), folded_weight, folded_bias)
+        return DeformableMaps((l2, l3, l4), conditioning_BSD, site_centres(pyramid.l4, like=pyramid.l4.map_BHWC))
+
+    def forward(self, state: QueryState, scene: Scene) -> QueryState:
+        """Appends one evidence token per anchor."""
+        assert state.anchors is not None
+        assert state.tokens is not None
+        maps: DeformableMaps = scene.prepared[self.slot]
+        site_BKR = state.anchors.site_BKR
+        anchor_xy_BKR2 = maps.site_xy_S2.to(state.xy_BK2.dtype)[site_BKR]
+        u_BKRD = self._conditioning(state, maps, site_BKR, anchor_xy_BKR2)
+        heads_first = (*site_BKR.shape, self.dims.heads, NUM_LEVELS, NUM_SAMPLES)
+        # coordinates stay in full precision under autocast (R-03)
+        offset_BKRNLM2 = self.offset(u_BKRD).to(anchor_xy_BKR2.dtype).view(*heads_first, 2)
+        alpha_BKRNLM = self.weight(u_BKRD).view(heads_first).flatten(-2).softmax(-1).view(heads_first)
+        evidence_BKRD = self.out(self._read(maps, anchor_xy_BKR2, offset_BKRNLM2, alpha_BKRNLM))
+        if state.anchors.gate_BKR is not None:
+            evidence_BKRD = evidence_BKRD * state.anchors.gate_BKR[..., None]
+        return replace(state, tokens=(*state.tokens, TokenPart(evidence_BKRD + self.evidence_embed)))
+
+    def _condition_weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """W_u's parts on h, g and φ."""
+        core = self.dims.core
+        on_query, on_anchor, on_offset = self.condition.weight.split([core, core, 4 * ANCHOR_FREQ], dim=1)
+        return on_query, on_anchor, on_offset
+
+    def _conditioning(self, state: QueryState, maps: DeformableMaps, site_BKR: Tensor, xy_BKR2: Tensor) -> Tensor:
+        """u_r of every anchor: [B, K, R, D]."""
+        assert state.h_BKD is not None
+        on_query, _, on_offset = self._condition_weights()
+        batch, sites, core = maps.conditioning_BSD.shape
+        rows_BKR = site_BKR + batch_offset(batch, sites, like=site_BKR)[:, None, None]
+        of_site_BKRD = (
+            maps.conditioning_BSD.view(-1, core).index_select(0, rows_BKR.flatten()).view(*site_BKR.shape, -1)
+        )
+        of_query_BK1D = F.linear(state.h_BKD, on_query)[:, :, None]
+        code_BKRP = difference_code(xy_BKR2, state.xy_BK2).to(on_offset.dtype)
+        return self.condition_norm(F.gelu(of_site_BKRD + of_query_BK1D + F.linear(code_BKRP, on_offset)))  # type: ignore[no-any-return]
+
+    def _read(self, maps: DeformableMaps, xy_BKR2: Tensor, offset_BKRNLM2: Tensor, alpha_BKRNLM: Tensor) -> Tensor:
+        """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [B, K, R, D]."""
+        batch, _, _, heads, _, _ = alpha_BKRNLM.shape
+        head_N11 = torch.arange(heads, device=xy_BKR2.device)[:, None, None]
+        total = 0
+        for lvl, table in enumerate(maps.values):
+            xy_lvl = table.xy_lvl(xy_BKR2)[:, :, :, None, None] + offset_BKRNLM2[..., lvl, :, :]
+            row_BKRNM, frac_BKRNM2 = table.taps(xy_lvl)
+            first_B = batch_offset(batch, table.rows_per_map, like=row_BKRNM)
+            corner_BKRNM4 = table.corners(row_BKRNM + first_B[:, None, None, None, None])
+            weight_BKRNM4 = bilinear_weights(frac_BKRNM2) * alpha_BKRNLM[..., lvl, :, None]
+            # one row per (cell, head): head n of cell c is row c·N + n of the table seen as E channels wide
+            by_head = table.rows_NC.view(-1, self.dims.head)
+            rows_QS = (corner_BKRNM4 * heads + head_N11).view(-1, NUM_SAMPLES * 4)
+            total = total + weighted_rows(by_head, rows_QS, weight_BKRNM4.to(by_head.dtype).view(rows_QS.shape))
+        return torch.as_tensor(total).view(*xy_BKR2.shape[:3], -1)

@@ -1,0 +1,114 @@
+"""What several blocks share: Fourier codes, and the attention layers of §6.2, §6.3 and §6.5 in their exact, fast form.
+
+Letters: B images, K queries, Q = B·K, T tokens, S sites of L4, D core width, N heads, E width per head, P Fourier features.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from spd_bench.api import Dims, TokenPart
+from torch import Tensor, nn
+
+
+def fourier(x: Tensor, num_freq: int) -> Tensor:
+    """§6.1's code of (x, y) pairs: [..., 2] → [..., 4·num_freq].
+
+    [sin(2π 2^l x); cos(2π 2^l x); sin(2π 2^l y); cos(2π 2^l y)], l = 0 … num_freq − 1. Offsets are normalised by the
+    caller first: frequencies are whole numbers, so that whole cells would all get one code (R-02).
+    """
+    angle = x[..., None] * (2 * math.pi * 2.0 ** torch.arange(num_freq, dtype=x.dtype, device=x.device))
+    return torch.stack([angle.sin(), angle.cos()], dim=-2).flatten(-3)
+
+
+class FeedForward(nn.Module):
+    """h + FFN(LN_ff(h)), D → F → D with GELU (§6.2)."""
+
+    def __init__(self, dims: Dims) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dims.core)
+        self.wide = nn.Linear(dims.core, dims.ffn)
+        self.narrow = nn.Linear(dims.ffn, dims.core)
+
+    def forward(self, h_BKD: Tensor) -> Tensor:
+        """The residual update of every query."""
+        out: Tensor = h_BKD + self.narrow(F.gelu(self.wide(self.norm(h_BKD))))
+        return out
+
+
+class TokenAttentionLayer(nn.Module):
+    """One Pre-LN decoder layer over each query's own tokens (§6.2, §6.5), with keys and values absorbed (R-30).
+
+    A single query q per token set needs no per-token keys or values. With standardised tokens n_t and the
+    affine part (g, b) of LN_kv,
+
+        q·(W_K (g∘n_t + b) + b_K)   = (W_Kᵀ q ∘ g)·n_t + const      const drops out of the softmax
+        Σ a_t (W_V (g∘n_t + b) + b_V) = W_V (g ∘ Σ a_t n_t) + (Σ a_t)(W_V b + b_V)
+
+    per head. Σ a_t is 1 without dropout. The key bias b_K has gradient zero by the same argument.
+    """
+
+    def __init__(self, dims: Dims, dropout: float) -> None:
+        super().__init__()
+        self.dims = dims
+        self.dropout = dropout
+        self.query_norm = nn.LayerNorm(dims.core)
+        self.query = nn.Linear(dims.core, dims.core)
+        self.key = nn.Linear(dims.core, dims.core)
+        self.value = nn.Linear(dims.core, dims.core)
+        self.out = nn.Linear(dims.core, dims.core)
+        self.ffn = FeedForward(dims)
+
+    def forward(self, h_BKD: Tensor, parts: Sequence[TokenPart], token_norm: nn.LayerNorm) -> Tensor:
+        """h after one layer over the tokens of all `parts`, read through `token_norm` (LN_kv)."""
+        heads, width, core = self.dims.heads, self.dims.head, self.dims.core
+        count = h_BKD.shape[0] * h_BKD.shape[1]
+        tokens = [part.standard_BKTD.view(count, -1, core) for part in parts]
+        query_NQE = self.query(self.query_norm(h_BKD)).view(count, heads, width).transpose(0, 1) / math.sqrt(width)
+        absorbed_key_NED = (self.key.weight * token_norm.weight).view(heads, width, core)
+        absorbed_QND = torch.bmm(query_NQE, absorbed_key_NED).transpose(0, 1)
+        score_QNT = torch.cat([torch.bmm(absorbed_QND, part_QTD.transpose(1, 2)) for part_QTD in tokens], dim=-1)
+        alpha_QNT = F.dropout(score_QNT.softmax(-1), self.dropout, self.training)
+        alphas = alpha_QNT.split([part_QTD.shape[1] for part_QTD in tokens], dim=-1)
+        mixed_QND = torch.stack([torch.bmm(a, n) for a, n in zip(alphas, tokens, strict=True)]).sum(0)
+        absorbed_value_NDE = (self.value.weight * token_norm.weight).view(heads, width, core).transpose(1, 2)
+        read_QNE = torch.bmm(mixed_QND.transpose(0, 1), absorbed_value_NDE).transpose(0, 1)
+        shift_NE = F.linear(token_norm.bias, self.value.weight, self.value.bias).view(heads, width)
+        read_QNE = read_QNE + (alpha_QNT.sum(-1, keepdim=True) * shift_NE if self.training else shift_NE)
+        return self.ffn(h_BKD + self.out(read_QNE.reshape(h_BKD.shape)))  # type: ignore[no-any-return]
+
+
+class SiteAttentionLayer(nn.Module):
+    """One Pre-LN decoder layer over the sites of L4, keys and values computed once per image (§5.1, §6.3)."""
+
+    def __init__(self, dims: Dims, dropout: float) -> None:
+        super().__init__()
+        self.dims = dims
+        self.dropout = dropout
+        self.query_norm = nn.LayerNorm(dims.core)
+        self.query = nn.Linear(dims.core, dims.core)
+        self.key = nn.Linear(dims.pyramid[3], dims.core)
+        self.value = nn.Linear(dims.pyramid[3], dims.core)
+        self.out = nn.Linear(dims.core, dims.core)
+        self.ffn = FeedForward(dims)
+
+    def prepare(self, l4_BSC: Tensor) -> tuple[Tensor, Tensor]:
+        """K and V of §5.1 for every site, by head: ([B, N, E, S], [B, N, S, E]).
+
+        The key bias drops out of the softmax and is left away, as in `TokenAttentionLayer`.
+        """
+        batch, sites, _ = l4_BSC.shape
+        shape = (batch, sites, self.dims.heads, self.dims.head)
+        key_BNES = F.linear(l4_BSC, self.key.weight).view(shape).permute(0, 2, 3, 1).contiguous()
+        value_BNSE = self.value(l4_BSC).view(shape).transpose(1, 2).contiguous()
+        return key_BNES, value_BNSE
+
+    def forward(self, h_BKD: Tensor, key_BNES: Tensor, value_BNSE: Tensor) -> tuple[Tensor, Tensor]:
+        """h after one layer, and the attention weights before dropout [B, N, K, S] (R-10, R-11)."""
+        batch, count, core = h_BKD.shape
+        query_BNKE = self.query(self.query_norm(h_BKD)).view(batch, count, self.dims.heads, -1).transpose(1, 2)
+        alpha_BNKS = (query_BNKE / math.sqrt(self.dims.head) @ key_BNES).softmax(-1)
+        read_BNKE = F.dropout(alpha_BNKS, self.dropout, self.training) @ value_BNSE
+        read_BKD = read_BNKE.transpose(1, 2).reshape(batch, count, core)
+        return self.ffn(h_BKD + self.out(read_BKD)), alpha_BNKS

@@ -1,0 +1,36 @@
+"""Attention-based routing of §6.3."""
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from spd_bench.api import Anchors, Block, ComponentConfig, QueryState, Scene
+
+from spd_components.anchors import check_anchor_count
+
+
+class TopKAttention(Block):
+    """R_q = the R sites of L4 with the largest ᾱ_q, ties to the lower index; no parameters (§6.3, R-11).
+
+    The hard choice is made differentiable by a gate on each anchor's evidence, 1 + ᾱ_r − stopgrad(ᾱ_r):
+    one in value, with the gradient of ᾱ_r (R-12).
+    """
+
+    slot = "routing"
+    reads = frozenset({"attention"})
+    writes = frozenset({"anchors"})
+
+    class Config(ComponentConfig):
+        """Options of routing."""
+
+        r: int = Field(default=32, ge=1)
+        """Number of anchors R."""
+
+    def forward(self, state: QueryState, scene: Scene) -> QueryState:
+        """Writes the anchors."""
+        assert state.attention_BKS is not None
+        check_anchor_count(self.config.r, scene.pyramid.l4)
+        # a stable descending sort keeps equal weights in the order of their sites
+        weight_BKS, site_BKS = torch.sort(state.attention_BKS, dim=-1, descending=True, stable=True)
+        weight_BKR, site_BKR = weight_BKS[..., : self.config.r], site_BKS[..., : self.config.r]
+        return replace(state, anchors=Anchors(site_BKR, gate_BKR=1 + weight_BKR - weight_BKR.detach()))

@@ -1,0 +1,1 @@
+"""The harness around sparse query-point depth: composition, training, protocol, statistics."""

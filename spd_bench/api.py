@@ -1,0 +1,310 @@
+"""What a plugin sees: the components' contract and the frozen values that pass between blocks.
+
+A composition chains  encoder → neck → b1 → b2 → b3 → routing → b4 → b5 → depth_head  (§2). Each block may
+prepare what it can compute once per image (§5) and then maps one frozen `QueryState` to the next. A baseline
+implements `PointDepthModel` directly. The harness trains, scores and times both through the same three calls.
+
+Letters used in tensor names, here and in every file (a subset is repeated there):
+
+    B images in the batch      K query points per image     T tokens of a query (91, 123)
+    S sites of L4 (324)        R routed anchors (32)        D core width (192)
+    N, E heads, width per head (6, 32; D = N·E)             F, P feed-forward hidden, Fourier features
+    L, M levels, samples per head in B4 (3, 4)              C, H, W channels, height, width of the named map
+    2 an (x, y) pair, x first
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+CHAIN: tuple[str, ...] = ("neck", "b1", "b2", "b3", "routing", "b4", "b5", "depth_head")
+"""Slots of the trainable chain, in the order of §2; the frozen encoder stands before them."""
+
+
+class ComponentConfig(BaseModel):
+    """Base of every component's nested `Config`: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Component:
+    """Anything that registers through an entry point: one class, one file, a nested `Config`, a version.
+
+    `version` is part of a run's identity: raise it when the same options compute something else.
+    `stand_in` names what a component stands in for ("" if it is the real thing); it is shown in every table.
+    """
+
+    slot: ClassVar[str]
+    version: ClassVar[int] = 1
+    stand_in: ClassVar[str] = ""
+
+    class Config(ComponentConfig):
+        """No options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dims:
+    """The sizes that blocks share (§2). Nothing else in the project holds these numbers."""
+
+    features: int = 384
+    core: int = 192
+    heads: int = 6
+    ffn: int = 768
+    pyramid: tuple[int, int, int, int] = (64, 128, 192, 384)
+
+    @property
+    def head(self) -> int:
+        """Width of one head, d_head of §6.2."""
+        return self.core // self.heads
+
+
+@dataclass(frozen=True)
+class Features:
+    """The encoder's four maps of §3, shallow to deep, channels last: each [B, Hp, Wp, C], frozen, cacheable."""
+
+    maps_BHWC: tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One pyramid level: a channels-last map and the fraction (x, y) of the image that it covers (R-05)."""
+
+    map_BHWC: Tensor
+    extent: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def height(self) -> int:
+        """Rows of cells."""
+        return self.map_BHWC.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Columns of cells."""
+        return self.map_BHWC.shape[2]
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Output of a neck (§4): L1 to L4, fine to coarse."""
+
+    l1: Level
+    l2: Level
+    l3: Level
+    l4: Level
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything about one batch of images that queries share (§5): the pyramid and each block's own share."""
+
+    pyramid: Pyramid
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TokenPart:
+    """Some of a query's tokens [B, K, T, D], with their standardised form computed at most once.
+
+    Every reader applies a LayerNorm of its own (LN_kv of §6.2, LN_kv2 of §6.5). Those differ only in their
+    affine part, so the standardised tokens are shared (R-30).
+    """
+
+    tokens_BKTD: Tensor
+
+    @cached_property
+    def standard_BKTD(self) -> Tensor:
+        """Tokens with mean 0 and variance 1 over D (LayerNorm without its affine part, eps 1e-5)."""
+        return F.layer_norm(self.tokens_BKTD, self.tokens_BKTD.shape[-1:])
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Routed L4 cells of each query (§6.3).
+
+    site_BKR: row-major index into L4's cells. gate_BKR: factor on each anchor's evidence, 1 in value, that
+    carries a gradient to the routing weights (R-12); None where routing has none to give.
+    """
+
+    site_BKR: Tensor
+    gate_BKR: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class QueryState:
+    """What is known about each query point so far. A block returns a new state with the fields that it writes.
+
+    xy_BK2: the queries in the unit square. The other fields carry the names used in `reads` and `writes`:
+    h (query vector h of §6), tokens, attention (ᾱ over L4's sites), anchors, depth (metres, unclamped).
+    """
+
+    xy_BK2: Tensor
+    h_BKD: Tensor | None = None
+    tokens: tuple[TokenPart, ...] | None = None
+    attention_BKS: Tensor | None = None
+    anchors: Anchors | None = None
+    depth_m_BK: Tensor | None = None
+
+
+class Encoder(Component, nn.Module, ABC):
+    """Slot `encoder` (§3): image → four frozen feature maps. Never trained, never in a checkpoint."""
+
+    slot = "encoder"
+    channels: int = 384
+
+    @abstractmethod
+    def forward(self, image_B3HW: Tensor) -> Features:
+        """RGB in [0, 1], already at the network's input size; normalisation is the encoder's own business."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of the weights (or of the definition, for a weight-free encoder): part of a run's identity."""
+
+    @classmethod
+    def missing(cls, config: Any) -> str | None:
+        """What is missing to build it with this config and how to get it; None if nothing is."""
+        return None
+
+
+class Neck(Component, nn.Module, ABC):
+    """Slot `neck` (§4): four feature maps → pyramid."""
+
+    slot = "neck"
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
+    writes: ClassVar[frozenset[str]] = frozenset({"pyramid"})
+    left_out: ClassVar[Mapping[str, str]] = {}
+    budget: ClassVar[Mapping[str, str]] = {}
+    no_gradient: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: Any, dims: Dims) -> None:
+        super().__init__()
+        self.config = config
+        self.dims = dims
+
+    @abstractmethod
+    def forward(self, features: Features) -> Pyramid:
+        """The pyramid of this batch of images."""
+
+
+class Block(Component, nn.Module, ABC):
+    """A block of the decoder: slots b1 to b5, routing and depth_head (§6).
+
+    reads, writes: fields of `QueryState` by name (h, tokens, attention, anchors, depth), besides xy and the
+    pyramid, which are always there. left_out: what a leave-one-out puts in place, as {slot: component}.
+    budget: parameter-name pattern → row of the paper's budget (§9); the longest match counts.
+    no_gradient: patterns of parameters whose exact gradient is zero, so that none is computed.
+    """
+
+    reads: ClassVar[frozenset[str]]
+    writes: ClassVar[frozenset[str]]
+    left_out: ClassVar[Mapping[str, str]] = {}
+    budget: ClassVar[Mapping[str, str]] = {}
+    no_gradient: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: Any, dims: Dims) -> None:
+        super().__init__()
+        self.config = config
+        self.dims = dims
+
+    def prepare(self, pyramid: Pyramid) -> Any:
+        """What this block can compute once per image (§5); stored as `scene.prepared[slot]`."""
+        return None
+
+    @abstractmethod
+    def forward(self, state: QueryState, scene: Scene) -> QueryState:
+        """The next state of every query. Queries never see each other."""
+
+
+class PointDepthModel(Component, nn.Module, ABC):
+    """The one interface that the harness trains, scores and times; compositions and baselines implement it.
+
+    prepare, then decode, must give each point the same depth whichever other points are asked for;
+    `points_are_independent = False` says that a model does not promise this.
+    """
+
+    slot = "baseline"
+    points_are_independent: ClassVar[bool] = True
+    trained: ClassVar[bool] = True
+    gt_aligned: ClassVar[bool] = False
+    """True where ground truth of the scored image enters the prediction (R-27): such rows get their own table."""
+
+    encoder: Encoder
+
+    def encode(self, image_B3HW: Tensor) -> Features:
+        """Frozen features (T_encode), the same for every model on this encoder."""
+        return self.encoder(image_B3HW)  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def prepare(self, features: Features) -> Any:
+        """What is computed once per image (T_prepare); for a dense baseline its whole decoder."""
+
+    @abstractmethod
+    def decode(self, scene: Any, xy_BK2: Tensor) -> Tensor:
+        """Metric depth in metres at points of the unit square, unclamped: [B, K] (T_decode(K))."""
+
+    def fit_prior(self, depth_m_N: Tensor) -> None:
+        """Called once before training with valid training depths in metres; most models ignore it."""
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Named parameters that training changes: all but the frozen encoder's."""
+        return [(n, p) for n, p in self.named_parameters() if not n.startswith("encoder.") and p.requires_grad]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One RGB-D frame as it lies on disk.
+
+    image_HW3: uint8 RGB. depth_m_HW: float32 metric z-depth in metres, 0 where unknown.
+    """
+
+    image_HW3: Any
+    depth_m_HW: Any
+
+
+@dataclass(frozen=True)
+class FrameId:
+    """Name of a frame, unique in its data set, and the scene that it belongs to (statistics cluster by scene)."""
+
+    frame: str
+    scene: str
+
+
+class DepthDataset(Component, ABC):
+    """Slot `dataset`: RGB-D frames in three disjoint splits: train, val (model choice) and test (scored once).
+
+    Construct with a validated config; the constructor finds the files and checks them. It raises
+    `spd_bench.errors.DataError` with place and mend for anything missing, corrupt or in the wrong unit.
+    """
+
+    slot = "dataset"
+
+    @classmethod
+    def missing(cls, config: Any) -> str | None:
+        """What is missing on this machine for this config and how to get it; None if nothing is."""
+        return None
+
+    @classmethod
+    def recognise(cls, path: Any) -> bool:
+        """Whether a file or folder that a user points at looks like this layout."""
+        return False
+
+    @abstractmethod
+    def frames(self, split: str) -> Sequence[FrameId]:
+        """Frames of split "train", "val" or "test", in a fixed order."""
+
+    @abstractmethod
+    def read(self, frame: FrameId) -> Frame:
+        """One frame; raises DataError naming the file if it cannot be read."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 over the manifest (names, sizes, split rule, options): part of a run's identity."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for tables and logs: what the data is, how many frames per split, whether it is synthetic."""

@@ -1,0 +1,189 @@
+"""Names and options → one model, checked on the meta device before any training.
+
+A composition chains the blocks of one suite entry (§2). `build` refuses a chain that reads what nothing wrote;
+`check` runs the model once without data at two values of K and demands shapes and gradients.
+"""
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from spd_bench import registry
+from spd_bench.api import CHAIN, Block, Dims, Encoder, Features, Neck, PointDepthModel, QueryState, Scene
+from spd_bench.data.randomness import torch_seed
+from spd_bench.errors import ConfigError
+
+QUERY_CHUNK = 128
+"""Queries of one batch that are decoded together outside training: keeps memory flat in K."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component to build: its registered name, validated config and the place that asked for it."""
+
+    name: str
+    config: Any
+    where: str | None = None
+
+
+class Composition(PointDepthModel):
+    """encoder → neck → b1 → b2 → b3 → routing → b4 → b5 → depth_head as one `PointDepthModel`."""
+
+    def __init__(self, encoder: Encoder, neck: Neck, blocks: Mapping[str, Block]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.neck = neck
+        self.block_slots = tuple(blocks)
+        for slot, block in blocks.items():
+            self.add_module(slot, block)
+
+    def block(self, slot: str) -> Block:
+        """The block in a slot."""
+        return cast(Block, self.get_submodule(slot))
+
+    def prepare(self, features: Features) -> Scene:
+        """The pyramid and every block's share of the pre-compute (§4, §5)."""
+        pyramid = self.neck(features)
+        return Scene(pyramid, {slot: self.block(slot).prepare(pyramid) for slot in self.block_slots})
+
+    def decode(self, scene: Scene, xy_BK2: Tensor) -> Tensor:
+        """Depth in metres at every query (§6); outside training in chunks of queries."""
+        if self.training:
+            return self._decode_chunk(scene, xy_BK2)
+        size = max(1, QUERY_CHUNK // xy_BK2.shape[0])
+        return torch.cat([self._decode_chunk(scene, chunk) for chunk in xy_BK2.split(size, dim=1)], dim=1)
+
+    def _decode_chunk(self, scene: Scene, xy_BK2: Tensor) -> Tensor:
+        state = self.trace(scene, xy_BK2)
+        assert state.depth_m_BK is not None
+        return state.depth_m_BK
+
+    def trace(self, scene: Scene, xy_BK2: Tensor) -> QueryState:
+        """The last query state: what every block wrote, for tests and diagnostics."""
+        state = QueryState(xy_BK2)
+        for slot in self.block_slots:
+            state = self.block(slot)(state, scene)
+        return state
+
+
+def build_encoder(part: Part) -> Encoder:
+    """The frozen encoder of a composition."""
+    encoder = cast(Encoder, registry.load("encoder", part.name)(part.config))
+    return encoder.requires_grad_(False).eval()
+
+
+def build(parts: Mapping[str, Part], encoder: Encoder, *, seed: int) -> Composition:
+    """A composition with the initial weights that (seed, slot, component) determine.
+
+    Raises ConfigError for a chain that reads what nothing before it writes.
+    """
+    classes = {slot: registry.load(slot, parts[slot].name) for slot in CHAIN}
+    _check_chain(classes, parts)
+    dims = Dims(features=encoder.channels)
+    built: dict[str, nn.Module] = {}
+    for slot in CHAIN:
+        with _initial_weights(seed, slot, parts[slot].name):
+            built[slot] = classes[slot](parts[slot].config, dims)
+    return Composition(encoder, cast(Neck, built.pop("neck")), cast(dict[str, Block], built))
+
+
+def build_baseline(part: Part, encoder: Encoder, *, seed: int) -> PointDepthModel:
+    """A baseline on the same encoder, initialised from (seed, name)."""
+    with _initial_weights(seed, "baseline", part.name):
+        return cast(PointDepthModel, registry.load("baseline", part.name)(part.config, encoder))
+
+
+class _initial_weights:  # noqa: N801  # reads as a verb: with _initial_weights(...)
+    """Draws inside the block depend on the key alone, and leave the global generator as it was."""
+
+    def __init__(self, seed: int, slot: str, name: str) -> None:
+        self.fork = torch.random.fork_rng(devices=[])
+        self.key = torch_seed(seed, "init", slot, name)
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(self.key)
+
+    def __exit__(self, *exc: object) -> None:
+        self.fork.__exit__(*exc)  # type: ignore[arg-type]
+
+
+def _check_chain(classes: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
+    """Refuses a block that reads a field which no block before it writes."""
+    writers: dict[str, str] = {"features": "encoder"}
+    for slot in CHAIN:
+        for field in sorted(classes[slot].reads - writers.keys()):
+            able = [
+                f"{other}: {entry.name}"
+                for other in CHAIN[: CHAIN.index(slot)]
+                for entry in registry.entries(other)
+                if field in getattr(registry.load(other, entry.name), "writes", ())
+            ]
+            raise ConfigError(
+                f'{slot}: {parts[slot].name} reads "{field}", which nothing before it writes'
+                f" ({', '.join(f'{s}: {parts[s].name}' for s in CHAIN[: CHAIN.index(slot)])})",
+                where=parts[slot].where,
+                hint=f"choose a component that writes it ({', '.join(able)}), or another {slot}",
+            )
+        writers.update(dict.fromkeys(classes[slot].writes, slot))
+
+
+def check(model: PointDepthModel, *, name: str, image_size: tuple[int, int]) -> None:
+    """Runs the model on the meta device at K = 1 and K = 3: shapes, and a gradient for every trainable parameter.
+
+    Raises ConfigError naming the composition and what is wrong; costs no arithmetic.
+    """
+    encoder = model.encoder
+    on_meta = _on_meta(model)
+    with torch.random.fork_rng(devices=[]):
+        for count in (1, 3):
+            depth_m_BK = _meta_forward(on_meta, image_size, count, name)
+    if model.trained:
+        depth_m_BK.sum().backward()
+        _check_gradients(on_meta, name)
+    assert model.encoder is encoder
+
+
+def _on_meta(model: PointDepthModel) -> PointDepthModel:
+    """A copy of the model whose parameters have shapes but no values."""
+    import copy
+
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        ghost = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(ghost, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else ghost
+    return copy.deepcopy(model, memo)
+
+
+def _meta_forward(model: PointDepthModel, image_size: tuple[int, int], count: int, name: str) -> Tensor:
+    image_B3HW = torch.empty(2, 3, *image_size, device="meta")
+    xy_BK2 = torch.empty(2, count, 2, device="meta")
+    model.train()
+    with torch.no_grad():
+        features = model.encode(image_B3HW)
+    depth_m_BK = model.decode(model.prepare(features), xy_BK2)
+    if depth_m_BK.shape != (2, count):
+        raise ConfigError(f"{name}: decode gave shape {tuple(depth_m_BK.shape)} for 2 images and {count} queries")
+    return depth_m_BK
+
+
+def _check_gradients(model: PointDepthModel, name: str) -> None:
+    """Every trained parameter must reach the depth, or the composition wastes (and reports) dead parameters."""
+    exempt = _exempt_patterns(model)
+    dead = [n for n, p in model.trainable() if p.grad is None and not any(fnmatch.fnmatch(n, e) for e in exempt)]
+    if dead:
+        slots = sorted({n.split(".")[0] for n in dead})
+        raise ConfigError(
+            f"{name}: {len(dead)} parameters of {', '.join(slots)} cannot change the depth (first: {dead[0]})",
+            hint="another block has to read what they write, or leave them out too",
+        )
+
+
+def _exempt_patterns(model: PointDepthModel) -> list[str]:
+    if not isinstance(model, Composition):
+        return []
+    return [f"{slot}.{pattern}" for slot in model.block_slots for pattern in model.block(slot).no_gradient]
