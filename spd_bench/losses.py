@@ -1,0 +1,48 @@
+"""The training loss of §7.2."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from spd_bench.api import Component, ComponentConfig
+
+
+class LossParts(NamedTuple):
+    """The two terms of L = L_point + λ_si · L_structure."""
+
+    point: Tensor
+    structure: Tensor
+
+
+class HuberSilog(Component):
+    """Huber on inverse depth, and the scale-invariant log error (§7.2).
+
+        L_point = mean over queries of Huber_δ(1/d̂ − 1/d*)                             (R-16)
+        L_silog = mean over images of √(mean e² − λ_var (mean e)² + 1e-8), e = ln d̂ − ln d*   (R-17)
+
+    Inverse depth is in 1/m. Everything runs in float32 or better.
+    """
+
+    slot = "loss"
+
+    class Config(ComponentConfig):
+        """Options of the loss; λ_si belongs to the training (`train.lambda_si`)."""
+
+        huber_delta: float = Field(default=1.0, gt=0)
+        """Threshold of the Huber loss in 1/m (R-16)."""
+        lambda_var: float = Field(default=0.85, ge=0, le=1)
+        """Weight of the squared mean inside L_silog."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __call__(self, predicted_m_BK: Tensor, truth_m_BK: Tensor) -> LossParts:
+        """Both terms, each a scalar."""
+        point = F.huber_loss(1 / predicted_m_BK, 1 / truth_m_BK, delta=self.config.huber_delta)
+        e_BK = predicted_m_BK.log() - truth_m_BK.log()
+        # the root has no gradient at zero, hence the 1e-8 (R-17)
+        inside_B = e_BK.square().mean(1) - self.config.lambda_var * e_BK.mean(1).square() + 1e-8
+        return LossParts(point, torch.sqrt(inside_B).mean())

@@ -1,0 +1,143 @@
+"""The metrics of §8 and their companions, one definition of each, over the scored points of one image.
+
+g is the true depth and p the clamped prediction, both in metres, e = ln p − ln g. Values are averaged over images;
+`RMSEPooled` alone averages squares and takes the root at the end (R-25).
+"""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spd_bench.api import Component
+
+Depths = NDArray[np.floating[Any]]
+
+
+class Metric(Component):
+    """One number per image from true and predicted depths in metres, and its mean over images."""
+
+    slot = "metric"
+    name: ClassVar[str]
+    unit: ClassVar[str] = ""
+    formula: ClassVar[str]
+    lower_is_better: ClassVar[bool] = True
+    min_points: ClassVar[int] = 1
+    """Fewest points per image for which the metric means anything."""
+
+    @abstractmethod
+    def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
+        """The value of one image."""
+
+    def over_images(self, values: NDArray[np.float64]) -> float:
+        """The reported number from the values of all images."""
+        return float(np.mean(values))
+
+
+class AbsRel(Metric):
+    """mean |g − p| / g."""
+
+    name = "absrel"
+    formula = "mean |g − p| / g"
+
+    def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
+        """The value of one image."""
+        return float(np.mean(np.abs(truth_m - predicted_m) / truth_m))
+
+
+class SqRel(Metric):
+    """mean (g − p)² / g, in metres."""
+
+    name = "sqrel"
+    unit = "m"
+    formula = "mean (g − p)² / g"
+
+    def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
+        """The value of one image."""
+        return float(np.mean((truth_m - predicted_m) ** 2 / truth_m))
+
+
+class RMSE(Metric):
+    """√ mean (g − p)² per image, then the mean; at K = 1 this is the mean absolute error (R-25)."""
+
+    name = "rmse"
+    unit = "m"
+    formula = "mean over images of √ mean (g − p)²"
+
+    def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
+        """The value of one image."""
+        return float(np.sqrt(np.mean((truth_m - predicted_m) ** 2)))
+
+
+class RMSEPooled(Metric):
+    """√ of the mean over images of the mean squared error; comparable across K (R-25)."""
+
+    name = "rmse_pooled"
+    unit = "m"
+    formula = "√ mean over images of mean (g − p)²"
+
+    def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
+        """The mean squared error of one image."""
+        return float(np.mean((truth_m - predicted_m) ** 2))
+
+    def over_images(self, values: NDArray[np.float64]) -> float:
+        """The root of the mean square."""
+        return float(np.sqrt(np.mean(values)))
+
+
+class Log10(Metric):
+    """mean |log10 g − log10 p|."""
+
+    name = "log10"
+    formula = "mean |log10 g − log10 p|"
+
+    def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
+        """The value of one image."""
+        return float(np.mean(np.abs(np.log10(truth_m) - np.log10(predicted_m))))
+
+
+class SILog(Metric):
+    """100 √(mean e² − (mean e)²), the population form of the BTS lineage; nothing to measure at K = 1."""
+
+    name = "silog"
+    formula = "100 √(mean e² − (mean e)²), e = ln p − ln g"
+    min_points = 2
+
+    def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
+        """The value of one image."""
+        return 100 * float(np.std(np.log(predicted_m) - np.log(truth_m)))
+
+
+class _Delta(Metric):
+    lower_is_better = False
+    power: ClassVar[int]
+
+    def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
+        """The share of points within the factor."""
+        ratio = np.maximum(truth_m / predicted_m, predicted_m / truth_m)
+        return float(np.mean(ratio < 1.25**self.power))
+
+
+class Delta1(_Delta):
+    """Share of points with max(g/p, p/g) < 1.25."""
+
+    name = "delta1"
+    formula = "share of max(g/p, p/g) < 1.25"
+    power = 1
+
+
+class Delta2(_Delta):
+    """Share of points with max(g/p, p/g) < 1.25²."""
+
+    name = "delta2"
+    formula = "share of max(g/p, p/g) < 1.25²"
+    power = 2
+
+
+class Delta3(_Delta):
+    """Share of points with max(g/p, p/g) < 1.25³."""
+
+    name = "delta3"
+    formula = "share of max(g/p, p/g) < 1.25³"
+    power = 3

@@ -1,0 +1,196 @@
+"""Training of one model (§7.2, §7.3). Encoder frozen; every random number comes from (seed, step).
+
+The dropout generator is reseeded at each step from (seed, step), so that a training that was interrupted goes on
+from its last checkpoint exactly as if it had never stopped.
+"""
+
+import io
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spd_bench import files
+from spd_bench.api import PointDepthModel
+from spd_bench.data.batches import Batch, BatchPlan, FrozenFeatures
+from spd_bench.data.randomness import torch_seed
+from spd_bench.errors import SpdError, StateError
+from spd_bench.losses import LossParts
+
+CHECKPOINT_EVERY_S = 120.0
+"""Longest time between two checkpoints, beside those at each validation."""
+
+
+class TrainingDiverged(SpdError):
+    """Loss or gradient is not finite: the run stops before the optimiser step."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """§7.3 and R-19, resolved: AdamW, cosine from lr to min_lr over all steps, clipping by global norm."""
+
+    steps: int
+    lr: float
+    min_lr: float
+    weight_decay: float
+    betas: tuple[float, float]
+    clip: float
+    lambda_si: float
+    precision: str
+    validate_at: tuple[int, ...]
+    """Steps after which the model is validated and saved; the last step is always one."""
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 0 … steps − 1."""
+        progress = step / max(1, self.steps - 1)
+        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass
+class TrainingLog:
+    """What training reports: one row of values per validation, and the sums since the last one."""
+
+    rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    summed: int = 0
+    seconds: float = 0.0
+
+    def add(self, values: dict[str, float]) -> None:
+        """One step's values."""
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in values.items()}
+        self.summed += 1
+
+    def close_row(self, step: int, extra: dict[str, float]) -> None:
+        """The means since the last row, and `extra`, become the row of `step`."""
+        means = {f"train/{name}": total / self.summed for name, total in self.sums.items()}
+        self.rows.append((step, means | extra))
+        self.sums, self.summed = {}, 0
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "TrainingLog":
+        """From a checkpoint."""
+        rows = [(int(step), dict(values)) for step, values in state["rows"]]
+        return cls(rows, dict(state["sums"]), int(state["summed"]), float(state["seconds"]))
+
+
+def parameter_groups(model: PointDepthModel, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on weight matrices only (R-19): not on biases, norms, embeddings and position tables."""
+    matrices, others = [], []
+    for name, parameter in model.trainable():
+        (matrices if name.endswith("weight") and parameter.dim() >= 2 else others).append(parameter)
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def train(
+    model: PointDepthModel,
+    plan: BatchPlan,
+    features: FrozenFeatures,
+    loss: Callable[[Tensor, Tensor], LossParts],
+    how: Optimisation,
+    *,
+    checkpoint: Path,
+    validate: Callable[[PointDepthModel], dict[str, float]],
+    device: torch.device,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    workers: int = 0,
+) -> TrainingLog:
+    """Trains `model` in place up to the last step and leaves its weights in `checkpoint`.
+
+    Goes on from `checkpoint` if it exists. Raises TrainingDiverged for a loss or gradient that is not finite.
+    """
+    optimiser = torch.optim.AdamW(parameter_groups(model, how.weight_decay), lr=how.lr, betas=how.betas)
+    first, log = 0, TrainingLog()
+    if checkpoint.exists():
+        first, log = _restore(checkpoint, model, optimiser)
+    clock = time.monotonic()
+    saved_at = clock
+    for step, batch in enumerate(plan.loader(first=first, workers=workers), start=first):
+        values = _step(model, batch, features, loss, how, optimiser, step, plan.seed, device)
+        log.add(values)
+        on_step(step + 1, values["loss"])
+        validating = step + 1 in how.validate_at
+        if validating:
+            log.close_row(step + 1, {"lr": how.lr_at(step)} | validate(model))
+        if validating or time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+            saved_at = time.monotonic()
+            log.seconds += saved_at - clock
+            clock = saved_at
+            save(checkpoint, model, optimiser, step + 1, log)
+    return log
+
+
+def _step(
+    model: PointDepthModel,
+    batch: Batch,
+    features: FrozenFeatures,
+    loss: Callable[[Tensor, Tensor], LossParts],
+    how: Optimisation,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    seed: int,
+    device: torch.device,
+) -> dict[str, float]:
+    model.train()
+    for group in optimiser.param_groups:
+        group["lr"] = how.lr_at(step)
+    frozen = features.of(batch.views, batch.images_B3HW.to(device))
+    torch.manual_seed(torch_seed("step", seed, step))
+    with autocast(how.precision, device):
+        depth_m_BK = model.decode(model.prepare(frozen), batch.xy_BK2.to(device))
+    parts = loss(depth_m_BK.float(), batch.depth_m_BK.to(device))
+    total = parts.point + how.lambda_si * parts.structure
+    if not torch.isfinite(total):
+        raise TrainingDiverged(f"loss is {float(total)} at step {step + 1}", hint="lower train.lr, or use precision fp32")
+    optimiser.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    try:
+        nn.utils.clip_grad_norm_([p for _, p in model.trainable()], how.clip, error_if_nonfinite=True)
+    except RuntimeError as error:
+        raise TrainingDiverged(f"a gradient is not finite at step {step + 1}", hint="lower train.lr") from error
+    optimiser.step()
+    return {"loss": float(total), "point": float(parts.point), "silog": float(parts.structure)}
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """bf16 autocast, or nothing for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def save(path: Path, model: PointDepthModel, optimiser: torch.optim.Optimizer | None, step: int, log: TrainingLog) -> None:
+    """Writes tensors and plain values only, so that `torch.load(weights_only=True)` reads them."""
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.")}
+    state = {"step": step, "model": weights, "optimiser": optimiser.state_dict() if optimiser else None, "log": asdict(log)}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    files.write_bytes(path, buffer.getvalue())
+
+
+def load_weights(path: Path, model: PointDepthModel) -> dict[str, Any]:
+    """Loads a checkpoint's weights into `model` and returns the checkpoint; StateError if it does not fit."""
+    try:
+        state: dict[str, Any] = torch.load(str(path), map_location="cpu", weights_only=True)
+        missing, unexpected = model.load_state_dict(state["model"], strict=False)
+    except Exception as error:
+        raise StateError(f"cannot be read ({type(error).__name__}: {error})", where=str(path), hint="delete it and run again") from error
+    missing = [name for name in missing if not name.startswith("encoder.")]
+    if missing or unexpected:
+        raise StateError(
+            f"does not fit the model: missing {missing[:3]}, unexpected {list(unexpected)[:3]}",
+            where=str(path),
+            hint="delete it and run again",
+        )
+    return state
+
+
+def _restore(path: Path, model: PointDepthModel, optimiser: torch.optim.Optimizer) -> tuple[int, TrainingLog]:
+    state = load_weights(path, model)
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"]), TrainingLog.from_state(state["log"])
