@@ -1,0 +1,110 @@
+"""One frame from its name: a pure function of options, split, scene and frame, in any process and any order."""
+
+from dataclasses import dataclass
+from math import atan2
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from spd_bench.data.rooms.camera import Vector, View
+from spd_bench.data.rooms.layout import Room, furnish
+from spd_bench.data.rooms.raycast import SHELL, cast
+from spd_bench.data.rooms.sensor import answered, measure, photograph
+from spd_bench.data.rooms.shading import shade
+from spd_bench.data.rooms.solids import Solid, Triple
+
+SPLITS = ("train", "val", "test")
+
+LAYOUT, POSE, PICTURE, NOISE, HOLES = range(5)
+"""Purposes of random streams: each is keyed by (seed, split, scene, frame, purpose)."""
+
+TRIES = 24
+"""Poses tried before the best of them is taken."""
+PREVIEW_HEIGHT, PREVIEW_WIDTH = 24, 32
+"""Size of the picture that a pose is judged by: the same for every size of frame, so that the pose is too."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides a frame's content besides its name."""
+
+    seed: int
+    height: int
+    width: int
+    holes: bool
+    depth_noise: bool
+
+
+class Rendered(NamedTuple):
+    """rgb_HW3: uint8. depth_mm_HW: uint16 metric z-depth in millimetres, 0 where unknown."""
+
+    rgb_HW3: NDArray[np.uint8]
+    depth_mm_HW: NDArray[np.uint16]
+
+
+def render(options: Options, split: str, scene: int, frame: int) -> Rendered:
+    """Renders frame `frame` of scene `scene` of a split."""
+
+    def stream(purpose: int) -> Generator:
+        return np.random.default_rng([options.seed, SPLITS.index(split), scene, frame, purpose])
+
+    room = furnish(np.random.default_rng([options.seed, SPLITS.index(split), scene, 0, LAYOUT]))
+    view = choose_view(room, stream(POSE), options.height, options.width)
+    hits = cast(room, view)
+    shaded = shade(room, view, hits)
+    depth_m_HW = measure(hits.depth_m_HW, stream(NOISE), noise=options.depth_noise)
+    depth_mm_HW = np.rint(np.clip(depth_m_HW * 1000, 1, 65535)).astype(np.uint16)
+    if options.holes:
+        depth_mm_HW[~answered(hits.depth_m_HW, shaded, 1 / view.pixel_rad, stream(HOLES))] = 0
+    return Rendered(photograph(shaded.radiance_3HW, stream(PICTURE)), depth_mm_HW)
+
+
+def choose_view(room: Room, rng: Generator, height: int, width: int) -> View:
+    """A pose from which the room shows well: the first of some random ones with full merit, or else the best."""
+    poses = [_random_pose(room, rng) for _ in range(TRIES)]
+    merits = []
+    for pose in poses:
+        merits.append(_merit(room, pose.view(PREVIEW_HEIGHT, PREVIEW_WIDTH)))
+        if merits[-1] >= 1:
+            break
+    return poses[int(np.argmax(merits))].view(height, width)
+
+
+class Pose(NamedTuple):
+    """Where the camera is, in metres, and where it looks, in radians."""
+
+    position: Triple
+    yaw: float
+    pitch: float
+    roll: float
+
+    def view(self, height: int, width: int) -> View:
+        """A picture of this size from here."""
+        return View.posed(self.position, yaw=self.yaw, pitch=self.pitch, roll=self.roll, height=height, width=width)
+
+
+def _random_pose(room: Room, rng: Generator) -> Pose:
+    """Anywhere at eye level, looking towards the inner part of the room and a little down."""
+    x, y = (float(rng.uniform(0.3, side - 0.3)) for side in room.size[:2])
+    to_x, to_y = (float(rng.uniform(0.2, 0.8) * side) for side in room.size[:2])
+    yaw = atan2(x - to_x, to_y - y) + rng.normal(0, 0.2)
+    return Pose((x, y, rng.uniform(0.8, 1.7)), yaw, rng.normal(-0.17, 0.12), rng.normal(0, 0.03))
+
+
+def _merit(room: Room, preview: View) -> float:
+    """1 for a view with the depths of an indoor data set, free space around it and furniture; less for others."""
+    clearance_m = min(_distance_m(solid, preview.position_3) for solid in room.solids)
+    if clearance_m < 0.3:
+        return clearance_m - 0.3
+    hits = cast(room, preview)
+    near_m, median_m = np.percentile(hits.depth_m_HW, [2, 50])
+    furnished = float((hits.solid_HW != SHELL).mean())
+    return min(1.0, float(near_m) / 0.6, float(median_m) / 1.6, 4.2 / float(median_m), furnished / 0.35)
+
+
+def _distance_m(solid: Solid, point_3: Vector) -> float:
+    """From a point to a solid's bounding box; 0 inside it."""
+    outside_3 = np.abs(solid.axes_33 @ (point_3 - solid.centre_3)) - solid.half
+    return float(np.linalg.norm(np.maximum(outside_3, 0)))
