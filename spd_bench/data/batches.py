@@ -7,6 +7,7 @@ comparison is paired. `FrozenFeatures` encodes a view of a frame at most once pe
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId
-from spd_bench.data.augment import AugmentConfig, augment
+from spd_bench.data.augment import augment
 from spd_bench.data.queries import evaluation_queries
 from spd_bench.data.randomness import generator
 from spd_bench.errors import DataError
 from spd_bench.geometry import pixel_to_unit
 from spd_bench.protocol import Protocol
+from spd_bench.suite import Augment
 
-View = tuple[str, int]
-"""A frame and the number of its augmented view; -1 is the frame as it is."""
+View = tuple[str, int, int]
+"""A frame, and the seed and number of its augmented view; (-1, -1) is the frame as it is."""
+
+
+def plain_view(frame: FrameId) -> View:
+    """The frame without augmentation, the same for every seed."""
+    return (frame.frame, -1, -1)
 
 
 def to_network(image_HW3: Any, image_size: tuple[int, int]) -> Tensor:
@@ -41,9 +48,28 @@ def unit_points(uv_img_K2: Any, depth_m_HW: Any) -> Tensor:
     return pixel_to_unit(uv, width=width, height=height).float()
 
 
+class HeldFrames:
+    """A data set whose decoded frames stay in memory, least recently read ones dropped beyond `limit`."""
+
+    def __init__(self, data: DepthDataset, *, limit: int = 400) -> None:
+        self.data = data
+        self._read = lru_cache(maxsize=limit)(data.read)
+
+    def read(self, frame: FrameId) -> Frame:
+        """One frame."""
+        return self._read(frame)
+
+    def __getstate__(self) -> DepthDataset:
+        """Worker processes start with nothing held."""
+        return self.data
+
+    def __setstate__(self, data: DepthDataset) -> None:
+        HeldFrames.__init__(self, data)
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One training step's images and queries. images_B3HW is None where every view's features are at hand."""
+    """One training step's images (network input) and queries in the unit square with their true depth in metres."""
 
     views: tuple[View, ...]
     images_B3HW: Tensor
@@ -53,14 +79,13 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan(Dataset[Batch]):
-    """Step → batch. `num_views` is how many augmented views of a frame exist: epoch e sees view e mod num_views."""
+    """Step → batch. Queries are drawn anew in every epoch, augmented views come again after `augmentation.views`."""
 
-    data: DepthDataset
+    data: HeldFrames
     frames: Sequence[FrameId]
     image_size: tuple[int, int]
     sampler: Any
-    augmentation: AugmentConfig
-    num_views: int
+    augmentation: Augment
     batch_size: int
     queries: int
     seed: int
@@ -84,14 +109,15 @@ class BatchPlan(Dataset[Batch]):
 
     def _item(self, frame_id: FrameId, epoch: int) -> Batch:
         frame = self.data.read(frame_id)
-        view = -1
+        view = plain_view(frame_id)
         if self.augmentation.enabled:
-            view = epoch % self.num_views
-            frame = augment(frame, generator("augment", self.seed, view, frame_id.frame), self.augmentation)
+            views = self.augmentation.views
+            view = (frame_id.frame, self.seed, epoch % views if views else epoch)
+            frame = augment(frame, generator("augment", self.seed, view[2], frame_id.frame), self.augmentation)
         uv_K2 = self._queries(frame, frame_id, epoch)
         depth_m_K = torch.from_numpy(frame.depth_m_HW[uv_K2[:, 1], uv_K2[:, 0]].astype(np.float32))
         image = to_network(frame.image_HW3, self.image_size)
-        return Batch(((frame_id.frame, view),), image, unit_points(uv_K2, frame.depth_m_HW), depth_m_K)
+        return Batch((view,), image, unit_points(uv_K2, frame.depth_m_HW), depth_m_K)
 
     def _queries(self, frame: Frame, frame_id: FrameId, epoch: int) -> Any:
         rng = generator("queries", self.seed, epoch, frame_id.frame)
@@ -177,7 +203,7 @@ class ScoredImage:
 class ScoredImages(Dataset[ScoredImage]):
     """The images of a split with their scored points."""
 
-    data: DepthDataset
+    data: HeldFrames
     frames: Sequence[FrameId]
     image_size: tuple[int, int]
     protocol: Protocol
