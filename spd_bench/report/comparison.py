@@ -1,0 +1,261 @@
+"""What finished runs say, as plain values: the input of every table, figure and page.
+
+A `Comparison` is one suite's compositions scored under one protocol on one data set. It holds one value per seed
+and cell; means, spreads and differences are computed here and nowhere else in the reports. A composition that
+failed stays a row, and a value that is not a number is never replaced by one.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from spd_bench.errors import ConfigError, StateError, did_you_mean
+
+VERDICT_SEEDS = 3
+"""With fewer seeds than this a comparison is exploratory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricInfo:
+    """What identifies a metric: its name alone does not, two tools rarely mean the same by it.
+
+    unit: "m" for metres, "" for a fraction. aggregation: how images become one number.
+    """
+
+    name: str
+    unit: str
+    lower_is_better: bool
+    formula: str
+    aggregation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One composition or baseline.
+
+    difference: what sets it apart from the base, in words. gt_aligned: ground truth of the scored image enters
+    its predictions (R-27). values: for each (metric, K) one value per seed, in the order of `seeds`.
+    seconds: measured times; a key that ends in "_ms" is in milliseconds. stand_ins: what stands in for what in
+    this row. failure: why it has no (complete) result. aliases: other names of the same composition.
+    """
+
+    name: str
+    kind: Literal["base", "ablation", "baseline"]
+    axis: str
+    difference: str
+    gt_aligned: bool
+    trainable_parameters: int
+    seeds: tuple[int, ...]
+    values: Mapping[tuple[str, int], tuple[float, ...]]
+    seconds: Mapping[str, float]
+    stand_ins: tuple[str, ...]
+    failure: str | None
+    aliases: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Raises StateError unless every cell has one value per seed."""
+        for (metric, k), values in self.values.items():
+            if len(values) != len(self.seeds):
+                raise StateError(
+                    f"{metric} at K={k} has {len(values)} values for {len(self.seeds)} seeds",
+                    where=self.name,
+                    hint="score the composition again",
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The rows of one suite, in suite order, and what is needed to read their numbers.
+
+    images: how many images each value is computed from. stand_ins: what stands in for what in every row.
+    primary: (metric, K) that the suite asks about. provenance: versions, revision, date, machine.
+    Raises StateError if it has no rows, two rows of one name, two bases, or a primary cell that it does not list.
+    """
+
+    suite: str
+    profile: str
+    dataset: str
+    protocol: str
+    images: int
+    stand_ins: tuple[str, ...]
+    primary: tuple[str, int]
+    ks: tuple[int, ...]
+    metrics: tuple[MetricInfo, ...]
+    rows: tuple[Row, ...]
+    provenance: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        names = [row.name for row in self.rows]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if not names or twice:
+            problem = f'has two rows "{twice[0]}"' if twice else "has no rows"
+            raise StateError(f"the comparison {problem}", where=self.suite)
+        if sum(row.kind == "base" for row in self.rows) > 1:
+            raise StateError("the comparison has more than one base", where=self.suite)
+        metric, k = self.primary
+        if metric not in [info.name for info in self.metrics] or k not in self.ks:
+            raise StateError(f"the primary metric {metric} at K={k} was not computed", where=self.suite)
+
+    @property
+    def base(self) -> Row | None:
+        """The row that the others differ from; None in a suite of baselines alone."""
+        return next((row for row in self.rows if row.kind == "base"), None)
+
+    @property
+    def own(self) -> tuple[Row, ...]:
+        """Rows whose predictions never saw the ground truth that they are scored on."""
+        return tuple(row for row in self.rows if not row.gt_aligned)
+
+    @property
+    def aligned(self) -> tuple[Row, ...]:
+        """GT-aligned rows (R-27): never ranked, plotted or tabulated among the others."""
+        return tuple(row for row in self.rows if row.gt_aligned)
+
+    def metric(self, name: str) -> MetricInfo:
+        """The metric of that name. Raises ConfigError for an unknown one."""
+        known = {info.name: info for info in self.metrics}
+        if name not in known:
+            raise ConfigError(f'unknown metric "{name}"', where=self.suite, hint=did_you_mean(name, known))
+        return known[name]
+
+    def row(self, name: str) -> Row:
+        """The row of that name or alias. Raises ConfigError for an unknown one."""
+        known = {alias: row for row in self.rows for alias in row.aliases} | {row.name: row for row in self.rows}
+        if name not in known:
+            raise ConfigError(f'unknown composition "{name}"', where=self.suite, hint=did_you_mean(name, known))
+        return known[name]
+
+
+class Summary(NamedTuple):
+    """One cell over its n seeds: mean, sample standard deviation (n - 1; NaN for one seed), smallest, largest."""
+
+    n: int
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """How far a row lies from a reference over the n seeds that both have; percent is of the reference's mean."""
+
+    n: int
+    absolute: float
+    percent: float
+
+
+def summary(row: Row, metric: str, k: int) -> Summary | None:
+    """Mean and spread of one cell over the row's seeds; None if it was not measured; all NaN if one is not finite."""
+    values = row.values.get((metric, k), ())
+    if not values:
+        return None
+    if not all(math.isfinite(value) for value in values):
+        return Summary(len(values), math.nan, math.nan, math.nan, math.nan)
+    std = statistics.stdev(values) if len(values) > 1 else math.nan
+    return Summary(len(values), statistics.fmean(values), std, min(values), max(values))
+
+
+def difference(row: Row, reference: Row, metric: str, k: int) -> Difference | None:
+    """Mean of `row` minus mean of `reference` over the seeds they share; None if they share no measured seed.
+
+    Only shared seeds count: they trained on the same batches and queries, so the comparison is paired.
+    """
+    ours, theirs = (dict(zip(r.seeds, r.values.get((metric, k), ()), strict=False)) for r in (row, reference))
+    shared = [seed for seed in ours if seed in theirs]
+    if not shared:
+        return None
+    level = statistics.fmean(theirs[seed] for seed in shared)
+    absolute = statistics.fmean(ours[seed] for seed in shared) - level
+    return Difference(len(shared), absolute, 100 * absolute / abs(level) if level else math.nan)
+
+
+def ranked(rows: Iterable[Row], metric: MetricInfo, k: int) -> list[Row]:
+    """Rows from best to worst mean; those without a comparable one (failed, NaN, not measured) last, in order."""
+    sign = 1 if metric.lower_is_better else -1
+
+    def key(row: Row) -> tuple[bool, float]:
+        return (False, sign * _mean(row, metric.name, k)) if comparable(row, metric.name, k) else (True, 0.0)
+
+    return sorted(rows, key=key)
+
+
+def comparable(row: Row, metric: str, k: int) -> bool:
+    """Whether the row has a finite mean there and did not fail on any seed."""
+    return row.failure is None and math.isfinite(_mean(row, metric, k))
+
+
+def _mean(row: Row, metric: str, k: int) -> float:
+    cell = summary(row, metric, k)
+    return cell.mean if cell else math.nan
+
+
+def caption(comparison: Comparison) -> list[str]:
+    """What must stand beside any number of this comparison: `headline`, then `definitions`. One line per item."""
+    return headline(comparison) + definitions(comparison.metrics)
+
+
+def headline(comparison: Comparison) -> list[str]:
+    """First and loudly what stands in for what; then data, protocol, images and seeds, and how far to trust them."""
+    lines = [
+        stand_in_line(comparison),
+        f"Data: {comparison.dataset}",
+        f"Protocol: {comparison.protocol}",
+        f"Suite: {comparison.suite}, profile {comparison.profile}. Images scored: {comparison.images}. "
+        f"Seeds: {_seed_list(comparison)}. {_count_line(comparison.rows)}",
+    ]
+    if len(_seeds(comparison)) < VERDICT_SEEDS:
+        lines.append(f"Exploratory: fewer than {VERDICT_SEEDS} seeds, no verdict.")
+    return [one_line(line) for line in lines]
+
+
+def stand_in_line(comparison: Comparison) -> str:
+    """The first line of every caption."""
+    if not comparison.stand_ins:
+        return "Stand-ins: none in the base."
+    return one_line(
+        f"STAND-INS: {'; '.join(comparison.stand_ins)} — these numbers say nothing about the paper's numbers."
+    )
+
+
+def definitions(metrics: Iterable[MetricInfo]) -> list[str]:
+    """One line per metric: formula, unit, aggregation and which way is better."""
+    return [
+        one_line(
+            f"{info.name} [{info.unit or '1'}], {'lower' if info.lower_is_better else 'higher'} is better: "
+            f"{info.formula}; {info.aggregation}"
+        )
+        for info in metrics
+    ]
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What single rows need said about them: failures, stand-ins of their own, other names."""
+    found = []
+    for row in comparison.rows:
+        extra = [text for text in row.stand_ins if text not in comparison.stand_ins]
+        found += [f"FAILED {row.name}: {row.failure}"] if row.failure is not None else []
+        found += [f"STAND-IN in {row.name}: {'; '.join(extra)}"] if extra else []
+        found += [f"{row.name} is also {', '.join(row.aliases)}"] if row.aliases else []
+    return [one_line(note) for note in found]
+
+
+def one_line(text: str) -> str:
+    """The text on one line without control characters: names and exception texts reach terminals and file formats."""
+    return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
+
+
+def _seeds(comparison: Comparison) -> list[int]:
+    rows = (comparison.base,) if comparison.base and comparison.base.seeds else comparison.rows
+    return sorted({seed for row in rows for seed in row.seeds})
+
+
+def _seed_list(comparison: Comparison) -> str:
+    seeds = _seeds(comparison)
+    return f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else "none"
+
+
+def _count_line(rows: tuple[Row, ...]) -> str:
+    failed = sum(row.failure is not None for row in rows)
+    return f"Compositions and baselines: {len(rows)}, of which failed: {failed}."
