@@ -43,6 +43,8 @@ class Component:
     slot: ClassVar[str]
     version: ClassVar[int] = 1
     stand_in: ClassVar[str] = ""
+    places: ClassVar[frozenset[str]] = frozenset()
+    """Options that say where something lies on this machine; what lies there counts, the place does not."""
 
     class Config(ComponentConfig):
         """No options."""
@@ -246,6 +248,10 @@ class PointDepthModel(Component, nn.Module, ABC):
     @abstractmethod
     def decode(self, scene: Any, xy_BK2: Tensor) -> Tensor:
         """Metric depth in metres at points of the unit square, unclamped: [B, K] (T_decode(K))."""
+
+    def fit_alignment(self, scene: Any, xy_BN2: Tensor, depth_m_BN: Tensor) -> None:
+        """For GT-aligned models only: all valid pixels of the scored image with their true depth in metres."""
+        raise NotImplementedError(f"{type(self).__name__} is not GT-aligned")
 
     def fit_prior(self, depth_m_N: Tensor) -> None:
         """Called once before training with valid training depths in metres; most models ignore it."""

@@ -117,12 +117,7 @@ def _check_chain(classes: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
     writers: dict[str, str] = {"features": "encoder"}
     for slot in CHAIN:
         for field in sorted(classes[slot].reads - writers.keys()):
-            able = [
-                f"{other}: {entry.name}"
-                for other in CHAIN[: CHAIN.index(slot)]
-                for entry in registry.entries(other)
-                if field in getattr(registry.load(other, entry.name), "writes", ())
-            ]
+            able = [f"{other}: {name}" for other in CHAIN[: CHAIN.index(slot)] for name in _writers(other, field)]
             raise ConfigError(
                 f'{slot}: {parts[slot].name} reads "{field}", which nothing before it writes'
                 f" ({', '.join(f'{s}: {parts[s].name}' for s in CHAIN[: CHAIN.index(slot)])})",
@@ -130,6 +125,13 @@ def _check_chain(classes: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
                 hint=f"choose a component that writes it ({', '.join(able)}), or another {slot}",
             )
         writers.update(dict.fromkeys(classes[slot].writes, slot))
+
+
+def _writers(slot: str, field: str) -> list[str]:
+    """Components of a slot that write a field; one that cannot be imported is passed over."""
+    statuses = [registry.status(slot, entry.qualified) for entry in registry.entries(slot)]
+    names = [status.entry.name for status in statuses if status.ok]
+    return [name for name in names if field in getattr(registry.load(slot, name), "writes", ())]
 
 
 def check(model: PointDepthModel, *, name: str, image_size: tuple[int, int]) -> None:

@@ -73,6 +73,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown `name`: the closest of `known`, or all of them when none is close."""
     options = sorted(set(known))
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    close = close or [option for option in options if option.startswith(name)][:1]
     if close:
         return f'did you mean "{close[0]}"?'
     return "known: " + ", ".join(options) if options else "none is registered"

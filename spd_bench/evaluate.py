@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spd_bench import files
 from spd_bench.api import PointDepthModel
-from spd_bench.data.batches import FrozenFeatures, ScoredImage, ScoredImages
+from spd_bench.data.batches import FrozenFeatures, ScoredImage, ScoredImages, plain_view
 from spd_bench.errors import SpdError, StateError
 
 
@@ -61,7 +61,7 @@ def predict(
     prepare_s, decode_s = [], []
     for index in range(len(images)):
         image = images[index]
-        maps = features.of([(image.frame.frame, -1)], image.image_3HW[None].to(device))
+        maps = features.of([plain_view(image.frame)], image.image_3HW[None].to(device))
         started = _now(device)
         scene = model.prepare(maps)
         prepared = _now(device)
@@ -73,7 +73,9 @@ def predict(
         prepare_s.append(prepared - started)
         if not torch.isfinite(depth_m_P).all():
             bad = int((~torch.isfinite(depth_m_P)).sum())
-            raise NotFinite(f"{bad} of {depth_m_P.numel()} predictions are not finite", where=f"frame {image.frame.frame}")
+            raise NotFinite(
+                f"{bad} of {depth_m_P.numel()} predictions are not finite", where=f"frame {image.frame.frame}"
+            )
         scored.append(image)
         predicted.append(depth_m_P.float().cpu().numpy())
         on_image(index + 1)
@@ -116,5 +118,7 @@ def load(path: Path) -> Predictions:
             arrays = {n: store[n][()] for n in ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P")}
             names = {n: tuple(str(s) for s in store[n].asstr()[()]) for n in ("frames", "scenes")}
     except (OSError, KeyError) as error:
-        raise StateError(f"cannot be read ({error})", where=str(path), hint="delete its folder and run again") from error
+        raise StateError(
+            f"cannot be read ({error})", where=str(path), hint="delete its folder and run again"
+        ) from error
     return Predictions(**names, **arrays)

@@ -23,6 +23,7 @@ class Metric(Component):
     unit: ClassVar[str] = ""
     formula: ClassVar[str]
     lower_is_better: ClassVar[bool] = True
+    aggregation: ClassVar[str] = "per image, then mean over images"
     min_points: ClassVar[int] = 1
     """Fewest points per image for which the metric means anything."""
 
@@ -63,7 +64,7 @@ class RMSE(Metric):
 
     name = "rmse"
     unit = "m"
-    formula = "mean over images of √ mean (g − p)²"
+    formula = "√ mean (g − p)²"
 
     def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
         """The value of one image."""
@@ -75,7 +76,8 @@ class RMSEPooled(Metric):
 
     name = "rmse_pooled"
     unit = "m"
-    formula = "√ mean over images of mean (g − p)²"
+    formula = "√ mean (g − p)²"
+    aggregation = "mean square per image, mean over images, then the root"
 
     def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
         """The mean squared error of one image."""

@@ -46,7 +46,11 @@ class Protocol:
 
     def caption(self) -> str:
         """One line for tables."""
-        crop = f"rows {self.rows[0]}:{self.rows[1]}, columns {self.columns[0]}:{self.columns[1]}" if self.rows and self.columns else "no crop"
+        crop = (
+            f"rows {self.rows[0]}:{self.rows[1]}, columns {self.columns[0]}:{self.columns[1]}"
+            if self.rows and self.columns
+            else "no crop"
+        )
         return (
             f"protocol {self.name}: {crop}, {self.min_m:g} < depth < {self.max_m:g} m, predictions clamped to that range,"
             " no alignment, no flip averaging, per image then mean"

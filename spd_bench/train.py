@@ -148,7 +148,9 @@ def _step(
     parts = loss(depth_m_BK.float(), batch.depth_m_BK.to(device))
     total = parts.point + how.lambda_si * parts.structure
     if not torch.isfinite(total):
-        raise TrainingDiverged(f"loss is {float(total)} at step {step + 1}", hint="lower train.lr, or use precision fp32")
+        raise TrainingDiverged(
+            f"loss is {float(total)} at step {step + 1}", hint="lower train.lr, or use precision fp32"
+        )
     optimiser.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     try:
@@ -156,7 +158,7 @@ def _step(
     except RuntimeError as error:
         raise TrainingDiverged(f"a gradient is not finite at step {step + 1}", hint="lower train.lr") from error
     optimiser.step()
-    return {"loss": float(total), "point": float(parts.point), "silog": float(parts.structure)}
+    return {"loss": total.item(), "point": parts.point.item(), "silog": parts.structure.item()}
 
 
 def autocast(precision: str, device: torch.device) -> Any:
@@ -164,10 +166,17 @@ def autocast(precision: str, device: torch.device) -> Any:
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def save(path: Path, model: PointDepthModel, optimiser: torch.optim.Optimizer | None, step: int, log: TrainingLog) -> None:
+def save(
+    path: Path, model: PointDepthModel, optimiser: torch.optim.Optimizer | None, step: int, log: TrainingLog
+) -> None:
     """Writes tensors and plain values only, so that `torch.load(weights_only=True)` reads them."""
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.")}
-    state = {"step": step, "model": weights, "optimiser": optimiser.state_dict() if optimiser else None, "log": asdict(log)}
+    state = {
+        "step": step,
+        "model": weights,
+        "optimiser": optimiser.state_dict() if optimiser else None,
+        "log": asdict(log),
+    }
     buffer = io.BytesIO()
     torch.save(state, buffer)
     files.write_bytes(path, buffer.getvalue())
@@ -179,7 +188,9 @@ def load_weights(path: Path, model: PointDepthModel) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(str(path), map_location="cpu", weights_only=True)
         missing, unexpected = model.load_state_dict(state["model"], strict=False)
     except Exception as error:
-        raise StateError(f"cannot be read ({type(error).__name__}: {error})", where=str(path), hint="delete it and run again") from error
+        raise StateError(
+            f"cannot be read ({type(error).__name__}: {error})", where=str(path), hint="delete it and run again"
+        ) from error
     missing = [name for name in missing if not name.startswith("encoder.")]
     if missing or unexpected:
         raise StateError(

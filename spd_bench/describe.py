@@ -1,0 +1,91 @@
+"""Components and parameter counts, for people."""
+
+import fnmatch
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from spd_bench import registry
+from spd_bench.errors import ConfigError, did_you_mean
+
+PAPER_BUDGET = {
+    "Pyramid neck (§4)": "~298K",
+    "B3 K/V projections (§5.1)": "~296K",
+    "W_g anchor projection (§5.2)": "~74K",
+    "B4 W_V pre-projections (§5.3)": "~136K",
+    "Calibration heads (§5.4)": "~0.8K",
+    "B1: feature extraction + tokens (§6.1)": "~142K",
+    "B2: local cross-attention (§6.2)": "~891K",
+    "B3: global cross-attention (§6.3)": "~740K",
+    "B4: deformable read + fusion (§6.4)": "~159K",
+    "B5: fused cross-attention + depth head (§6.5)": "~1,430K",
+}
+"""§9's table of trainable parameters; its total is given as ~4,167K."""
+
+
+def describe_component(name: str) -> str:
+    """What a component is, from its docstring, options and metadata. ConfigError for an unknown or ambiguous name."""
+    slot, _, short = name.rpartition("/")
+    found = [entry for entry in registry.entries(slot or None) if entry.name == short]
+    if not found:
+        raise ConfigError(f'no component "{name}"', hint=did_you_mean(short, [e.name for e in registry.entries()]))
+    return "\n\n".join(_describe(entry) for entry in found)
+
+
+def _describe(entry: registry.Entry) -> str:
+    component = registry.load(entry.slot, entry.name)
+    lines = [
+        f"{entry.slot}/{entry.name}   ({entry.value}, {entry.distribution} {entry.version}, version {component.version})"
+    ]
+    lines += ["", inspect.cleandoc(component.__doc__ or "(no description)"), ""]
+    if component.stand_in:
+        lines.append(f"STAND-IN: {component.stand_in}")
+    for what in ("reads", "writes"):
+        if hasattr(component, what):
+            lines.append(f"{what}: {', '.join(sorted(getattr(component, what))) or 'nothing'}")
+    if getattr(component, "left_out", None):
+        lines.append("left out: " + ", ".join(f"{slot} → {use}" for slot, use in component.left_out.items()))
+    lines.append("options:")
+    lines += list(_options(component.Config)) or ["  none"]
+    return "\n".join(lines)
+
+
+def _options(config: Any) -> Iterator[str]:
+    for name, field in config.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+        yield f"  {name}: {_type(field.annotation)}, {default}"
+        if field.description:
+            yield f"      {field.description}"
+
+
+def _type(annotation: Any) -> str:
+    return getattr(annotation, "__name__", None) or str(annotation).replace("typing.", "")
+
+
+def parameter_budget(suite_name: str) -> list[dict[str, Any]]:
+    """Trainable parameters of a suite's base, block by block, beside §9."""
+    from spd_bench import compose
+    from spd_bench.ablate import compositions
+    from spd_bench.api import CHAIN, Dims
+    from spd_bench.suite import check_options, load_suite
+
+    suite = load_suite(suite_name)
+    base = compositions(suite)[0]
+    dims = Dims()
+    counted = dict.fromkeys(PAPER_BUDGET, 0)
+    parts = {s: compose.Part(c.use, check_options(c, s)) for s, c in base.slots.items() if s != "encoder"}
+    for slot in CHAIN:
+        block = registry.load(slot, parts[slot].name)(parts[slot].config, dims)
+        for name, parameter in block.named_parameters():
+            row = _budget_row(block.budget, name) or f"{slot}: {parts[slot].name}"
+            counted[row] = counted.get(row, 0) + parameter.numel()
+    rows: list[dict[str, Any]] = [
+        {"component": row, "paper (§9)": PAPER_BUDGET.get(row, "–"), "counted": count} for row, count in counted.items()
+    ]
+    return [*rows, {"component": "Total trainable", "paper (§9)": "~4,167K", "counted": sum(counted.values())}]
+
+
+def _budget_row(budget: Any, name: str) -> str | None:
+    """The row of the longest pattern that a parameter's name begins with."""
+    fitting = [pattern for pattern in budget if fnmatch.fnmatch(name, pattern + "*")]
+    return budget[max(fitting, key=len)] if fitting else None

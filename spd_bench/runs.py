@@ -1,0 +1,308 @@
+"""Runs: one folder per training, named by its identity; what is done is skipped, what was interrupted goes on.
+
+<root>/trained/<composition>-s<seed>-<id>/
+    run.json            identity, parameters, stand-ins: what was trained
+    checkpoint.pt       weights (and, until the end, the optimiser's state)
+    done.json           the training log; its presence says that training is finished
+    eval-<id>/
+        predictions.h5  every scored point: the record
+        scores.json     the numbers; its presence says that the evaluation is finished
+<root>/suites/<suite>.json   the latest run of each suite: which folders its table is made of
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from spd_bench import files, score, train
+from spd_bench.api import PointDepthModel
+from spd_bench.data.batches import BatchPlan, FrozenFeatures, HeldFrames, ScoredImages
+from spd_bench.data.randomness import generator
+from spd_bench.errors import ConfigError, SpdError
+from spd_bench.evaluate import load as load_predictions
+from spd_bench.evaluate import predict
+from spd_bench.evaluate import save as save_predictions
+from spd_bench.plan import Experiment, Job
+
+VALIDATION_QUERIES = 256
+PRIOR_FRAMES, PRIOR_POINTS = 500, 256
+"""How many training frames and points of each a model sees before training (`fit_prior`)."""
+
+
+class Progress(Protocol):
+    """What a display is told about a run."""
+
+    def job(self, job: Job, steps: int) -> None:
+        """A training starts (or goes on)."""
+
+    def step(self, step: int, loss: float) -> None:
+        """A training step is done."""
+
+    def image(self, done: int, total: int) -> None:
+        """A test image is predicted."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one job came to: its folder and numbers, or why it failed."""
+
+    job: Job
+    folder: Path
+    scores: Mapping[str, Any] | None
+    log: Mapping[str, Any] | None
+    failure: str = ""
+    reused: bool = False
+
+
+class Runner:
+    """Runs the jobs of an experiment below a root folder."""
+
+    def __init__(self, experiment: Experiment, root: Path, device: torch.device) -> None:
+        self.experiment = experiment
+        self.root = root
+        self.device = device
+        self.data = HeldFrames(experiment.data)
+        self._features: dict[str, FrozenFeatures] = {}
+
+    def folder(self, job: Job) -> Path:
+        """The folder of a job: found by identity, whatever it was called when it was made."""
+        trained = self.root / "trained"
+        short = job.train_id[:10]
+        known = sorted(trained.glob(f"*-{short}"))
+        return known[0] if known else trained / f"{job.composition.name[:40]}-s{job.seed}-{short}"
+
+    def is_done(self, job: Job) -> bool:
+        """Whether nothing is left to do."""
+        return (self._eval_folder(job) / "scores.json").exists()
+
+    def state(self, job: Job) -> str:
+        """What `run` would do: nothing, evaluate, go on, or train."""
+        folder = self.folder(job)
+        if self.is_done(job):
+            return "done"
+        if (folder / "done.json").exists():
+            return "to evaluate"
+        return "to resume" if (folder / "checkpoint.pt").exists() else "to train"
+
+    def _eval_folder(self, job: Job) -> Path:
+        return self.folder(job) / f"eval-{job.eval_id[:10]}"
+
+    def run(self, job: Job, progress: Progress) -> Outcome:
+        """Trains and evaluates unless that is done; a failure is an outcome, not an exception."""
+        folder = self.folder(job)
+        if self.is_done(job):
+            return self._outcome(job, reused=True)
+        try:
+            model = self._trained(job, folder, progress)
+            self._evaluate(job, model, progress)
+        except KeyboardInterrupt:
+            raise
+        except SpdError as error:
+            return Outcome(job, folder, None, None, failure=str(error).splitlines()[0])
+        except Exception as error:  # a component's own bug must not stop the other compositions
+            files.write_text(folder / "failure.txt", traceback.format_exc())
+            return Outcome(job, folder, None, None, failure=f"{type(error).__name__}: {error}")
+        return self._outcome(job, reused=False)
+
+    def _outcome(self, job: Job, *, reused: bool) -> Outcome:
+        folder = self.folder(job)
+        log = files.read_json(folder / "done.json")
+        return Outcome(job, folder, files.read_json(self._eval_folder(job) / "scores.json"), log, reused=reused)
+
+    # ---------------------------------------------------------------------------------------------- training
+
+    def _trained(self, job: Job, folder: Path, progress: Progress) -> PointDepthModel:
+        model = self.experiment.model(job.composition, job.seed).to(self.device)
+        checkpoint = folder / "checkpoint.pt"
+        if (folder / "done.json").exists():
+            train.load_weights(checkpoint, model)
+            return model
+        files.write_json(folder / "run.json", self._record(job, model))
+        model.fit_prior(self._prior_depths())
+        how = self._optimisation()
+        log = train.TrainingLog()
+        progress.job(job, how.steps if model.trained else 0)
+        if model.trained:
+            log = train.train(
+                model,
+                self._batches(job, how.steps),
+                self._frozen(model),
+                self.experiment.loss,
+                how,
+                checkpoint=checkpoint,
+                validate=self._validate,
+                device=self.device,
+                on_step=progress.step,
+                workers=self.experiment.suite.train.workers,
+            )
+        train.save(checkpoint, model, None, how.steps, log)
+        files.write_json(folder / "done.json", asdict(log))
+        return model
+
+    def _record(self, job: Job, model: PointDepthModel) -> dict[str, Any]:
+        counts: dict[str, int] = {}
+        for name, parameter in model.trainable():
+            slot = name.split(".")[0]
+            counts[slot] = counts.get(slot, 0) + parameter.numel()
+        return {
+            "composition": job.composition.name,
+            "difference": job.composition.difference,
+            "seed": job.seed,
+            "train_id": job.train_id,
+            "identity": job.train_identity,
+            "trainable_parameters": sum(counts.values()),
+            "parameters_by_slot": counts,
+            "stand_ins": self.experiment.stand_ins(job.composition),
+        }
+
+    def _optimisation(self) -> train.Optimisation:
+        recipe = self.experiment.suite.train
+        steps = recipe.steps or recipe.epochs * self._steps_per_epoch()  # type: ignore[operator]
+        marks = {round(steps * (i + 1) / recipe.validations) for i in range(recipe.validations)}
+        return train.Optimisation(
+            steps=steps,
+            lr=recipe.lr,
+            min_lr=recipe.min_lr,
+            weight_decay=recipe.weight_decay,
+            betas=recipe.betas,
+            clip=recipe.clip,
+            lambda_si=recipe.lambda_si,
+            precision=recipe.precision,
+            validate_at=tuple(sorted(marks | {steps})),
+        )
+
+    def _steps_per_epoch(self) -> int:
+        suite, frames = self.experiment.suite, len(self.experiment.data.frames("train"))
+        if frames < suite.train.batch_size:
+            raise ConfigError(
+                f"train.batch_size {suite.train.batch_size} is larger than the training split ({frames} frames)",
+                where=suite.place("train", "batch_size"),
+                hint="lower train.batch_size",
+            )
+        return frames // suite.train.batch_size
+
+    def _batches(self, job: Job, steps: int) -> BatchPlan:
+        self._steps_per_epoch()
+        suite = self.experiment.suite
+        return BatchPlan(
+            data=self.data,
+            frames=self.experiment.data.frames("train"),
+            image_size=suite.data.image_size,
+            sampler=self.experiment.sampler,
+            augmentation=suite.data.augment,
+            batch_size=suite.train.batch_size,
+            queries=suite.train.queries,
+            seed=job.seed,
+            steps=steps,
+        )
+
+    def _frozen(self, model: PointDepthModel) -> FrozenFeatures:
+        """Features are shared by every model on the same encoder."""
+        key = model.encoder.digest()
+        if key not in self._features:
+            self._features[key] = FrozenFeatures(model.encoder.to(self.device))
+        return self._features[key]
+
+    def _prior_depths(self) -> torch.Tensor:
+        """Depths in metres at random valid pixels of evenly spaced training frames, for `fit_prior`."""
+        frames = self.experiment.data.frames("train")
+        chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), PRIOR_FRAMES)).round().astype(int))
+        points = []
+        for index in chosen:
+            depth_m_HW = self.data.read(frames[index]).depth_m_HW
+            valid_m_N = depth_m_HW[depth_m_HW > 0]
+            rng = generator("prior", frames[index].frame)
+            points.append(rng.choice(valid_m_N, size=min(PRIOR_POINTS, len(valid_m_N)), replace=False))
+        return torch.from_numpy(np.concatenate(points).astype(np.float32))
+
+    # -------------------------------------------------------------------------------------------- evaluation
+
+    def _images(self, split: str, max_k: int, k1_draws: int) -> ScoredImages:
+        return ScoredImages(
+            data=self.data,
+            frames=self.experiment.data.frames(split),
+            image_size=self.experiment.suite.data.image_size,
+            protocol=self.experiment.protocol,
+            max_k=max_k,
+            k1_draws=k1_draws,
+            seed=self.experiment.suite.eval.seed,
+        )
+
+    def _validate(self, model: PointDepthModel) -> dict[str, float]:
+        """Every metric on the validation split at one K."""
+        images = self._images("val", VALIDATION_QUERIES, 1)
+        predictions, _ = predict(model, images, self._frozen(model), device=self.device)
+        metrics = self.experiment.metrics
+        values = score.per_image(predictions, metrics, [VALIDATION_QUERIES], self.experiment.protocol)
+        return {f"val/{name}": value for (name, _), value in score.summarise(values, metrics).items()}
+
+    def _evaluate(self, job: Job, model: PointDepthModel, progress: Progress) -> None:
+        suite, metrics = self.experiment.suite, self.experiment.metrics
+        images = self._images("test", max(suite.eval.k), suite.eval.k1_draws)
+        predictions, cost = predict(
+            model,
+            images,
+            self._frozen(model),
+            device=self.device,
+            on_image=lambda done: progress.image(done, len(images)),
+        )
+        folder = self._eval_folder(job)
+        attributes = {"identity": job.eval_id, "protocol": self.experiment.protocol.caption()}
+        save_predictions(folder / "predictions.h5", predictions, attributes)
+        # scored from the file, so that the record is known to hold the numbers
+        values = score.per_image(
+            load_predictions(folder / "predictions.h5"), metrics, suite.eval.k, self.experiment.protocol
+        )
+        summary = score.summarise(values, metrics)
+        record = {
+            "identity": job.eval_identity,
+            "images": len(predictions.frames),
+            "scores": {f"{name}@{k}": value for (name, k), value in summary.items()},
+            "cost": asdict(cost),
+        }
+        files.write_json(folder / "scores.json", record)
+
+
+def record_suite(
+    root: Path, experiment: Experiment, outcomes: Sequence[Outcome], *, why: str, provenance: Mapping[str, str]
+) -> Path:
+    """Writes which folders the suite's latest table is made of."""
+    suite = experiment.suite
+    rows = [
+        {
+            "composition": outcome.job.composition.name,
+            "kind": outcome.job.composition.kind,
+            "axis": outcome.job.composition.axis,
+            "difference": outcome.job.composition.difference,
+            "aliases": [list(alias) for alias in outcome.job.composition.aliases],
+            "gt_aligned": experiment.is_gt_aligned(outcome.job.composition),
+            "stand_ins": experiment.stand_ins(outcome.job.composition),
+            "seed": outcome.job.seed,
+            "folder": str(outcome.folder.relative_to(root)),
+            "evaluation": f"eval-{outcome.job.eval_id[:10]}",
+            "failure": outcome.failure,
+        }
+        for outcome in outcomes
+    ]
+    path = root / "suites" / f"{suite.suite}.json"
+    files.write_json(
+        path,
+        {
+            "suite": suite.dump(),
+            "profile": suite.profile,
+            "why_fallback": why,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "dataset": experiment.data.describe(),
+            "protocol": experiment.protocol.caption(),
+            "stand_ins": experiment.stand_ins(experiment.compositions[0]),
+            "provenance": provenance,
+            "rows": rows,
+        },
+    )
+    return path

@@ -1,0 +1,270 @@
+"""One `spd-bench run` from the command line to the printed table."""
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from spd_bench import files, plan
+from spd_bench.errors import BusyError, ConfigError, DataError
+from spd_bench.report.collect import collect, curves
+from spd_bench.report.comparison import Comparison
+from spd_bench.report.html import html_report
+from spd_bench.report.tables import render
+from spd_bench.runs import Outcome, Runner, record_suite
+from spd_bench.tracking import Tracker
+
+log = logging.getLogger("spd_bench")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run leaves: the table as printed, the page, where MLflow has it, and how many jobs failed."""
+
+    table: str
+    report: Path
+    tracking: str
+    failed: int
+
+
+def run_suite(
+    suite: str, *, profile: str | None, sets: Sequence[str], data: str | None, root: Path, device: str
+) -> Finished:
+    """Plans, trains, evaluates, logs and reports a suite; what is done already is skipped.
+
+    Raises ConfigError or DataError before anything is trained, BusyError if the suite is running elsewhere.
+    """
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    chosen = plan.choose(suite, profile=profile, sets=sets, data=data)
+    where = _device(device)
+    name = chosen.suite.suite
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / f".{name}.lock")
+    try:
+        with lock.acquire(timeout=0):
+            return _run(chosen, root, where, console)
+    except Timeout:
+        raise BusyError(f'suite "{name}" is being run by another process', where=str(root)) from None
+
+
+def plan_suite(
+    suite: str, *, profile: str | None, sets: Sequence[str], data: str | None, root: Path
+) -> tuple[list[dict[str, Any]], str]:
+    """Every job with its difference from the base and its state, and a title; trains and writes nothing."""
+    chosen = plan.choose(suite, profile=profile, sets=sets, data=data)
+    experiment = plan.Experiment(chosen.suite)
+    runner = Runner(experiment, root, torch.device("cpu"))
+    rows = [
+        {
+            "composition": job.composition.name,
+            "seed": job.seed,
+            "difference": job.composition.difference,
+            "state": runner.state(job),
+            "identity": job.train_id[:10],
+        }
+        for job in experiment.jobs
+    ]
+    return rows, _title(chosen, experiment)
+
+
+def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console) -> Finished:
+    experiment = plan.Experiment(chosen.suite)
+    console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
+    runner = Runner(experiment, root, device)
+    tracker = Tracker(root)
+    source = _provenance(device)
+    parent = tracker.open_suite(
+        chosen.suite.suite,
+        params={"profile": chosen.suite.profile or "(none)", "dataset": experiment.data.describe()},
+        tags=source | {"stand_ins": "; ".join(experiment.stand_ins(experiment.compositions[0]))},
+        resume_id=None,
+    )
+    outcomes: list[Outcome] = []
+    ended = False
+    try:
+        with Display(console, len(experiment.jobs)) as display:
+            for job in experiment.jobs:
+                outcome = runner.run(job, display)
+                outcomes.append(outcome)
+                display.done(outcome, experiment.suite.report.primary)
+                _track(tracker, parent, outcome)
+        record_suite(root, experiment, outcomes, why=chosen.why, provenance=source)
+        comparison = collect(root, chosen.suite.suite)
+        report = _report(root, chosen.suite, comparison)
+        tracker.log_files(parent, [report])
+        tracker.log_text(parent, render(comparison, format="markdown"), "tables.md")
+        tracker.log_text(parent, files.canonical(chosen.suite.dump()), "suite.json")
+        ended = True
+    finally:
+        tracker.close(parent, "FINISHED" if ended else "KILLED")
+    failed = sum(bool(outcome.failure) for outcome in outcomes)
+    return Finished(render(comparison, format="terminal"), report, tracker.store, failed)
+
+
+def _report(root: Path, suite: Any, comparison: Comparison) -> Path:
+    path = root / "reports" / f"{suite.suite}.html"
+    resolved = json.dumps(suite.dump(), indent=1, ensure_ascii=False)
+    files.write_text(path, html_report(comparison, curves(root, suite.suite), configuration=resolved))
+    return path
+
+
+def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
+    """One child run per composition and seed, logged once; its id lies in the run's folder."""
+    mark = outcome.folder / "mlflow.json"
+    job = outcome.job
+    known = files.read_json(mark).get(tracker.store) if mark.exists() else None
+    if known is not None and outcome.reused:
+        return
+    run_id = tracker.open_run(
+        job.name,
+        parent_id=parent,
+        params={
+            "composition": job.composition.name,
+            "difference": job.composition.difference,
+            "seed": str(job.seed),
+            "identity": job.train_id,
+        },
+        tags={"kind": job.composition.kind, "axis": job.composition.axis, "failure": outcome.failure},
+        resume_id=known,
+    )
+    if outcome.scores is not None and outcome.log is not None:
+        tracker.log_series(run_id, [(int(step), values) for step, values in outcome.log["rows"]])
+        cells = ((*key.rpartition("@"), value) for key, value in outcome.scores["scores"].items())
+        final = {f"test/K{k}/{name}": value for name, _, k, value in cells}
+        tracker.log_series(run_id, [(0, final)])
+        tracker.log_files(run_id, [outcome.folder / "run.json"])
+    if run_id is not None:
+        files.write_json(mark, {tracker.store: run_id})
+    tracker.close(run_id, "FAILED" if outcome.failure else "FINISHED")
+
+
+def _title(chosen: plan.Chosen, experiment: plan.Experiment) -> str:
+    suite = experiment.suite
+    lines = []
+    if chosen.why:
+        lines.append(f"FALL-BACK to profile {suite.profile}, because this machine lacks:")
+        lines += [f"  - {lack}" for lack in chosen.why.split("; ")]
+    stand_ins = experiment.stand_ins(experiment.compositions[0])
+    if stand_ins:
+        lines.append(f"STAND-INS: {'; '.join(stand_ins)}")
+    lines.append(f"suite {suite.suite}, profile {suite.profile or '(none)'}: {experiment.data.describe()}")
+    lines.append(experiment.protocol.caption())
+    count = len(experiment.compositions)
+    lines.append(f"{count} compositions × {len(suite.seeds)} seeds = {len(experiment.jobs)} jobs")
+    return "\n".join(lines)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f'unknown device "{name}"', where="--device", hint="auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DataError("no CUDA device is available here", where=f"--device {name}", hint="use --device cpu")
+    return device
+
+
+def _provenance(device: torch.device) -> dict[str, str]:
+    """Versions, revision, machine and command: what a number came from."""
+    machine = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    )
+    return plan.versions() | {
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "device": f"{device} ({machine}), {torch.get_num_threads()} threads",
+        "command": " ".join(["spd-bench", *sys.argv[1:]]),
+    }
+
+
+def _git_state() -> str:
+    """Revision of the checkout that this package runs from, with "+changes" for a dirty one; "" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12"],  # noqa: S607
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "not a checkout"
+    return revision.stdout.strip()
+
+
+class Display:
+    """Progress on stderr: a bar where it is a terminal, one line per finished job everywhere."""
+
+    def __init__(self, console: Console, jobs: int) -> None:
+        self.console = console
+        self.jobs = jobs
+        self.finished = 0
+        self.started = time.monotonic()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task: TaskID = self.bar.add_task("starting", total=None)
+
+    def __enter__(self) -> Self:
+        """Starts the bar."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Removes the bar."""
+        self.bar.stop()
+
+    def job(self, job: Any, steps: int) -> None:
+        """A training starts."""
+        self.label = job.name
+        self.bar.reset(self.task, total=steps or None, description=f"{job.name}: training")
+
+    def step(self, step: int, loss: float) -> None:
+        """A training step is done."""
+        self.bar.update(self.task, completed=step, description=f"{self.label}: training, loss {loss:.3f}")
+
+    def image(self, done: int, total: int) -> None:
+        """A test image is predicted."""
+        self.bar.update(self.task, completed=done, total=total, description=f"{self.label}: scoring")
+
+    def done(self, outcome: Outcome, primary: Any) -> None:
+        """One line about a finished job."""
+        self.finished += 1
+        if outcome.failure:
+            what = f"FAILED: {outcome.failure}"
+        else:
+            assert outcome.scores is not None
+            value = outcome.scores["scores"][f"{primary.metric}@{primary.k}"]
+            what = f"{primary.metric}@{primary.k} {value:.4f}" + (" (done before)" if outcome.reused else "")
+        clock = time.monotonic() - self.started
+        self.console.print(
+            f"[{self.finished}/{self.jobs}] {outcome.job.name}: {what}  ({clock:.0f} s)", highlight=False, markup=False, soft_wrap=True
+        )
