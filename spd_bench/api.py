@@ -42,7 +42,7 @@ class Component:
 
     slot: ClassVar[str]
     version: ClassVar[int] = 1
-    stand_in: ClassVar[str] = ""
+    stand_in: str = ""
     places: ClassVar[frozenset[str]] = frozenset()
     """Options that say where something lies on this machine; what lies there counts, the place does not."""
 

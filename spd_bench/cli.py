@@ -21,6 +21,8 @@ for _name, _value in {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MPLBACKEND": "Agg",
+    # threads that spin at barriers stall for seconds as soon as another process wants a core (docs/adr/0004)
+    "OMP_WAIT_POLICY": "PASSIVE",
 }.items():
     os.environ.setdefault(_name, _value)
 

@@ -74,7 +74,9 @@ class Table:
 
     @classmethod
     def of(cls, map_BHWC: Tensor, *, extent: tuple[float, float], pad: int) -> "Table":
-        """Rows of a channels-last map with `pad` zero cells on each side."""
+        """Rows of a channels-last map with `pad` zero cells on each side; ValueError for fewer than 2."""
+        if pad < 2:
+            raise ValueError(f"a border of at least 2 cells is needed for reads at the rim, found {pad}")
         batch, height, width, channels = map_BHWC.shape
         rows_NC = F.pad(map_BHWC, (0, 0, pad, pad, pad, pad)).reshape(-1, channels)
         return cls(rows_NC, batch, height, width, pad, extent)
@@ -102,7 +104,10 @@ class Table:
         y = xy_lvl[..., 1].clamp(-0.5, self.height + 0.5) - 0.5
         x_low, y_low = x.detach().floor(), y.detach().floor()
         row = (y_low.long() + self.pad) * self.stride + x_low.long() + (self.pad + self.first)
-        return row, torch.stack([x - x_low, y - y_low], dim=-1)
+        # NaN has no row: it takes a legal one, and reads NaN through its fractions
+        lowest = (self.pad - 1) * (self.stride + 1) + self.first
+        highest = (self.height + self.pad) * self.stride + self.width + self.pad + self.first
+        return row.clamp(lowest, highest), torch.stack([x - x_low, y - y_low], dim=-1)
 
     def read(self, xy_lvl_BN2: Tensor) -> Tensor:
         """Bilinear read at points in cells: [B, N, C]."""
@@ -112,9 +117,11 @@ class Table:
     def read_neighbourhood(self, xy_lvl_BK2: Tensor, size: int) -> Tensor:
         """Bilinear reads at a size×size neighbourhood of each point, one cell apart: [B, K, size², C].
 
-        All reads of a point share their fractions, so its four weights are computed once. Needs
-        pad ≥ size // 2 + 2.
+        All reads of a point share their fractions, so its four weights are computed once. Points lie at most half
+        a cell outside the map, as every point of the image does; ValueError if pad < size // 2 + 2.
         """
+        if self.pad < size // 2 + 2:
+            raise ValueError(f"a {size}×{size} neighbourhood needs a border of {size // 2 + 2} cells, found {self.pad}")
         row_BK, frac_BK2 = self.taps(xy_lvl_BK2)
         step = torch.arange(size, device=row_BK.device) - size // 2
         offset_T = (step[:, None] * self.stride + step).flatten()
@@ -156,13 +163,15 @@ class _WeightedRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table_NC: Tensor, row_QS: Tensor, weight_QS: Tensor) -> Tensor:
         ctx.save_for_backward(table_NC, row_QS, weight_QS)
+        weight_QS = weight_QS.to(table_NC.dtype)
         return F.embedding_bag(row_QS, table_NC, mode="sum", per_sample_weights=weight_QS)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         table_NC, row_QS, weight_QS = ctx.saved_tensors
         grad_QC = grads[0]
-        grad_table = torch.zeros_like(table_NC) if ctx.needs_input_grad[0] else None
+        # sums of many small shares stay in the precision of the weights, float32 under autocast
+        grad_table = torch.zeros_like(table_NC, dtype=weight_QS.dtype) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight_QS) if ctx.needs_input_grad[2] else None
         channels = table_NC.shape[1]
         for start in range(0, row_QS.shape[0], _WeightedRows.PIECE):
@@ -174,7 +183,7 @@ class _WeightedRows(torch.autograd.Function):
             if grad_weight is not None:
                 gathered_QSC = table_NC.index_select(0, rows).view(-1, row_QS.shape[1], channels)
                 grad_weight[piece] = torch.bmm(gathered_QSC, grad_QC[piece, :, None])[..., 0]
-        return grad_table, None, grad_weight
+        return None if grad_table is None else grad_table.to(table_NC.dtype), None, grad_weight
 
 
 def weighted_rows(table_NC: Tensor, row_QS: Tensor, weight_QS: Tensor) -> Tensor:

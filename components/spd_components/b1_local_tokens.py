@@ -95,7 +95,8 @@ class LocalTokens(Block):
             dim=2,
         )
         position_BKP = fourier(xy_BK2, POSITION_FREQ).to(centre_BKC.dtype)
-        h_BKD = self.seed(torch.cat([centre_BKC, position_BKP], dim=-1))
+        # the residual stream h stays in full precision under autocast
+        h_BKD = self.seed(torch.cat([centre_BKC, position_BKP], dim=-1)).to(xy_BK2.dtype)
         return replace(state, h_BKD=h_BKD, tokens=(TokenPart(tokens_BKTD),))
 
     def _local_tokens(self, l1: Table, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:

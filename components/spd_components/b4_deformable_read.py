@@ -156,9 +156,9 @@ class DeformableRead(Block):
             row_BKRNM, frac_BKRNM2 = table.taps(xy_lvl)
             first_B = batch_offset(batch, table.rows_per_map, like=row_BKRNM)
             corner_BKRNM4 = table.corners(row_BKRNM + first_B[:, None, None, None, None])
-            weight_BKRNM4 = bilinear_weights(frac_BKRNM2) * alpha_BKRNLM[..., lvl, :, None]
+            weight_BKRNM4 = bilinear_weights(frac_BKRNM2) * alpha_BKRNLM[..., lvl, :, None].to(frac_BKRNM2.dtype)
             # one row per (cell, head): head n of cell c is row c·N + n of the table seen as E channels wide
             by_head = table.rows_NC.view(-1, self.dims.head)
             rows_QS = (corner_BKRNM4 * heads + head_N11).view(-1, NUM_SAMPLES * 4)
-            total = total + weighted_rows(by_head, rows_QS, weight_BKRNM4.to(by_head.dtype).view(rows_QS.shape))
+            total = total + weighted_rows(by_head, rows_QS, weight_BKRNM4.view(rows_QS.shape))
         return torch.as_tensor(total).view(*xy_BKR2.shape[:3], -1)

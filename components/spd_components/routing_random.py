@@ -12,9 +12,14 @@ from spd_components.anchors import check_anchor_count
 
 def scramble(x: Tensor) -> Tensor:
     """A bijective mixing of 64-bit integers (xor-shift and multiply, in the manner of SplitMix64), wrapping."""
-    x = (x ^ (x >> 30)) * -4658895280553007687
-    x = (x ^ (x >> 27)) * -7723592293110705685
-    return x ^ (x >> 31)
+    x = (x ^ _shifted(x, 30)) * -4658895280553007687
+    x = (x ^ _shifted(x, 27)) * -7723592293110705685
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """The 64 bits moved to the right, zeros moving in: `>>` alone would copy the sign, and x and ~x would collide."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 class Random(Block):

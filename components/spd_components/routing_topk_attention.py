@@ -33,4 +33,4 @@ class TopKAttention(Block):
         # a stable descending sort keeps equal weights in the order of their sites
         weight_BKS, site_BKS = torch.sort(state.attention_BKS, dim=-1, descending=True, stable=True)
         weight_BKR, site_BKR = weight_BKS[..., : self.config.r], site_BKS[..., : self.config.r]
-        return replace(state, anchors=Anchors(site_BKR, gate_BKR=1 + weight_BKR - weight_BKR.detach()))
+        return replace(state, anchors=Anchors(site_BKR, gate_BKR=1 + (weight_BKR - weight_BKR.detach())))

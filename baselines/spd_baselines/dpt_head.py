@@ -1,0 +1,67 @@
+"""The DPT head of Depth Anything V2 Small on the encoder's four maps, and how its dense map is read at points.
+
+The modules are transformers' own; 2,728,513 parameters on ViT-S features (R-21). 73,856 of them, the first
+residual unit of the coarsest fusion stage, never run in the released architecture either.
+
+Letters: B images, K points, T tokens, C channels, H W pixels of the dense map.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spd_baselines.output import at_least_float32
+from spd_bench.api import Features
+from spd_bench.geometry import sample, unit_to_level
+
+PATCH = 14
+
+
+class DPTHead(nn.Module):
+    """Four maps [B, Hp, Wp, C] → one dense map [B, 14·Hp, 14·Wp], through the last layer `output`."""
+
+    def __init__(self, *, channels: int, output: nn.Module) -> None:
+        super().__init__()
+        from transformers import DepthAnythingConfig
+        from transformers.models.depth_anything.modeling_depth_anything import (
+            DepthAnythingDepthEstimationHead,
+            DepthAnythingNeck,
+        )
+
+        sizes = DepthAnythingConfig(
+            patch_size=PATCH,
+            reassemble_hidden_size=channels,
+            reassemble_factors=[4, 2, 1, 0.5],
+            neck_hidden_sizes=[48, 96, 192, 384],
+            fusion_hidden_size=64,
+            head_hidden_size=32,
+        )
+        self.neck = DepthAnythingNeck(sizes)
+        self.head = DepthAnythingDepthEstimationHead(sizes)
+        self.head.activation2 = output
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster
+
+    def never_run(self) -> nn.Module:
+        """The residual unit that no input reaches: the coarsest stage has nothing to add to."""
+        unit: nn.Module = self.neck.fusion_stage.layers[0].residual_layer1
+        return unit
+
+    def forward(self, features: Features) -> Tensor:
+        """The dense map [B, H, W] at the resolution of the encoder's input, in float32 or better."""
+        rows, columns = features.maps_BHWC[0].shape[1:3]
+        # the neck drops a first token, where the ViT has its CLS
+        tokens_BTC = [F.pad(map_BHWC.flatten(1, 2), (0, 0, 1, 0)) for map_BHWC in features.maps_BHWC]
+        return at_least_float32(self.head(self.neck(tokens_BTC, rows, columns), rows, columns))
+
+
+def read_map(map_BHW: Tensor, xy_BK2: Tensor) -> Tensor:
+    """Bilinear value of a dense map at points of the unit square: [B, K].
+
+    A point nearer to the border than the outermost pixel centres reads the border: R-07's zeros are for
+    features; zeros mixed into an inverse depth would push the frame's rim away.
+    """
+    height, width = map_BHW.shape[1:]
+    xy_lvl_BK2 = unit_to_level(xy_BK2, width=width, height=height, extent=(1.0, 1.0))
+    far = torch.tensor([width, height], dtype=xy_BK2.dtype, device=xy_BK2.device) - 0.5
+    inside_BK2 = torch.minimum(xy_lvl_BK2.clamp_min(0.5), far)
+    return sample(map_BHW[..., None], inside_BK2)[..., 0]
