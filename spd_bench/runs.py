@@ -38,8 +38,11 @@ PRIOR_FRAMES, PRIOR_POINTS = 500, 256
 class Progress(Protocol):
     """What a display is told about a run."""
 
-    def job(self, job: Job, steps: int) -> None:
-        """A training starts (or goes on)."""
+    def job(self, job: Job) -> None:
+        """A job starts."""
+
+    def training(self, steps: int) -> None:
+        """Its training starts, or goes on."""
 
     def step(self, step: int, loss: float) -> None:
         """A training step is done."""
@@ -98,6 +101,7 @@ class Runner:
         folder = self.folder(job)
         if self.is_done(job):
             return self._outcome(job, reused=True)
+        progress.job(job)
         try:
             model = self._trained(job, folder, progress)
             self._evaluate(job, model, progress)
@@ -127,7 +131,7 @@ class Runner:
         model.fit_prior(self._prior_depths())
         how = self._optimisation()
         log = train.TrainingLog()
-        progress.job(job, how.steps if model.trained else 0)
+        progress.training(how.steps if model.trained else 0)
         if model.trained:
             log = train.train(
                 model,

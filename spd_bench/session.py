@@ -24,6 +24,7 @@ from spd_bench.report.collect import collect, curves
 from spd_bench.report.comparison import Comparison
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
+from spd_bench.plan import Job
 from spd_bench.runs import Outcome, Runner, record_suite
 from spd_bench.tracking import Tracker
 
@@ -219,6 +220,7 @@ class Display:
         self.console = console
         self.jobs = jobs
         self.finished = 0
+        self.label = ""
         self.started = time.monotonic()
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -242,10 +244,13 @@ class Display:
         """Removes the bar."""
         self.bar.stop()
 
-    def job(self, job: Any, steps: int) -> None:
-        """A training starts."""
+    def job(self, job: Job) -> None:
+        """A job starts."""
         self.label = job.name
-        self.bar.reset(self.task, total=steps or None, description=f"{job.name}: training")
+
+    def training(self, steps: int) -> None:
+        """Its training starts, or goes on."""
+        self.bar.reset(self.task, total=steps or None, description=f"{self.label}: training")
 
     def step(self, step: int, loss: float) -> None:
         """A training step is done."""
