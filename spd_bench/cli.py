@@ -174,7 +174,7 @@ def params(
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     from tabulate import tabulate
 
-    return tabulate(rows, headers="keys", tablefmt="simple", intfmt=",")
+    return str(tabulate(rows, headers="keys", tablefmt="simple", intfmt=","))
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def build_baseline(part: Part, encoder: Encoder, *, seed: int) -> PointDepthMode
         return cast(PointDepthModel, registry.load("baseline", part.name)(part.config, encoder))
 
 
-class _initial_weights:  # noqa: N801  # reads as a verb: with _initial_weights(...)
+class _initial_weights:  # reads as a verb: with _initial_weights(...)
     """Draws inside the block depend on the key alone, and leave the global generator as it was."""
 
     def __init__(self, seed: int, slot: str, name: str) -> None:
@@ -106,7 +106,7 @@ class _initial_weights:  # noqa: N801  # reads as a verb: with _initial_weights(
 
     def __enter__(self) -> None:
         self.fork.__enter__()
-        torch.manual_seed(self.key)
+        torch.default_generator.manual_seed(self.key)  # torch.manual_seed would reseed the GPUs too
 
     def __exit__(self, *exc: object) -> None:
         self.fork.__exit__(*exc)  # type: ignore[arg-type]

@@ -34,9 +34,8 @@ def describe_component(name: str) -> str:
 
 def _describe(entry: registry.Entry) -> str:
     component = registry.load(entry.slot, entry.name)
-    lines = [
-        f"{entry.slot}/{entry.name}   ({entry.value}, {entry.distribution} {entry.version}, version {component.version})"
-    ]
+    origin = f"{entry.value}, {entry.distribution} {entry.version}, version {component.version}"
+    lines = [f"{entry.slot}/{entry.name}   ({origin})"]
     lines += ["", inspect.cleandoc(component.__doc__ or "(no description)"), ""]
     if component.stand_in:
         lines.append(f"STAND-IN: {component.stand_in}")

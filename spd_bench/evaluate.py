@@ -1,5 +1,6 @@
 """Predictions of one model on a split: `predictions.h5` is the record from which every number can be rebuilt."""
 
+import hashlib
 import io
 import time
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from spd_bench import files
 from spd_bench.api import PointDepthModel
 from spd_bench.data.batches import FrozenFeatures, ScoredImage, ScoredImages, plain_view
 from spd_bench.errors import SpdError, StateError
+
+SEAL_BYTES = 512
+"""Smallest user block of HDF5: bytes before its own, which its readers pass over."""
 
 
 class NotFinite(SpdError):
@@ -98,9 +102,9 @@ def _now(device: torch.device) -> float:
 
 
 def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> None:
-    """Writes `predictions.h5`, built in memory and published whole, with checksums."""
+    """Writes `predictions.h5`, built in memory and published whole, with its SHA-256 in front."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver="latest") as store:
+    with h5py.File(buffer, "w", libver="latest", userblock_size=SEAL_BYTES) as store:
         for name, value in attributes.items():
             store.attrs[name] = value
         text = h5py.string_dtype("utf-8")
@@ -108,17 +112,26 @@ def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> No
         store.create_dataset("scenes", data=list(predictions.scenes), dtype=text)
         for name in ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P"):
             store.create_dataset(name, data=getattr(predictions, name), fletcher32=True, chunks=True)
-    files.write_bytes(path, buffer.getvalue())
+    content = buffer.getvalue()[SEAL_BYTES:]
+    files.write_bytes(path, _seal(content) + content)
+
+
+def _seal(content: bytes) -> bytes:
+    digest = hashlib.sha256(content).hexdigest()
+    return f"spd-bench predictions, SHA-256 of the HDF5 data: {digest}\n".encode().ljust(SEAL_BYTES, b"\0")
 
 
 def load(path: Path) -> Predictions:
     """Reads `predictions.h5`; StateError if it is damaged."""
     try:
-        with h5py.File(path, "r") as store:
+        content = path.read_bytes()
+        if content[:SEAL_BYTES] != _seal(content[SEAL_BYTES:]):  # HDF5 may loop for ever in a damaged file
+            raise OSError("its SHA-256 is not the one it was written with")
+        with h5py.File(io.BytesIO(content), "r") as store:
             arrays = {n: store[n][()] for n in ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P")}
-            names = {n: tuple(str(s) for s in store[n].asstr()[()]) for n in ("frames", "scenes")}
+            frames, scenes = (tuple(str(s) for s in store[n].asstr()[()]) for n in ("frames", "scenes"))
     except (OSError, KeyError) as error:
         raise StateError(
             f"cannot be read ({error})", where=str(path), hint="delete its folder and run again"
         ) from error
-    return Predictions(**names, **arrays)
+    return Predictions(frames=frames, scenes=scenes, **arrays)

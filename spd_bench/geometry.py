@@ -191,7 +191,7 @@ def weighted_rows(table_NC: Tensor, row_QS: Tensor, weight_QS: Tensor) -> Tensor
 
     Every bilinear read of the project is this sum; the gathered rows are never stored.
     """
-    out: Tensor = _WeightedRows.apply(table_NC, row_QS, weight_QS)
+    out: Tensor = _WeightedRows.apply(table_NC, row_QS, weight_QS)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from spd_bench import compose, files, registry
 from spd_bench.ablate import Composition, compositions
-from spd_bench.api import DepthDataset, Encoder, PointDepthModel
+from spd_bench.api import Component, DepthDataset, Encoder, PointDepthModel
 from spd_bench.compose import Part
 from spd_bench.errors import DataError, SpdError
 from spd_bench.metrics import Metric
@@ -134,7 +134,11 @@ class Experiment:
         """The encoder of a composition: the suite's own, shared, unless an axis swaps it."""
         choice = composition.slots["encoder"]
         base = self.compositions[0].slots["encoder"]
-        return self.encoder if choice == base else compose.build_encoder(Part(choice.use, check_options(choice, "encoder"), composition.where))
+        return (
+            self.encoder
+            if choice == base
+            else compose.build_encoder(Part(choice.use, check_options(choice, "encoder"), composition.where))
+        )
 
     def _check_models(self) -> None:
         for composition in self.compositions:
@@ -146,7 +150,7 @@ class Experiment:
 
     def stand_ins(self, composition: Composition) -> list[str]:
         """What stands in for the real thing in a composition."""
-        parts = [self.encoder_of(composition), self.data]
+        parts: list[Component | type[Component]] = [self.encoder_of(composition), self.data]
         if composition.baseline is not None:
             parts.append(registry.load("baseline", composition.baseline.use))
         return [part.stand_in for part in parts if part.stand_in]

@@ -1,4 +1,4 @@
-"""The evaluation protocol as a value: printed in every table's caption and part of a run's evaluation identity (§8, R-24)."""
+"""The evaluation protocol as a value: in every table's caption, part of a run's evaluation identity (§8, R-24)."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,28 +31,28 @@ class Protocol:
         height, width = depth_m_HW.shape
         if self.frame is not None and (height, width) != self.frame:
             raise DataError(
-                f"protocol {self.name} is defined for frames of {self.frame[0]}×{self.frame[1]}, found {height}×{width}",
+                f"protocol {self.name} is for frames of {self.frame[0]}×{self.frame[1]}, found {height}×{width}",
                 where=where,
                 hint="use eval.protocol: full_frame, or frames of the original size",
             )
         mask = (depth_m_HW > self.min_m) & (depth_m_HW < self.max_m)
         inside = np.zeros_like(mask)
         inside[slice(*(self.rows or (0, height))), slice(*(self.columns or (0, width)))] = True
-        return mask & inside
+        counted: NDArray[np.bool_] = mask & inside
+        return counted
 
     def clamp(self, depth_m: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """Predictions as they are scored."""
-        return np.clip(depth_m, self.min_m, self.max_m)
+        clamped: NDArray[np.floating[Any]] = np.clip(depth_m, self.min_m, self.max_m)
+        return clamped
 
     def caption(self) -> str:
         """One line for tables."""
-        crop = (
-            f"rows {self.rows[0]}:{self.rows[1]}, columns {self.columns[0]}:{self.columns[1]}"
-            if self.rows and self.columns
-            else "no crop"
-        )
+        crop = "no crop"
+        if self.rows and self.columns:
+            crop = f"rows {self.rows[0]}:{self.rows[1]}, columns {self.columns[0]}:{self.columns[1]}"
         return (
-            f"protocol {self.name}: {crop}, {self.min_m:g} < depth < {self.max_m:g} m, predictions clamped to that range,"
+            f"{self.name}: {crop}, {self.min_m:g} < depth < {self.max_m:g} m, predictions clamped to that range,"
             " no alignment, no flip averaging, per image then mean"
         )
 

@@ -20,11 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from spd_bench import files, plan
 from spd_bench.errors import BusyError, ConfigError, DataError
+from spd_bench.plan import Job
 from spd_bench.report.collect import collect, curves
 from spd_bench.report.comparison import Comparison
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
-from spd_bench.plan import Job
 from spd_bench.runs import Outcome, Runner, record_suite
 from spd_bench.tracking import Tracker
 
@@ -165,7 +165,7 @@ def _title(chosen: plan.Chosen, experiment: plan.Experiment) -> str:
     if stand_ins:
         lines.append(f"STAND-INS: {'; '.join(stand_ins)}")
     lines.append(f"suite {suite.suite}, profile {suite.profile or '(none)'}: {experiment.data.describe()}")
-    lines.append(experiment.protocol.caption())
+    lines.append(f"protocol {experiment.protocol.caption()}")
     count = len(experiment.compositions)
     lines.append(f"{count} compositions × {len(suite.seeds)} seeds = {len(experiment.jobs)} jobs")
     return "\n".join(lines)
@@ -271,5 +271,8 @@ class Display:
             what = f"{primary.metric}@{primary.k} {value:.4f}" + (" (done before)" if outcome.reused else "")
         clock = time.monotonic() - self.started
         self.console.print(
-            f"[{self.finished}/{self.jobs}] {outcome.job.name}: {what}  ({clock:.0f} s)", highlight=False, markup=False, soft_wrap=True
+            f"[{self.finished}/{self.jobs}] {outcome.job.name}: {what}  ({clock:.0f} s)",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )

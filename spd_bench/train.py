@@ -84,7 +84,8 @@ class TrainingLog:
 
 def parameter_groups(model: PointDepthModel, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay on weight matrices only (R-19): not on biases, norms, embeddings and position tables."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.trainable():
         (matrices if name.endswith("weight") and parameter.dim() >= 2 else others).append(parameter)
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -153,7 +154,7 @@ def _step(
             f"loss is {total.item()} at step {step + 1}", hint="lower train.lr, or use precision fp32"
         )
     optimiser.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     try:
         nn.utils.clip_grad_norm_([p for _, p in model.trainable()], how.clip, error_if_nonfinite=True)
     except RuntimeError as error:

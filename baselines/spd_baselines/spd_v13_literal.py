@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor, nn
+
 from spd_bench.api import ComponentConfig, Encoder, Features, PointDepthModel
 from spd_bench.geometry import cell_centres, grid_sample, neighbourhood, unit_to_level
-from torch import Tensor, nn
 
 D, N, FFN = 192, 6, 768
 E = D // N

@@ -1,9 +1,10 @@
 """What every routing rule shares: the sites of L4 and how many of them there are."""
 
+from torch import Tensor
+
 from spd_bench.api import Level
 from spd_bench.errors import ConfigError
 from spd_bench.geometry import cell_centres
-from torch import Tensor
 
 
 def site_centres(l4: Level, *, like: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, TokenPart
-from spd_bench.geometry import Table, neighbourhood
 from torch import Tensor, nn
 
+from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, TokenPart
+from spd_bench.geometry import Table, neighbourhood
 from spd_components.layers import fourier
 
 R_MAX = 6.0

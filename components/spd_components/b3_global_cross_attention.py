@@ -1,11 +1,12 @@
 """B3 of §6.3: the query attends to the whole of L4."""
 
 from dataclasses import replace
+from typing import cast
 
 from pydantic import Field
-from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene
 from torch import Tensor, nn
 
+from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene
 from spd_components.layers import SiteAttentionLayer
 
 
@@ -42,7 +43,7 @@ class GlobalCrossAttention(Block):
     def prepare(self, pyramid: Pyramid) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of every layer (§5.1)."""
         l4_BSC = pyramid.l4.map_BHWC.flatten(1, 2)
-        return [layer.prepare(l4_BSC) for layer in self.layers]
+        return [cast(SiteAttentionLayer, layer).prepare(l4_BSC) for layer in self.layers]
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Writes h and ᾱ [B, K, S]."""

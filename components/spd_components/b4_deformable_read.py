@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, TokenPart
-from spd_bench.geometry import Table, batch_offset, bilinear_weights, weighted_rows
 from torch import Tensor, nn
 
+from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, TokenPart
+from spd_bench.geometry import Table, batch_offset, bilinear_weights, weighted_rows
 from spd_components.anchors import site_centres
 from spd_components.layers import fourier
 
@@ -150,7 +150,7 @@ class DeformableRead(Block):
         """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [B, K, R, D]."""
         batch, _, _, heads, _, _ = alpha_BKRNLM.shape
         head_N11 = torch.arange(heads, device=xy_BKR2.device)[:, None, None]
-        total = 0
+        reads: list[Tensor] = []
         for lvl, table in enumerate(maps.values):
             xy_lvl = table.xy_lvl(xy_BKR2)[:, :, :, None, None] + offset_BKRNLM2[..., lvl, :, :]
             row_BKRNM, frac_BKRNM2 = table.taps(xy_lvl)
@@ -160,5 +160,5 @@ class DeformableRead(Block):
             # one row per (cell, head): head n of cell c is row c·N + n of the table seen as E channels wide
             by_head = table.rows_NC.view(-1, self.dims.head)
             rows_QS = (corner_BKRNM4 * heads + head_N11).view(-1, NUM_SAMPLES * 4)
-            total = total + weighted_rows(by_head, rows_QS, weight_BKRNM4.view(rows_QS.shape))
-        return torch.as_tensor(total).view(*xy_BKR2.shape[:3], -1)
+            reads.append(weighted_rows(by_head, rows_QS, weight_BKRNM4.view(rows_QS.shape)))
+        return torch.stack(reads).sum(0).view(*xy_BKR2.shape[:3], -1)

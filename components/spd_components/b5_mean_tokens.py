@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+
 from spd_bench.api import Block, ComponentConfig, QueryState, Scene
 
 
@@ -22,5 +23,6 @@ class MeanTokens(Block):
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Writes h."""
         assert state.tokens is not None
+        assert state.h_BKD is not None
         mean_BKD = torch.cat([part.standard_BKTD for part in state.tokens], dim=2).mean(2)
         return replace(state, h_BKD=state.h_BKD + mean_BKD)

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch.nn.functional as F
-from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene
 from torch import Tensor, nn
+
+from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene
 
 EPSILON = 1e-6
 TYPICAL_DEPTH_M = 2.7

@@ -80,7 +80,7 @@ class DAv2Small(Encoder):
         self.channels = size.dim
         self.backbone: nn.Module
         if config.random_weights:
-            self.stand_in = "random weights instead of DAv2-S"  # type: ignore[misc]
+            self.stand_in = "random weights instead of DAv2-S"
             self.backbone = random_backbone(size)
             self._digest = digest_of_tensors(self.backbone.state_dict())
         else:

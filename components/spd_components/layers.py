@@ -1,6 +1,7 @@
 """What several blocks share: Fourier codes, and the attention layers of §6.2, §6.3 and §6.5 in their exact, fast form.
 
-Letters: B images, K queries, Q = B·K, T tokens, S sites of L4, D core width, N heads, E width per head, P Fourier features.
+Letters: B images, K queries, Q = B·K, T tokens, S sites of L4, D core width, N heads, E width per head,
+P Fourier features.
 """
 
 import math
@@ -8,8 +9,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from spd_bench.api import Dims, TokenPart
 from torch import Tensor, nn
+
+from spd_bench.api import Dims, TokenPart
 
 
 def fourier(x: Tensor, num_freq: int) -> Tensor:

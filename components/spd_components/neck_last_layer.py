@@ -1,7 +1,6 @@
 """A pyramid from the encoder's last map alone."""
 
 from spd_bench.api import ComponentConfig, Dims, Features, Neck, Pyramid
-
 from spd_components.neck_pyramid import PyramidNeck
 
 

@@ -1,8 +1,9 @@
 """The pyramid neck of §4."""
 
 import torch.nn.functional as F
-from spd_bench.api import ComponentConfig, Dims, Features, Level, Neck, Pyramid
 from torch import Tensor, nn
+
+from spd_bench.api import ComponentConfig, Dims, Features, Level, Neck, Pyramid
 
 
 class ProjectedLevel(nn.Module):

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch
 from pydantic import Field
-from spd_bench.api import Anchors, Block, ComponentConfig, QueryState, Scene
 from torch import Tensor
 
+from spd_bench.api import Anchors, Block, ComponentConfig, QueryState, Scene
 from spd_components.anchors import check_anchor_count
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 from pydantic import Field
-from spd_bench.api import Anchors, Block, ComponentConfig, QueryState, Scene
 
+from spd_bench.api import Anchors, Block, ComponentConfig, QueryState, Scene
 from spd_components.anchors import check_anchor_count
 
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
-from spd_bench.api import Block, ComponentConfig, Dims, QueryState, Scene
 from torch import nn
 
+from spd_bench.api import Block, ComponentConfig, Dims, QueryState, Scene
 from spd_components.layers import TokenAttentionLayer
 
 

@@ -160,11 +160,15 @@ class FrozenFeatures:
         if new:
             encoded = self.encoder(images_B3HW[new])
             fresh = {views[i]: _slice(encoded, j) for j, i in enumerate(new)}
-        parts = [fresh[view] if view in fresh else self._held[view] for view in views]
+        parts = [fresh[view] if view in fresh else self._use(view) for view in views]
         for view, features in fresh.items():
             self._hold(view, features)
         maps = [torch.cat([part.maps_BHWC[layer] for part in parts]) for layer in range(4)]
         return Features((maps[0], maps[1], maps[2], maps[3]))
+
+    def _use(self, view: View) -> Features:
+        self._held.move_to_end(view)
+        return self._held[view]
 
     def _hold(self, view: View, features: Features) -> None:
         size = sum(m.numel() * m.element_size() for m in features.maps_BHWC)
