@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from spd_baselines.alignment import Alignment, align_disparity
 from spd_baselines.bilinear_mlp import BilinearMLP
 from spd_baselines.constant import Constant
@@ -16,8 +18,6 @@ from spd_baselines.dav2_metric import DAv2Metric
 from spd_baselines.dpt_head import DPTHead, read_map
 from spd_baselines.dpt_trained import DPTTrained
 from spd_baselines.output import EPSILON, INITIAL_BIAS, calibrated_inverse_depth, depth_of
-from torch import Tensor, nn
-
 from spd_bench import compose
 from spd_bench.api import ComponentConfig, Encoder, Features, PointDepthModel
 from spd_bench.errors import ConfigError, DataError, StateError

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from spd_components.dav2_weights import VIT_S, ViTSize
-from spd_components.encoder_dav2 import VARIABLE, DAv2Small, backbone_config
-from spd_components.encoder_patch_descriptors import PatchDescriptors, dct_basis
 from torch import Tensor
 
 from spd_bench.errors import ConfigError, DataError
+from spd_components.dav2_weights import VIT_S, ViTSize
+from spd_components.encoder_dav2 import VARIABLE, DAv2Small, backbone_config
+from spd_components.encoder_patch_descriptors import PatchDescriptors, dct_basis
 
 TINY = ViTSize(dim=24, layers=4, heads=3, grid=5, taps=(1, 2, 3, 4))
 MLP = 4 * TINY.dim

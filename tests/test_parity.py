@@ -5,10 +5,11 @@ Wrong twins run through the same comparison and must fail it.
 
 import pytest
 import torch
+
 from spd_baselines.spd_v13_literal import SPDv13Literal
+from spd_bench import geometry
 from spd_bench.api import Dims, Encoder, Features, QueryState
 from spd_bench.compose import Composition
-from spd_bench import geometry
 from spd_components.b1_local_tokens import LocalTokens
 from spd_components.b2_local_cross_attention import LocalCrossAttention
 from spd_components.b3_global_cross_attention import GlobalCrossAttention
