@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from spd_bench import files
 from spd_bench.api import PointDepthModel
-from spd_bench.data.batches import FrozenFeatures, ScoredImage, ScoredImages, plain_view
+from spd_bench.data.batches import ScoredImage, ScoredImages
+from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import SpdError, StateError
 
 SEAL_BYTES = 512
@@ -65,7 +66,7 @@ def predict(
     prepare_s, decode_s = [], []
     for index in range(len(images)):
         image = images[index]
-        maps = features.of([plain_view(image.frame)], image.image_3HW[None].to(device))
+        maps = features.of([image.view], unit_range(image.image_3HW[None].to(device)))
         started = _now(device)
         scene = model.prepare(maps)
         prepared = _now(device)

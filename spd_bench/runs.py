@@ -22,8 +22,9 @@ import torch
 
 from spd_bench import files, score, train
 from spd_bench.api import PointDepthModel
-from spd_bench.data.batches import BatchPlan, FrozenFeatures, HeldFrames, ScoredImages
+from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.randomness import generator
+from spd_bench.data.views import FrozenFeatures, Views
 from spd_bench.errors import ConfigError, SpdError
 from spd_bench.evaluate import load as load_predictions
 from spd_bench.evaluate import predict
@@ -70,7 +71,8 @@ class Runner:
         self.experiment = experiment
         self.root = root
         self.device = device
-        self.data = HeldFrames(experiment.data)
+        about = experiment.suite.data
+        self.views = Views(experiment.data, image_size=about.image_size, augmentation=about.augment)
         self._features: dict[str, FrozenFeatures] = {}
 
     def folder(self, job: Job) -> Path:
@@ -195,11 +197,9 @@ class Runner:
         self._steps_per_epoch()
         suite = self.experiment.suite
         return BatchPlan(
-            data=self.data,
+            views=self.views,
             frames=self.experiment.data.frames("train"),
-            image_size=suite.data.image_size,
             sampler=self.experiment.sampler,
-            augmentation=suite.data.augment,
             batch_size=suite.train.batch_size,
             queries=suite.train.queries,
             seed=job.seed,
@@ -219,7 +219,7 @@ class Runner:
         chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), PRIOR_FRAMES)).round().astype(int))
         points = []
         for index in chosen:
-            depth_m_HW = self.data.read(frames[index]).depth_m_HW
+            depth_m_HW = self.experiment.data.read(frames[index]).depth_m_HW
             valid_m_N = depth_m_HW[depth_m_HW > 0]
             rng = generator("prior", frames[index].frame)
             points.append(rng.choice(valid_m_N, size=min(PRIOR_POINTS, len(valid_m_N)), replace=False))
@@ -229,9 +229,8 @@ class Runner:
 
     def _images(self, split: str, max_k: int, k1_draws: int) -> ScoredImages:
         return ScoredImages(
-            data=self.data,
+            views=self.views,
             frames=self.experiment.data.frames(split),
-            image_size=self.experiment.suite.data.image_size,
             protocol=self.experiment.protocol,
             max_k=max_k,
             k1_draws=k1_draws,

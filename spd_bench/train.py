@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from spd_bench import files
 from spd_bench.api import PointDepthModel
-from spd_bench.data.batches import Batch, BatchPlan, FrozenFeatures
+from spd_bench.data.batches import Batch, BatchPlan
 from spd_bench.data.randomness import torch_seed
+from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import SpdError, StateError
 from spd_bench.losses import LossParts
 
@@ -143,7 +144,7 @@ def _step(
     model.train()
     for group in optimiser.param_groups:
         group["lr"] = how.lr_at(step)
-    frozen = features.of(batch.views, batch.images_B3HW.to(device))
+    frozen = features.of(batch.views, unit_range(batch.images_B3HW.to(device)))
     torch.manual_seed(torch_seed("step", seed, step))
     with autocast(how.precision, device):
         depth_m_BK = model.decode(model.prepare(frozen), batch.xy_BK2.to(device))

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from spd_bench import files
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId, PointDepthModel
-from spd_bench.data.batches import FrozenFeatures, HeldFrames, ScoredImages
+from spd_bench.data.batches import ScoredImages
+from spd_bench.data.views import FrozenFeatures, Views
 from spd_bench.errors import ConfigError, StateError
 from spd_bench.evaluate import NotFinite, Predictions, load, predict, save
 from spd_bench.metrics import RMSE, AbsRel, Delta1, Metric, RMSEPooled, SILog
 from spd_bench.protocol import protocol
 from spd_bench.score import per_image, summarise
+from spd_bench.suite import Augment
 
 FULL = protocol("full_frame")
 METRICS: list[Metric] = [AbsRel(), RMSE(), RMSEPooled(), SILog(), Delta1()]
@@ -243,9 +245,8 @@ class Ramps(DepthDataset):
 def scored_images() -> ScoredImages:
     data = Ramps()
     return ScoredImages(
-        data=HeldFrames(data),
+        views=Views(data, image_size=(14, 14), augmentation=Augment(enabled=False)),
         frames=data.frames("test"),
-        image_size=(14, 14),
         protocol=FULL,
         max_k=9,
         k1_draws=4,

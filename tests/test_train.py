@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from spd_bench import registry, train
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId, PointDepthModel
 from spd_bench.compose import Part, build, build_encoder
-from spd_bench.data.batches import Batch, BatchPlan, FrozenFeatures, HeldFrames, View, plain_view
+from spd_bench.data.batches import Batch, BatchPlan
 from spd_bench.data.queries import Uniform
+from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import DataError, StateError
 from spd_bench.losses import HuberSilog, LossParts
 from spd_bench.suite import Augment
@@ -52,14 +53,18 @@ class Blobs(DepthDataset):
         return "blobs"
 
 
-def batch_plan(*, data: DepthDataset | None = None, augmented: bool = True, **changes: Any) -> BatchPlan:
+PLAIN = Augment(enabled=False)
+
+
+def batch_plan(
+    *, data: DepthDataset | None = None, augmentation: Augment | None = None, limit_bytes: int = 2**30, **changes: Any
+) -> BatchPlan:
     data = data or Blobs()
+    augmentation = augmentation or Augment()
     plan = BatchPlan(
-        data=HeldFrames(data),
+        views=Views(data, image_size=(56, 70), augmentation=augmentation, limit_bytes=limit_bytes),
         frames=data.frames("train"),
-        image_size=(56, 70),
         sampler=Uniform(Uniform.Config()),
-        augmentation=Augment(enabled=augmented),
         batch_size=2,
         queries=16,
         seed=0,
@@ -126,8 +131,8 @@ def test_an_epoch_takes_each_frame_at_most_once_and_leaves_out_the_rest() -> Non
 
 def test_truth_is_the_depth_at_the_queried_pixels() -> None:
     data = Blobs()
-    batch = batch_plan(data=data, augmented=False)[0]
-    assert all(view == plain_view(FrameId(view[0], "")) for view in batch.views)
+    batch = batch_plan(data=data, augmentation=PLAIN)[0]
+    assert all(view == Views.plain(FrameId(view.frame, "")) for view in batch.views)
     for i, view in enumerate(batch.views):
         depth_m_HW = data.read(FrameId(view[0], "")).depth_m_HW
         u, v = (batch.xy_BK2[i] * torch.tensor([48, 40])).floor().long().unbind(-1)
@@ -141,8 +146,8 @@ def test_augmented_views_come_again_after_their_number_and_queries_never() -> No
     endless, twice = (
         batch_plan(data=Blobs(1), batch_size=1, augmentation=Augment(views=views), queries=64) for views in (0, 2)
     )
-    assert [twice[step].views[0] for step in range(4)] == [("train-0", 0, v) for v in (0, 1, 0, 1)]
-    assert [endless[step].views[0] for step in range(4)] == [("train-0", 0, v) for v in range(4)]
+    assert [twice[step].views[0] for step in range(4)] == [View("train-0", 0, v, again=True) for v in (0, 1, 0, 1)]
+    assert [endless[step].views[0] for step in range(4)] == [View("train-0", 0, v, again=False) for v in range(4)]
     assert torch.equal(twice[0].images_B3HW, twice[2].images_B3HW)
     assert not torch.equal(twice[0].images_B3HW, twice[1].images_B3HW)
     assert not torch.equal(twice[0].xy_BK2, twice[2].xy_BK2)
@@ -177,7 +182,7 @@ ONE_VIEW = 4 * 384 * 4
 
 
 def views(*numbers: int) -> list[View]:
-    return [(f"frame-{n}", -1, -1) for n in numbers]
+    return [View(f"frame-{n}", -1, -1, again=True) for n in numbers]
 
 
 def marked(*numbers: int) -> Tensor:
@@ -202,7 +207,7 @@ def test_a_view_is_encoded_once() -> None:
 def test_views_of_one_frame_are_told_apart() -> None:
     features = FrozenFeatures(encoder := Marker())
     for seed, number in ((-1, -1), (0, 0), (0, 1), (1, 0)):
-        features.of([("a", seed, number)], marked(1))
+        features.of([View("a", seed, number, again=True)], marked(1))
     assert encoder.encoded == 4
 
 
@@ -210,7 +215,7 @@ def test_held_bytes_stay_below_the_limit() -> None:
     features = FrozenFeatures(encoder := Marker(), limit_bytes=2 * ONE_VIEW)
     for n in range(10):
         read(features, n)
-        assert features._bytes == len(features._held) * ONE_VIEW <= 2 * ONE_VIEW
+        assert features._held.currsize == len(features._held) * ONE_VIEW <= 2 * ONE_VIEW
     assert read(features, 8, 9) == [8, 9]
     assert encoder.encoded == 10  # the last two were held
     assert read(features, 0) == [0]
@@ -226,6 +231,21 @@ def test_the_least_recently_used_is_dropped() -> None:
     assert encoder.encoded == 3
     read(features, 2)
     assert encoder.encoded == 4
+
+
+def test_a_view_that_never_comes_again_is_not_held() -> None:
+    features = FrozenFeatures(encoder := Marker())
+    for _ in range(2):
+        features.of([View("a", 0, 0, again=False)], marked(1))
+    assert encoder.encoded == 2
+    assert not features._held
+
+
+def test_held_views_change_no_batch() -> None:
+    held, fresh = (batch_plan(augmentation=Augment(views=2), steps=12, limit_bytes=n) for n in (2**30, 0))
+    assert all(equal(held[step], fresh[step]) for step in (*range(12), 0, 1))
+    assert len(held.views._held) == 10  # 5 frames, 2 views
+    assert not fresh.views._held
 
 
 def test_a_batch_larger_than_the_limit_is_still_right() -> None:
@@ -686,7 +706,7 @@ def test_a_composition_learns_two_images_by_heart(tmp_path: Path) -> None:
     def losses(folder: str, lr: float) -> list[float]:
         values: list[float] = []
         recipe = how(steps=60, lr=lr, min_lr=lr / 10, validate_at=(60,))
-        plan = batch_plan(data=Blobs(2), augmented=False, steps=60, queries=32)
+        plan = batch_plan(data=Blobs(2), augmentation=PLAIN, steps=60, queries=32)
         run(tmp_path / folder, v13(), recipe=recipe, plan=plan, on_step=lambda step, value: values.append(value))
         return values
 
