@@ -1,0 +1,72 @@
+"""The checks, each in an environment of its own. `nox` runs `tests`; `nox -s wheel smoke` runs the others."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+WITHIN = ("--constraint", "constraints.txt")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything that a change must pass; arguments after -- go to pytest."""
+    session.install("--editable", ".[dev]", *WITHIN)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("lint-imports")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style alone, in seconds."""
+    session.install("ruff", *WITHIN)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The built wheel, in place of the checkout and away from it, has the same components and suites."""
+    session.install("--editable", ".[dev]", *WITHIN)
+    checkout = _components(session)
+    folder = _empty_folder(session)
+    session.run("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder))
+    (built,) = folder.glob("*.whl")
+    session.install("--force-reinstall", "--no-deps", str(built))
+    with session.chdir(folder):
+        if _components(session) != checkout:
+            session.error("the wheel and the checkout list different components")
+        session.run("spd-bench", "list", "--check", silent=True)
+        session.run("spd-bench", "plan", "smoke", "--runs", str(folder / "runs"))
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """suites/smoke.yaml from the command line to the table, twice: the second time there is nothing left to do."""
+    session.install("--editable", ".", *WITHIN)
+    runs = _empty_folder(session) / "runs"
+    for _ in range(2):
+        session.run("spd-bench", "run", "suites/smoke.yaml", "--runs", str(runs))
+    session.run("spd-bench", "compare", "smoke", "--runs", str(runs), "--format", "markdown")
+
+
+def _empty_folder(session: nox.Session) -> Path:
+    """nox keeps a session's folder from one time to the next."""
+    folder = Path(session.create_tmp())
+    shutil.rmtree(folder)
+    folder.mkdir()
+    return folder.resolve()
+
+
+def _components(session: nox.Session) -> list[dict[str, str]]:
+    listed = session.run("spd-bench", "list", "--json", silent=True)
+    components: list[dict[str, str]] = json.loads(str(listed))
+    return components
