@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from spd_bench.errors import ConfigError, did_you_mean
+
 CHAIN: tuple[str, ...] = ("neck", "b1", "b2", "b3", "routing", "b4", "b5", "depth_head")
 """Slots of the trainable chain, in the order of §2; the frozen encoder stands before them."""
 
@@ -280,6 +282,15 @@ class FrameId:
     scene: str
 
 
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+
+
+def check_split(split: str) -> None:
+    """ConfigError for a split that no data set has."""
+    if split not in SPLITS:
+        raise ConfigError(f'no split "{split}"', hint=did_you_mean(split, SPLITS))
+
+
 class DepthDataset(Component, ABC):
     """Slot `dataset`: RGB-D frames in three disjoint splits: train, val (model choice) and test (scored once).
 
@@ -301,7 +312,7 @@ class DepthDataset(Component, ABC):
 
     @abstractmethod
     def frames(self, split: str) -> Sequence[FrameId]:
-        """Frames of split "train", "val" or "test", in a fixed order."""
+        """Frames of split "train", "val" or "test", in a fixed order; ConfigError for another (`check_split`)."""
 
     @abstractmethod
     def read(self, frame: FrameId) -> Frame:

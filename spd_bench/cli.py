@@ -57,6 +57,8 @@ DataOption = Annotated[
 RootOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.", envvar="SPD_BENCH_RUNS")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 RUNS = Path("runs")
+INTERRUPTED = 130
+"""Exit code that Typer gives for Ctrl-C."""
 
 
 @app.command()
@@ -187,12 +189,10 @@ def main() -> None:
     except SpdError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("stopped; the same command goes on from here")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _say("stopped; the same command goes on from here")
+        raise
     except Exception as error:
         with tempfile.NamedTemporaryFile(
             "w", prefix="spd-bench-", suffix=".txt", delete=False, encoding="utf-8"

@@ -76,4 +76,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = close or [option for option in options if option.startswith(name)][:1]
     if close:
         return f'did you mean "{close[0]}"?'
-    return "known: " + ", ".join(options) if options else "none is registered"
+    return "known: " + ", ".join(options) if options else "there is none"

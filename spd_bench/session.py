@@ -167,7 +167,7 @@ def _title(chosen: plan.Chosen, experiment: plan.Experiment) -> str:
     lines.append(f"suite {suite.suite}, profile {suite.profile or '(none)'}: {experiment.data.describe()}")
     lines.append(f"protocol {experiment.protocol.caption()}")
     count = len(experiment.compositions)
-    lines.append(f"{count} compositions × {len(suite.seeds)} seeds = {len(experiment.jobs)} jobs")
+    lines.append(f"{count} compositions × {len(suite.seeds)} seed(s) = {len(experiment.jobs)} jobs")
     return "\n".join(lines)
 
 

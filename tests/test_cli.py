@@ -296,6 +296,5 @@ def test_ctrl_c_ends_with_130(interrupted: Done) -> None:
     assert "Traceback" not in interrupted.err
 
 
-@pytest.mark.xfail(strict=True, reason="typer turns Ctrl-C into a silent exit before cli.main sees it")
 def test_ctrl_c_says_how_to_go_on(interrupted: Done) -> None:
     assert interrupted.err == "stopped; the same command goes on from here\n"

@@ -1,33 +1,10 @@
 """The pyramid neck of §4."""
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from spd_bench.api import ComponentConfig, Dims, Features, Level, Neck, Pyramid
+from spd_bench.api import Features, Pyramid
+from spd_components.pyramid_levels import PyramidLevels
 
 
-class ProjectedLevel(nn.Module):
-    """1×1 convolution and LayerNorm over channels of one level; the resize between them is the caller's."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(channels_in, channels_out)
-        self.norm = nn.LayerNorm(channels_out)
-
-
-def upsample(map_BHWC: Tensor, factor: int) -> Tensor:
-    """Bilinear enlargement by a whole factor that keeps pixel centres (align_corners=False), channels last."""
-    size = (map_BHWC.shape[1] * factor, map_BHWC.shape[2] * factor)
-    resized = F.interpolate(map_BHWC.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
-    return resized.permute(0, 2, 3, 1)
-
-
-def pool2(map_BHWC: Tensor) -> Tensor:
-    """2×2 average pooling without padding: an odd last row or column is dropped (R-05), channels last."""
-    return F.avg_pool2d(map_BHWC.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-
-
-class PyramidNeck(Neck):
+class PyramidNeck(PyramidLevels):
     """Four feature maps to a pyramid by 1×1 convolution, bilinear resize and LayerNorm (§4, R-05, R-06).
 
     | level | source   | resize | 518×518 input  |
@@ -40,23 +17,6 @@ class PyramidNeck(Neck):
     The convolution runs before the resize: bilinear weights sum to one, so both orders give the same map.
     """
 
-    budget = {"": "Pyramid neck (§4)"}
-
-    class Config(ComponentConfig):
-        """No options."""
-
-    def __init__(self, config: Config, dims: Dims) -> None:
-        super().__init__(config, dims)
-        self.l1, self.l2, self.l3, self.l4 = (ProjectedLevel(dims.features, width) for width in dims.pyramid)
-
     def forward(self, features: Features) -> Pyramid:
         """Pyramid of a batch of images."""
-        shallow, low, high, deep = features.maps_BHWC
-        rows, columns = deep.shape[1:3]
-        covered = (columns // 2 * 2 / columns, rows // 2 * 2 / rows)
-        return Pyramid(
-            l1=Level(self.l1.norm(upsample(self.l1.proj(shallow), 4))),
-            l2=Level(self.l2.norm(upsample(self.l2.proj(low), 2))),
-            l3=Level(self.l3.norm(self.l3.proj(high))),
-            l4=Level(self.l4.norm(self.l4.proj(pool2(deep))), extent=covered),
-        )
+        return self.pyramid(*features.maps_BHWC)

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import Field
 
-from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId
+from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
 from spd_bench.data.images import read_frame
 from spd_bench.data.nyu_scenes import is_validation_scene, labelled_frames, scene_of_folder
 from spd_bench.data.randomness import key_digest
@@ -102,6 +102,7 @@ class NYUBTS(DepthDataset):
 
     def frames(self, split: str) -> Sequence[FrameId]:
         """Frames of one split, in the order of the lists."""
+        check_split(split)
         return [pair.id for pair in self._pairs[split]]
 
     def read(self, frame: FrameId) -> Frame:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId
+from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
 from spd_bench.data.images import check_indoor_depth
 from spd_bench.data.nyu_scenes import is_validation_scene, labelled_frames
 from spd_bench.data.randomness import key_digest
@@ -29,8 +29,7 @@ from spd_bench.errors import DataError
 MAT = "nyu_depth_v2_labeled.mat"
 SPLITS = "splits.mat"
 SOURCE = {
-    MAT: 'the "Labeled dataset" (2.8 GB) on the page NYU Depth Dataset V2, '
-    "cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
+    MAT: 'the "Labeled dataset" (2.8 GB) of NYU Depth Dataset V2 from its project page',
     SPLITS: "the train/test split (2.6 kB) at horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat",
 }
 LARGEST_SPLITS_BYTES = 64 * 1024
@@ -84,9 +83,10 @@ class NYUEigen(DepthDataset):
         root = Path(config.root)
         absent = [name for name in (config.mat, config.splits) if not (root / name).is_file()]
         sources = [SOURCE[MAT if name == config.mat else SPLITS] for name in absent]
-        return (
-            "; ".join(f"{root / name} is not there: get {s}" for name, s in zip(absent, sources, strict=True)) or None
-        )
+        if not absent:
+            return None
+        lacks = " and ".join(f"{name} ({source})" for name, source in zip(absent, sources, strict=True))
+        return f"{root} lacks {lacks}: put both files into one folder and set NYU_ROOT to it"
 
     @classmethod
     def recognise(cls, path: Any) -> bool:
@@ -95,6 +95,7 @@ class NYUEigen(DepthDataset):
 
     def frames(self, split: str) -> Sequence[FrameId]:
         """Frames of one split, by rising index."""
+        check_split(split)
         return self._frames[split]
 
     def read(self, frame: FrameId) -> Frame:

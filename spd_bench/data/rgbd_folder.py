@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId
+from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
 from spd_bench.data.images import read_frame
 from spd_bench.data.randomness import key_digest
 from spd_bench.data.rgbd_layouts import Layout, Pair, Recording, files_below, known_layout, recordings
@@ -90,6 +90,7 @@ class RGBDFolder(DepthDataset):
 
     def frames(self, split: str) -> Sequence[FrameId]:
         """Frames of one split: sequence by sequence, each in order."""
+        check_split(split)
         return self._frames[split]
 
     def read(self, frame: FrameId) -> Frame:

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId
+from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
 from spd_bench.data.rooms import cache
 from spd_bench.data.rooms.render import SPLITS, Options
-from spd_bench.errors import ConfigError, did_you_mean
+from spd_bench.errors import ConfigError
 
 
 class SyntheticRooms(DepthDataset):
@@ -68,8 +68,7 @@ class SyntheticRooms(DepthDataset):
 
         Raises ConfigError for an unknown split, DataError if the cache cannot be written.
         """
-        if split not in SPLITS:
-            raise ConfigError(f'no split "{split}"', where="synthetic_rooms", hint=did_you_mean(split, SPLITS))
+        check_split(split)
         self._make_ready(split)
         names = (
             (f"{split}-{s:04d}", f) for s in range(self._scenes[split]) for f in range(self.config.frames_per_scene)

@@ -1,0 +1,308 @@
+"""From a suite file to the table: what is trained, what is skipped, what goes on, and what a failure costs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from spd_bench import plan, session, train
+from spd_bench.cli import main
+from spd_bench.errors import BusyError, DataError
+from spd_bench.report.collect import collect
+from spd_bench.runs import Outcome, Runner
+
+SUITE = """
+suite: tiny
+base:
+  name: v13
+  encoder: patch_descriptors
+  neck: pyramid
+  b1: local_tokens
+  b2: local_cross_attention
+  b3: global_cross_attention
+  routing: {{use: topk_attention, r: 2}}
+  b4: deformable_read
+  b5: fused_cross_attention
+  depth_head: calibrated_inverse
+data:
+  dataset: {{use: rgbd_folder, root: {root}}}
+  image_size: [56, 56]
+  augment: {{enabled: false}}
+train: {{steps: 4, batch_size: 2, queries: 8, lr: 1e-3, precision: fp32, validations: 2}}
+eval: {{protocol: full_frame, k: [1, 8], k1_draws: 2}}
+seeds: [0]
+axes: {{leave_one_out: [b3]}}
+baselines: [constant]
+report: {{primary: {{metric: absrel, k: 8}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty RGB-D frames of 48×64: brightness falls with depth, which rises to the right."""
+    root = tmp_path_factory.mktemp("frames")
+    rng = np.random.default_rng(0)
+    for folder in ("rgb", "depth"):
+        (root / folder).mkdir()
+    for i in range(20):
+        depth_mm = np.tile(np.linspace(1000, 4000, 64), (48, 1)) * rng.uniform(0.7, 1.3)
+        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
+        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(root / "rgb" / f"{i:03d}.png")
+        Image.fromarray(depth_mm.astype(np.uint16)).save(root / "depth" / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture
+def suite(tmp_path: Path, frames: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SUITE.format(root=frames), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow has tests of its own; here it would only cost its start-up."""
+    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Every training step that is taken."""
+    steps: list[int] = []
+    original = train._step
+
+    def counted(*args: Any) -> dict[str, float]:
+        steps.append(args[6])
+        return original(*args)
+
+    monkeypatch.setattr(train, "_step", counted)
+    return steps
+
+
+def run(suite: Path, *sets: str) -> session.Finished:
+    root = suite.parent / "runs"
+    return session.run_suite(str(suite), profile=None, sets=sets, data=None, root=root, device="cpu")
+
+
+class Quiet:
+    def job(self, job: plan.Job) -> None: ...
+    def training(self, steps: int) -> None: ...
+    def step(self, step: int, loss: float) -> None: ...
+    def image(self, done: int, total: int) -> None: ...
+
+
+def outcome(suite: Path, root: Path, progress: Any = None) -> Outcome:
+    """What the base's only job comes to."""
+    experiment = plan.Experiment(plan.choose(suite, profile=None).suite)
+    return Runner(experiment, root, torch.device("cpu")).run(experiment.jobs[0], progress or Quiet())
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_a_suite_ends_in_a_table_that_its_folders_can_rebuild(suite: Path) -> None:
+    finished = run(suite)
+    assert finished.failed == 0
+    assert "STAND-INS: patch descriptors instead of DAv2-S" in finished.table
+    comparison = collect(suite.parent / "runs")
+    assert [row.name for row in comparison.rows] == ["v13", "no-b3", "constant"]
+    assert [row.trainable_parameters for row in comparison.rows] == [4_142_315, 3_105_131, 0]
+    assert comparison.images == 4  # the last 20 % of 20 frames
+    assert finished.report.read_text(encoding="utf-8").startswith("<!")
+    assert comparison.provenance["torch"] == torch.__version__.split("+")[0] or comparison.provenance["torch"]
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_what_is_done_is_not_done_again(suite: Path, trainings: list[int]) -> None:
+    first = run(suite)
+    assert trainings == [0, 1, 2, 3] * 2  # v13 and no-b3; a constant has no steps
+    second = run(suite)
+    assert len(trainings) == 8
+    assert second.table == first.table
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_another_k_is_scored_without_training_again(suite: Path, trainings: list[int]) -> None:
+    run(suite)
+    run(suite, "eval.k=[1, 8, 32]")
+    assert len(trainings) == 8
+    assert collect(suite.parent / "runs").ks == (1, 8, 32)
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_another_seed_trains_and_both_are_kept(suite: Path, trainings: list[int]) -> None:
+    run(suite)
+    run(suite, "seeds=[0, 1]")
+    assert len(trainings) == 16
+    assert collect(suite.parent / "runs").row("v13").seeds == (0, 1)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_numbers(suite: Path, tmp_path: Path, trainings: list[int]) -> None:
+    undisturbed = outcome(suite, tmp_path / "a")
+
+    class Impatient(Quiet):
+        def step(self, step: int, loss: float) -> None:
+            if step == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        outcome(suite, tmp_path / "b", Impatient())
+    trainings.clear()
+    resumed = outcome(suite, tmp_path / "b")
+    assert trainings == [2, 3]  # from the checkpoint of the first validation, at half the steps
+    assert resumed.scores is not None
+    assert undisturbed.scores is not None
+    assert resumed.scores["scores"] == undisturbed.scores["scores"]
+    assert (resumed.log or {})["rows"] == (undisturbed.log or {})["rows"]
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_a_composition_that_fails_fails_alone(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spd_components.skip import SkipB3
+
+    def broken(self: Any, state: Any, scene: Any) -> Any:
+        if state.xy_BK2.is_meta:
+            return state
+        raise RuntimeError("this block is broken")
+
+    monkeypatch.setattr(SkipB3, "forward", broken)
+    finished = run(suite)
+    assert finished.failed == 1
+    rows = {row.name: row for row in collect(suite.parent / "runs").rows}
+    assert "this block is broken" in str(rows["no-b3"].failure)
+    assert rows["v13"].failure is None
+    assert rows["constant"].failure is None
+    (told,) = (suite.parent / "runs").glob("trained/no-b3-*/failure.txt")
+    assert "Traceback" in told.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_predictions_that_are_not_finite_are_a_failure(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spd_baselines.constant import Constant
+
+    monkeypatch.setattr(Constant, "decode", lambda self, scene, xy_BK2: torch.full(xy_BK2.shape[:2], torch.nan))
+    assert run(suite, "axes=null").failed == 1
+    assert "not finite" in str(collect(suite.parent / "runs").row("constant").failure)
+
+
+def test_a_suite_that_runs_elsewhere_is_refused(suite: Path) -> None:
+    root = suite.parent / "runs"
+    root.mkdir()
+    with FileLock(root / ".tiny.lock"), pytest.raises(BusyError, match="another process"):
+        run(suite)
+
+
+def identity(suite: Path, *sets: str, index: int = 0) -> tuple[str, str]:
+    job = plan.Experiment(plan.choose(suite, profile=None, sets=sets).suite).jobs[index]
+    return job.train_id, job.eval_id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "train.lr=2e-3",
+        "train.steps=5",
+        "train.lambda_si=0.1",
+        "train.loss={use: huber_silog, huber_delta: 0.5}",
+        "data.image_size=[56, 70]",
+        "data.augment.enabled=true",
+        "data.query_sampler=edges",
+        "base.routing.r=3",
+        "base.b2.dropout=0.2",
+        "base.neck=last_layer",
+        "seeds=[1]",
+    ],
+)
+def test_what_training_depends_on_changes_its_identity(suite: Path, change: str) -> None:
+    assert identity(suite, change)[0] != identity(suite)[0]
+
+
+@pytest.mark.parametrize("change", ["eval.k=[8]", "eval.k1_draws=3", "eval.seed=1"])
+def test_what_only_evaluation_depends_on_changes_only_that_identity(suite: Path, change: str) -> None:
+    before, after = identity(suite), identity(suite, change, "report.primary.k=8")
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+
+
+@pytest.mark.parametrize("change", ["train.workers=1", "report.primary.k=1", "base.name=other"])
+def test_what_changes_no_number_changes_no_identity(suite: Path, change: str) -> None:
+    assert identity(suite, change) == identity(suite)
+
+
+def test_data_and_component_versions_are_part_of_the_identity(
+    suite: Path, tmp_path: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = identity(suite)
+    moved = tmp_path / "elsewhere"
+    moved.symlink_to(frames, target_is_directory=True)
+    assert identity(suite, f"data.dataset.root={moved}") == before  # the same frames at another place
+    assert identity(suite, "data.dataset.depth_scale=500")[0] != before[0]
+    from spd_components.b4_deformable_read import DeformableRead
+
+    monkeypatch.setattr(DeformableRead, "version", 2)
+    assert identity(suite)[0] != before[0]
+
+
+def test_without_data_and_weights_the_suite_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NYU_ROOT", raising=False)
+    monkeypatch.delenv("DAV2_WEIGHTS", raising=False)
+    chosen = plan.choose("v13_ablation", profile=None)
+    assert chosen.suite.profile == "smoke"
+    assert "nyu_depth_v2_labeled.mat" in chosen.why
+    assert "depth_anything_v2_vits" in chosen.why
+
+
+def test_an_asked_for_profile_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NYU_ROOT", raising=False)
+    monkeypatch.delenv("DAV2_WEIGHTS", raising=False)
+    with pytest.raises(DataError, match="NYU_ROOT") as caught:
+        plan.choose("v13_ablation", profile="full")
+    assert caught.value.exit_code == 3
+    assert "DAV2_WEIGHTS" in str(caught.value)
+
+
+def test_a_chain_that_reads_what_nothing_writes_is_placed(
+    suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = suite.read_text(encoding="utf-8").replace("b3: global_cross_attention", "b3: skip")
+    suite.write_text(text.replace("axes: {leave_one_out: [b3]}", ""), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["spd-bench", "plan", str(suite)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    line = next(i for i, row in enumerate(suite.read_text(encoding="utf-8").splitlines(), 1) if "routing:" in row)
+    assert f"tiny.yaml:{line}:" in told
+    assert "topk_attention" in told
+    assert "global_cross_attention" in told  # what would write it
+
+
+def test_plan_says_what_run_would_do_and_writes_nothing(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = suite.parent / "runs"
+    rows, title = session.plan_suite(str(suite), profile=None, sets=(), data=None, root=root)
+    assert [row["state"] for row in rows] == ["to train"] * 3
+    assert "3 compositions" in title
+    assert not root.exists()
+
+
+def test_a_damaged_record_is_one_clear_error(suite: Path, tmp_path: Path) -> None:
+    done = outcome(suite, tmp_path / "a")
+    (done.folder / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    for path in done.folder.glob("eval-*/scores.json"):
+        path.unlink()
+    again = outcome(suite, tmp_path / "a")
+    assert "checkpoint.pt" in again.failure
+    assert "Traceback" not in again.failure
+
+
+def test_run_records_hold_what_a_number_came_from(suite: Path, tmp_path: Path) -> None:
+    done = outcome(suite, tmp_path / "a")
+    record = json.loads((done.folder / "run.json").read_text(encoding="utf-8"))
+    assert len(record["identity"]["encoder"]["weights"]) == 64
+    assert len(record["identity"]["data"]["digest"]) == 64
+    assert record["identity"]["model"]["b4"] == {"use": "deformable_read", "version": 1, "options": {}}
+    assert record["parameters_by_slot"]["neck"] == 297_216
