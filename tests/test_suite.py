@@ -436,7 +436,7 @@ def test_grid_paths_may_be_nested_but_not_given_twice(write: Any) -> None:
 def test_wrong_plugin_variable_is_one_problem_not_one_per_name(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPD_BENCH_PLUGINS", "not-here")
     told = problems(write(SUITE))
-    assert told == ['SPD_BENCH_PLUGINS: no installed distribution "not-here" registers components; none is registered']
+    assert told == ['SPD_BENCH_PLUGINS: no installed distribution "not-here" registers components; there is none']
 
 
 # ------------------------------------------------------------------------------------------------- options
