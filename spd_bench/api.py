@@ -175,32 +175,12 @@ class Encoder(Component, nn.Module, ABC):
         return None
 
 
-class Neck(Component, nn.Module, ABC):
-    """Slot `neck` (§4): four feature maps → pyramid."""
+class Link(Component, nn.Module, ABC):
+    """What every trainable part of the chain declares.
 
-    slot = "neck"
-    reads: ClassVar[frozenset[str]] = frozenset({"features"})
-    writes: ClassVar[frozenset[str]] = frozenset({"pyramid"})
-    left_out: ClassVar[Mapping[str, str]] = {}
-    budget: ClassVar[Mapping[str, str]] = {}
-    no_gradient: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, config: Any, dims: Dims) -> None:
-        super().__init__()
-        self.config = config
-        self.dims = dims
-
-    @abstractmethod
-    def forward(self, features: Features) -> Pyramid:
-        """The pyramid of this batch of images."""
-
-
-class Block(Component, nn.Module, ABC):
-    """A block of the decoder: slots b1 to b5, routing and depth_head (§6).
-
-    reads, writes: fields of `QueryState` by name (h, tokens, attention, anchors, depth), besides xy and the
-    pyramid, which are always there. left_out: what a leave-one-out puts in place, as {slot: component}.
-    budget: parameter-name pattern → row of the paper's budget (§9); the longest match counts.
+    reads, writes: what it needs and what it adds, by name: features and pyramid, or fields of `QueryState` (h, tokens,
+    attention, anchors, depth; xy and the pyramid are always there). left_out: what a leave-one-out puts in place, as
+    {slot: component}. budget: parameter-name pattern → row of the paper's budget (§9); the longest match counts.
     no_gradient: patterns of parameters whose exact gradient is zero, so that none is computed.
     """
 
@@ -214,6 +194,22 @@ class Block(Component, nn.Module, ABC):
         super().__init__()
         self.config = config
         self.dims = dims
+
+
+class Neck(Link):
+    """Slot `neck` (§4): four feature maps → pyramid."""
+
+    slot = "neck"
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
+    writes: ClassVar[frozenset[str]] = frozenset({"pyramid"})
+
+    @abstractmethod
+    def forward(self, features: Features) -> Pyramid:
+        """The pyramid of this batch of images."""
+
+
+class Block(Link):
+    """A block of the decoder: slots b1 to b5, routing and depth_head (§6)."""
 
     def prepare(self, pyramid: Pyramid) -> Any:
         """What this block can compute once per image (§5); stored as `scene.prepared[slot]`."""

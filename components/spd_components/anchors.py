@@ -1,10 +1,18 @@
 """What every routing rule shares: the sites of L4 and how many of them there are."""
 
+from pydantic import Field
 from torch import Tensor
 
-from spd_bench.api import Level
+from spd_bench.api import ComponentConfig, Level
 from spd_bench.errors import ConfigError
 from spd_bench.geometry import cell_centres
+
+
+class AnchorConfig(ComponentConfig):
+    """Options of every routing rule."""
+
+    r: int = Field(default=32, ge=1)
+    """Number of anchors R."""
 
 
 def site_centres(l4: Level, *, like: Tensor) -> Tensor:

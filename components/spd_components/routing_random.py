@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from spd_bench.api import Anchors, Block, ComponentConfig, QueryState, Scene
-from spd_components.anchors import check_anchor_count
+from spd_bench.api import Anchors, Block, QueryState, Scene
+from spd_components.anchors import AnchorConfig, check_anchor_count
 
 
 def scramble(x: Tensor) -> Tensor:
@@ -34,12 +34,10 @@ class Random(Block):
     reads = frozenset()
     writes = frozenset({"anchors"})
 
-    class Config(ComponentConfig):
+    class Config(AnchorConfig):
         """Options of routing."""
 
-        r: int = Field(default=32, ge=1)
-        """Number of anchors R."""
-        seed: int = Field(default=0, ge=0)
+        seed: int = Field(default=0, ge=0, lt=2**31)
         """Another seed draws other anchors."""
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
@@ -48,6 +46,7 @@ class Random(Block):
         check_anchor_count(self.config.r, l4)
         x_BK, y_BK = (state.xy_BK2.double() * 2**24).long().unbind(-1)
         site_S = torch.arange(l4.height * l4.width, device=x_BK.device)
-        key_BK = scramble(scramble(x_BK + self.config.seed * 1_000_003) + y_BK)
+        seeded_BK = scramble(torch.full_like(x_BK, self.config.seed))
+        key_BK = scramble(scramble(seeded_BK + x_BK) + y_BK)
         order_BKS = scramble(key_BK[..., None] + site_S * 2**32).argsort(dim=-1, stable=True)
         return replace(state, anchors=Anchors(order_BKS[..., : self.config.r]))

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import torch
-from pydantic import Field
 
-from spd_bench.api import Anchors, Block, ComponentConfig, QueryState, Scene
-from spd_components.anchors import check_anchor_count
+from spd_bench.api import Anchors, Block, QueryState, Scene
+from spd_components.anchors import AnchorConfig, check_anchor_count
 
 
 class UniformGrid(Block):
@@ -19,11 +18,8 @@ class UniformGrid(Block):
     reads = frozenset()
     writes = frozenset({"anchors"})
 
-    class Config(ComponentConfig):
+    class Config(AnchorConfig):
         """Options of routing."""
-
-        r: int = Field(default=32, ge=1)
-        """Number of anchors R."""
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Writes the anchors."""
