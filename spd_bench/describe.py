@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from spd_bench import registry
-from spd_bench.errors import ConfigError, did_you_mean
+from spd_bench.errors import ConfigError, SpdError, did_you_mean
 
 PAPER_BUDGET = {
     "Pyramid neck (§4)": "~298K",
@@ -44,9 +44,26 @@ def _describe(entry: registry.Entry) -> str:
             lines.append(f"{what}: {', '.join(sorted(getattr(component, what))) or 'nothing'}")
     if getattr(component, "left_out", None):
         lines.append("left out: " + ", ".join(f"{slot} → {use}" for slot, use in component.left_out.items()))
+    lines.append(f"trainable parameters: {_parameters(component)}")
     lines.append("options:")
     lines += list(_options(component.Config)) or ["  none"]
     return "\n".join(lines)
+
+
+def _parameters(component: Any) -> str:
+    """Count with default options, on an encoder of ViT-S width."""
+    from spd_bench.api import Dims, Encoder, Link, PointDepthModel
+
+    try:
+        if issubclass(component, Link):
+            parts: Any = component(component.Config(), Dims())
+            return f"{sum(p.numel() for p in parts.parameters()):,}"
+        if issubclass(component, PointDepthModel):
+            nowhere = type("Nowhere", (Encoder,), {"forward": None, "digest": None})()
+            return f"{sum(p.numel() for _, p in component(component.Config(), nowhere).trainable()):,}"
+    except SpdError as error:
+        return f"not counted here ({error.message})"
+    return "none, frozen" if issubclass(component, Encoder) else "none"
 
 
 def _options(config: Any) -> Iterator[str]:

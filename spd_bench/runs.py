@@ -169,7 +169,8 @@ class Runner:
 
     def _optimisation(self) -> train.Optimisation:
         recipe = self.experiment.suite.train
-        steps = recipe.steps or recipe.epochs * self._steps_per_epoch()  # type: ignore[operator]
+        epoch = self._steps_per_epoch()
+        steps = recipe.steps or recipe.epochs * epoch  # type: ignore[operator]
         marks = {round(steps * (i + 1) / recipe.validations) for i in range(recipe.validations)}
         return train.Optimisation(
             steps=steps,
@@ -181,6 +182,7 @@ class Runner:
             lambda_si=recipe.lambda_si,
             precision=recipe.precision,
             validate_at=tuple(sorted(marks | {steps})),
+            log_at=tuple(range(epoch, steps, epoch)),
         )
 
     def _steps_per_epoch(self) -> int:
@@ -273,9 +275,15 @@ class Runner:
 
 
 def record_suite(
-    root: Path, experiment: Experiment, outcomes: Sequence[Outcome], *, why: str, provenance: Mapping[str, str]
+    root: Path,
+    experiment: Experiment,
+    outcomes: Sequence[Outcome],
+    *,
+    why: str,
+    provenance: Mapping[str, str],
+    tracked: Mapping[str, str | None],
 ) -> Path:
-    """Writes which folders the suite's latest table is made of."""
+    """Writes which folders the suite's latest table is made of, and under which MLflow run it is tracked."""
     suite = experiment.suite
     rows = [
         {
@@ -305,6 +313,7 @@ def record_suite(
             "protocol": experiment.protocol.caption(),
             "stand_ins": experiment.stand_ins(experiment.compositions[0]),
             "provenance": provenance,
+            "tracked": tracked,
             "rows": rows,
         },
     )

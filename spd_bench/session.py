@@ -19,13 +19,14 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from spd_bench import files, plan
-from spd_bench.errors import BusyError, ConfigError, DataError
+from spd_bench.errors import BusyError, ConfigError, DataError, SpdError
 from spd_bench.plan import Job
-from spd_bench.report.collect import collect, curves
+from spd_bench.report.collect import collect, curves, record
 from spd_bench.report.comparison import Comparison
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
 from spd_bench.runs import Outcome, Runner, record_suite
+from spd_bench.suite import Suite
 from spd_bench.tracking import Tracker
 
 log = logging.getLogger("spd_bench")
@@ -94,7 +95,7 @@ def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console
         chosen.suite.suite,
         params={"profile": chosen.suite.profile or "(none)", "dataset": experiment.data.describe()},
         tags=source | {"stand_ins": "; ".join(experiment.stand_ins(experiment.compositions[0]))},
-        resume_id=None,
+        resume_id=_tracked_before(root, chosen.suite, tracker.store),
     )
     outcomes: list[Outcome] = []
     ended = False
@@ -105,12 +106,11 @@ def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console
                 outcomes.append(outcome)
                 display.done(outcome, experiment.suite.report.primary)
                 _track(tracker, parent, outcome)
-        record_suite(root, experiment, outcomes, why=chosen.why, provenance=source)
+        tracked = {tracker.store: parent}
+        record_suite(root, experiment, outcomes, why=chosen.why, provenance=source, tracked=tracked)
         comparison = collect(root, chosen.suite.suite)
         report = _report(root, chosen.suite, comparison)
-        tracker.log_files(parent, [report])
-        tracker.log_text(parent, render(comparison, format="markdown"), "tables.md")
-        tracker.log_text(parent, files.canonical(chosen.suite.dump()), "suite.json")
+        tracker.log_files(parent, sorted(report.parent.glob(f"{chosen.suite.suite}.*")))
         ended = True
     finally:
         tracker.close(parent, "FINISHED" if ended else "KILLED")
@@ -118,19 +118,36 @@ def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console
     return Finished(render(comparison, format="terminal"), report, tracker.store, failed)
 
 
-def _report(root: Path, suite: Any, comparison: Comparison) -> Path:
-    path = root / "reports" / f"{suite.suite}.html"
+def _tracked_before(root: Path, suite: Suite, store: str) -> str | None:
+    """The MLflow run of this very suite, if its last run is in the same store."""
+    try:
+        last = record(root, suite.suite)
+    except SpdError:
+        return None
+    same = last["suite"] == suite.dump() and last["profile"] == suite.profile
+    return last["tracked"].get(store) if same else None
+
+
+def _report(root: Path, suite: Suite, comparison: Comparison) -> Path:
+    """Writes the page, the tables as Markdown, CSV and JSON, and the resolved configuration."""
+    stem = root / "reports" / suite.suite
     resolved = json.dumps(suite.dump(), indent=1, ensure_ascii=False)
-    files.write_text(path, html_report(comparison, curves(root, suite.suite), configuration=resolved))
-    return path
+    files.write_text(stem.with_suffix(".suite.json"), resolved + "\n")
+    for suffix, form in ((".md", "markdown"), (".csv", "csv"), (".json", "json")):
+        files.write_text(stem.with_suffix(suffix), render(comparison, format=form) + "\n")
+    page = stem.with_suffix(".html")
+    files.write_text(page, html_report(comparison, curves(root, suite.suite), configuration=resolved))
+    return page
 
 
 def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
-    """One child run per composition and seed, logged once; its id lies in the run's folder."""
+    """One child run per composition and seed below each suite run, logged once; its id lies in the run's folder."""
+    if parent is None:
+        return
     mark = outcome.folder / "mlflow.json"
-    job = outcome.job
-    known = files.read_json(mark).get(tracker.store) if mark.exists() else None
-    if known is not None and outcome.reused:
+    job, key = outcome.job, f"{tracker.store} {parent}"
+    known = files.read_json(mark) if mark.exists() else {}
+    if outcome.reused and key in known:
         return
     run_id = tracker.open_run(
         job.name,
@@ -142,16 +159,15 @@ def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
             "identity": job.train_id,
         },
         tags={"kind": job.composition.kind, "axis": job.composition.axis, "failure": outcome.failure},
-        resume_id=known,
+        resume_id=known.get(key),
     )
     if outcome.scores is not None and outcome.log is not None:
         tracker.log_series(run_id, [(int(step), values) for step, values in outcome.log["rows"]])
-        cells = ((*key.rpartition("@"), value) for key, value in outcome.scores["scores"].items())
-        final = {f"test/K{k}/{name}": value for name, _, k, value in cells}
-        tracker.log_series(run_id, [(0, final)])
+        cells = ((*name.rpartition("@"), value) for name, value in outcome.scores["scores"].items())
+        tracker.log_series(run_id, [(0, {f"test/K{k}/{name}": value for name, _, k, value in cells})])
         tracker.log_files(run_id, [outcome.folder / "run.json"])
     if run_id is not None:
-        files.write_json(mark, {tracker.store: run_id})
+        files.write_json(mark, known | {key: run_id})
     tracker.close(run_id, "FAILED" if outcome.failure else "FINISHED")
 
 

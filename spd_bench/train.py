@@ -49,6 +49,8 @@ class Optimisation:
     precision: str
     validate_at: tuple[int, ...]
     """Steps after which the model is validated and saved; the last step is always one."""
+    log_at: tuple[int, ...] = ()
+    """Further steps after which the means since the last row are logged: the ends of epochs."""
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0 … steps − 1."""
@@ -58,7 +60,7 @@ class Optimisation:
 
 @dataclass
 class TrainingLog:
-    """What training reports: one row of values per validation, and the sums since the last one."""
+    """What training reports: a row of values per epoch and per validation, and the sums since the last one."""
 
     rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
@@ -120,8 +122,8 @@ def train(
         log.add(values)
         on_step(step + 1, values["loss"])
         validating = step + 1 in how.validate_at
-        if validating:
-            log.close_row(step + 1, {"lr": how.lr_at(step)} | validate(model))
+        if validating or step + 1 in how.log_at:
+            log.close_row(step + 1, {"lr": how.lr_at(step)} | (validate(model) if validating else {}))
         if validating or time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
             saved_at = time.monotonic()
             log.seconds += saved_at - clock
