@@ -125,7 +125,7 @@ def _tracked_before(root: Path, suite: Suite, store: str) -> str | None:
     except SpdError:
         return None
     same = last["suite"] == suite.dump() and last["profile"] == suite.profile
-    return last["tracked"].get(store) if same else None
+    return last.get("tracked", {}).get(store) if same else None
 
 
 def _report(root: Path, suite: Suite, comparison: Comparison) -> Path:

@@ -105,7 +105,7 @@ def test_script_refuses_without_a_traceback() -> None:
 def test_script_explains_what_data_is_missing_and_exits_with_3() -> None:
     file = suite("suite: mine\nextends: v13_ablation\nfallback: null\nprofiles:\n  full: {seeds: [0]}\n")
     done = script("run", file, "--profile", "full")
-    assert_refused(done, 3, "--profile full", "nyu_depth_v2_labeled.mat is not there", "DAV2_WEIGHTS=")
+    assert_refused(done, 3, "--profile full", "nyu_depth_v2_labeled.mat", "DAV2_WEIGHTS=")
     assert not Path("runs").exists()
 
 
