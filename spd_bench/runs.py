@@ -7,12 +7,13 @@
     eval-<id>/
         predictions.h5  every scored point: the record
         scores.json     the numbers; its presence says that the evaluation is finished
-<root>/suites/<suite>.json   the latest run of each suite: which folders its table is made of
+<root>/checked/<id>.json    data whose every frame has been read once
+    <root>/suites/<suite>.json   the latest run of each suite: which folders its table is made of
 """
 
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,9 +24,10 @@ import torch
 from spd_bench import files, score, train
 from spd_bench.api import PointDepthModel
 from spd_bench.data.batches import BatchPlan, ScoredImages
+from spd_bench.data.preflight import check_frames
 from spd_bench.data.randomness import generator
 from spd_bench.data.views import FrozenFeatures, Views
-from spd_bench.errors import ConfigError, SpdError
+from spd_bench.errors import ConfigError, DataError, SpdError
 from spd_bench.evaluate import load as load_predictions
 from spd_bench.evaluate import predict
 from spd_bench.evaluate import save as save_predictions
@@ -86,6 +88,19 @@ class Runner:
         """Whether nothing is left to do."""
         return (self._eval_folder(job) / "scores.json").exists()
 
+    def check_data(self, on_frame: Callable[[int, int], None]) -> None:
+        """Reads every frame once before the first job, unless that was done for this data and these demands.
+
+        Raises DataError listing the frames that cannot be used.
+        """
+        experiment, suite = self.experiment, self.experiment.suite
+        demands = {"queries": suite.train.queries, "max_k": max(*suite.eval.k, VALIDATION_QUERIES)}
+        seen = files.sha256([experiment.data.digest(), experiment.protocol.identity(), demands])
+        mark = self.root / "checked" / f"{seen[:16]}.json"
+        if not mark.exists():
+            check_frames(experiment.data, experiment.protocol, **demands, on_frame=on_frame)
+            files.write_json(mark, {"dataset": experiment.data.describe(), **demands})
+
     def state(self, job: Job) -> str:
         """What `run` would do: nothing, evaluate, go on, or train."""
         folder = self.folder(job)
@@ -107,8 +122,8 @@ class Runner:
         try:
             model = self._trained(job, folder, progress)
             self._evaluate(job, model, progress)
-        except KeyboardInterrupt:
-            raise
+        except DataError:
+            raise  # every other composition would meet the same frame
         except SpdError as error:
             return Outcome(job, folder, None, None, failure=str(error).splitlines()[0])
         except Exception as error:  # a component's own bug must not stop the other compositions

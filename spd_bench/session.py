@@ -89,6 +89,8 @@ def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console
     experiment = plan.Experiment(chosen.suite)
     console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
     runner = Runner(experiment, root, device)
+    with Display(console, 0) as display:
+        runner.check_data(display.frame)
     tracker = Tracker(root)
     source = _provenance(device)
     parent = tracker.open_suite(
@@ -275,6 +277,10 @@ class Display:
     def image(self, done: int, total: int) -> None:
         """A test image is predicted."""
         self.bar.update(self.task, completed=done, total=total, description=f"{self.label}: scoring")
+
+    def frame(self, done: int, total: int) -> None:
+        """A frame has been checked."""
+        self.bar.update(self.task, completed=done, total=total, description="checking frames")
 
     def done(self, outcome: Outcome, primary: Any) -> None:
         """One line about a finished job."""

@@ -1,6 +1,7 @@
 """From a suite file to the table: what is trained, what is skipped, what goes on, and what a failure costs."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -306,3 +307,52 @@ def test_run_records_hold_what_a_number_came_from(suite: Path, tmp_path: Path) -
     assert len(record["identity"]["data"]["digest"]) == 64
     assert record["identity"]["model"]["b4"] == {"use": "deformable_read", "version": 1, "options": {}}
     assert record["parameters_by_slot"]["neck"] == 297_216
+
+
+@pytest.fixture
+def own_frames(frames: Path, tmp_path: Path) -> Path:
+    """A copy of the frames that a test may damage."""
+    return Path(shutil.copytree(frames, tmp_path / "own"))
+
+
+def complaint(suite: Path, own: Path) -> DataError:
+    with pytest.raises(DataError) as caught:
+        run(suite, f"data.dataset.root={own}")
+    assert not (suite.parent / "runs" / "trained").exists()  # nothing was trained
+    assert caught.value.exit_code == 3
+    return caught.value
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_corrupt_images_are_all_named_before_anything_is_trained(suite: Path, own_frames: Path) -> None:
+    for number, folder in (("003", "rgb"), ("017", "depth")):
+        path = own_frames / folder / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:70])
+    told = str(complaint(suite, own_frames))
+    assert "2 of 20 frames cannot be used" in told
+    assert "003.png" in told
+    assert "017.png" in told
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_depth_in_the_wrong_unit_is_refused_before_anything_is_trained(suite: Path, own_frames: Path) -> None:
+    for path in (own_frames / "depth").iterdir():
+        Image.fromarray((np.asarray(Image.open(path)) / 10).astype(np.uint16)).save(path)  # centimetres
+    assert "depth_scale" in str(complaint(suite, own_frames))
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_too_few_valid_pixels_are_refused_before_anything_is_trained(suite: Path, own_frames: Path) -> None:
+    depth = np.zeros((48, 64), np.uint16)
+    depth[:2] = 2000  # 128 pixels; validation scores 256
+    Image.fromarray(depth).save(own_frames / "depth" / "019.png")
+    told = str(complaint(suite, own_frames))
+    assert "019" in told
+    assert "128 valid pixels" in told
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_data_is_checked_once(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(suite)
+    monkeypatch.setattr("spd_bench.runs.check_frames", lambda *args, **kw: pytest.fail("checked again"))
+    run(suite)
