@@ -208,7 +208,6 @@ class Evaluation(_Part):
     k1_draws: Count = 32
     """Draws of a single point per image at K = 1 (R-26)."""
     seed: Annotated[int, Field(ge=0)] = 0
-    batch_size: Count = 8
 
 
 class Axes(_Part):
