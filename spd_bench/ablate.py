@@ -109,7 +109,7 @@ def _left_out(suite: Suite) -> Iterator[_Wish]:
 def _swapped(suite: Suite) -> Iterator[_Wish]:
     for slot, choices in suite.axes.swap.items():
         for index, choice in enumerate(choices):
-            name = "-".join([slot, choice.use, *(f"{key}-{_text(value)}" for key, value in choice.options.items())])
+            name = _with_options(f"{slot}-{choice.use}", choice)
             yield _Wish(("axes", "swap", slot, index), name, name, {slot: choice})
 
 
@@ -182,11 +182,16 @@ def _ablation(suite: Suite, base: Composition, wish: _Wish) -> Composition:
 
 def _baseline(suite: Suite, base: Composition, index: int, choice: Choice) -> Composition:
     keys = ("baselines", index)
+    config = check_options(choice, "baseline", suite=suite, keys=keys)
+    ask = getattr(load_component(choice, "baseline", suite=suite, keys=keys), "own_encoder", lambda config: None)
+    own = ask(config)
+    encoder = _filled(suite, "encoder", Choice.read(own), keys) if own is not None else base.slots["encoder"]
+    alike = [other for other in suite.baselines if other.use == choice.use]
     return Composition(
-        name=choice.use,
+        name=choice.use if len(alike) == 1 else _with_options(choice.use, choice),
         kind="baseline",
         difference=f"baseline: {choice.use}{_given(choice)}",
-        slots={"encoder": base.slots["encoder"]},
+        slots={"encoder": encoder},
         baseline=_filled(suite, "baseline", choice, keys),
         where=suite.place(*keys),
         places={"encoder": base.places["encoder"], "baseline": suite.place(*keys)},
@@ -216,6 +221,10 @@ def _difference(base: Mapping[str, Choice], slots: Mapping[str, Choice], asked: 
         changed = [key for key, value in new.options.items() if old.options[key] != value]
         parts += [f"{slot}.{key}: {_text(old.options[key])} → {_text(new.options[key])}" for key in changed]
     return ", ".join(parts)
+
+
+def _with_options(name: str, choice: Choice) -> str:
+    return "-".join([name, *(f"{key}-{_text(value)}" for key, value in choice.options.items())])
 
 
 def _given(choice: Choice) -> str:

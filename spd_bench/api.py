@@ -174,6 +174,14 @@ class Encoder(Component, nn.Module, ABC):
         """What is missing to build it with this config and how to get it; None if nothing is."""
         return None
 
+    @classmethod
+    def describe_weights(cls, path: Any) -> Mapping[str, str] | None:
+        """What a file or folder of weights is, as {what: finding}; None if it is not of this encoder's family.
+
+        Raises DataError, saying what was expected and found, for a damaged file of the family.
+        """
+        return None
+
 
 class Link(Component, nn.Module, ABC):
     """What every trainable part of the chain declares.
@@ -219,6 +227,14 @@ class Block(Link):
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """The next state of every query. Queries never see each other."""
 
+    def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
+        """What is worth watching in training, from the state that this block was given: {name: value}.
+
+        Logged once per epoch as `diagnose/<slot>/<name>`, in evaluation mode on a few validation images. Attention
+        and anchors in the state are watched for every block that writes them (`spd_bench.diagnose`).
+        """
+        return {}
+
 
 class PointDepthModel(Component, nn.Module, ABC):
     """The one interface that the harness trains, scores and times; compositions and baselines implement it.
@@ -230,10 +246,18 @@ class PointDepthModel(Component, nn.Module, ABC):
     slot = "baseline"
     points_are_independent: ClassVar[bool] = True
     trained: ClassVar[bool] = True
-    gt_aligned: ClassVar[bool] = False
+    gt_aligned: bool = False
     """True where ground truth of the scored image enters the prediction (R-27): such rows get their own table."""
 
     encoder: Encoder
+
+    @classmethod
+    def own_encoder(cls, config: Any) -> Mapping[str, Any] | None:
+        """Encoder that a baseline with this config needs, as in a suite: {use: name, option: value}.
+
+        None: the suite's own, which is what makes a comparison fair wherever it is possible.
+        """
+        return None
 
     def encode(self, image_B3HW: Tensor) -> Features:
         """Frozen features (T_encode), the same for every model on this encoder."""
@@ -290,11 +314,14 @@ def check_split(split: str) -> None:
 class DepthDataset(Component, ABC):
     """Slot `dataset`: RGB-D frames in three disjoint splits: train, val (model choice) and test (scored once).
 
+    A layout that comes with test frames alone has the other two splits empty; a suite takes it as `data.test`.
     Construct with a validated config; the constructor finds the files and checks them. It raises
     `spd_bench.errors.DataError` with place and mend for anything missing, corrupt or in the wrong unit.
     """
 
     slot = "dataset"
+    truth: str = "raw"
+    """raw: what a sensor saw, holes unknown; filled: holes in-painted; rendered: exact. Protocols ask for it (R-24)."""
 
     @classmethod
     def missing(cls, config: Any) -> str | None:

@@ -14,6 +14,7 @@ from spd_bench import compose, files, registry
 from spd_bench.ablate import Composition, compositions
 from spd_bench.api import Component, DepthDataset, Encoder, PointDepthModel
 from spd_bench.compose import Part
+from spd_bench.data.elsewhere import TestElsewhere
 from spd_bench.errors import DataError, SpdError
 from spd_bench.metrics import Metric
 from spd_bench.protocol import Protocol, protocol
@@ -26,13 +27,17 @@ FORMAT = 1
 def missing(suite: Suite) -> list[str]:
     """What this machine lacks for a suite, one line each with how to get it; empty if nothing."""
     wanted = [("dataset", suite.data.dataset), ("encoder", suite.base.encoder)]
+    wanted += [("dataset", suite.data.test)] if suite.data.test is not None else []
     wanted += [("baseline", choice) for choice in suite.baselines]
     found = []
     for slot, choice in wanted:
-        ask = getattr(registry.load(slot, choice.use), "missing", None)
-        lack = ask(check_options(choice, slot)) if ask is not None else None
-        if lack and lack not in found:
-            found.append(lack)
+        component, config = registry.load(slot, choice.use), check_options(choice, slot)
+        lacks = [component.missing(config)] if hasattr(component, "missing") else []
+        own = component.own_encoder(config) if hasattr(component, "own_encoder") else None
+        if own is not None:
+            encoder = Choice.read(own)
+            lacks.append(registry.load("encoder", encoder.use).missing(check_options(encoder, "encoder")))
+        found += [lack for lack in lacks if lack and lack not in found]
     return found
 
 
@@ -102,9 +107,10 @@ class Experiment:
         self.compositions = compositions(suite)
         self.protocol: Protocol = protocol(suite.eval.protocol, where=suite.place("eval", "protocol"))
         self.metrics: list[Metric] = [registry.load("metric", name)() for name in sorted(registry.names("metric"))]
-        self.encoder: Encoder = compose.build_encoder(self._part("encoder", suite.base.encoder, "base", "encoder"))
+        self._encoders: dict[str, Encoder] = {}
+        self._gt_aligned: set[str] = set()
         self._check_models()
-        self.data: DepthDataset = self._component("dataset", suite.data.dataset, "data", "dataset")
+        self.data = self._open_data()
         self.sampler = self._component("query_sampler", suite.data.query_sampler, "data", "query_sampler")
         self.loss = self._component("loss", suite.train.loss, "train", "loss")
         self.jobs = [self._job(composition, seed) for composition in self.compositions for seed in suite.seeds]
@@ -131,19 +137,28 @@ class Experiment:
         return compose.build(parts, encoder, seed=seed)
 
     def encoder_of(self, composition: Composition) -> Encoder:
-        """The encoder of a composition: the suite's own, shared, unless an axis swaps it."""
+        """The encoder of a composition, built once and shared by all that name the same."""
         choice = composition.slots["encoder"]
-        base = self.compositions[0].slots["encoder"]
-        return (
-            self.encoder
-            if choice == base
-            else compose.build_encoder(Part(choice.use, check_options(choice, "encoder"), composition.where))
-        )
+        key = files.sha256(choice.plain())
+        if key not in self._encoders:
+            place = composition.places.get("encoder")
+            self._encoders[key] = compose.build_encoder(Part(choice.use, check_options(choice, "encoder"), place))
+        return self._encoders[key]
+
+    def _open_data(self) -> DepthDataset:
+        """The data set; with another one's test split where the suite says so."""
+        about = self.suite.data
+        data: DepthDataset = self._component("dataset", about.dataset, "data", "dataset")
+        if about.test is None:
+            return data
+        return TestElsewhere(data, self._component("dataset", about.test, "data", "test"))
 
     def _check_models(self) -> None:
         for composition in self.compositions:
             try:
                 model = self.model(composition, seed=0)
+                if model.gt_aligned:
+                    self._gt_aligned.add(composition.name)
                 compose.check(model, name=composition.name, image_size=self.suite.data.image_size)
             except SpdError as error:
                 raise error.at(composition.where or self.suite.suite) from None
@@ -157,9 +172,7 @@ class Experiment:
 
     def is_gt_aligned(self, composition: Composition) -> bool:
         """Whether ground truth of the scored image enters a composition's predictions (R-27)."""
-        if composition.baseline is None:
-            return False
-        return bool(registry.load("baseline", composition.baseline.use).gt_aligned)
+        return composition.name in self._gt_aligned
 
     def _job(self, composition: Composition, seed: int) -> Job:
         suite = self.suite

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from spd_bench import files, score, train
-from spd_bench.api import PointDepthModel
+from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.preflight import check_frames
 from spd_bench.data.randomness import generator
@@ -75,7 +75,7 @@ class Runner:
         self.device = device
         about = experiment.suite.data
         self.views = Views(experiment.data, image_size=about.image_size, augmentation=about.augment)
-        self._features: dict[str, FrozenFeatures] = {}
+        self._features: dict[Encoder, FrozenFeatures] = {}
 
     def folder(self, job: Job) -> Path:
         """The folder of a job: found by identity, whatever it was called when it was made."""
@@ -225,10 +225,9 @@ class Runner:
 
     def _frozen(self, model: PointDepthModel) -> FrozenFeatures:
         """Features are shared by every model on the same encoder."""
-        key = model.encoder.digest()
-        if key not in self._features:
-            self._features[key] = FrozenFeatures(model.encoder.to(self.device))
-        return self._features[key]
+        if model.encoder not in self._features:
+            self._features[model.encoder] = FrozenFeatures(model.encoder.to(self.device))
+        return self._features[model.encoder]
 
     def _prior_depths(self) -> torch.Tensor:
         """Depths in metres at random valid pixels of evenly spaced training frames, for `fit_prior`."""

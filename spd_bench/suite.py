@@ -156,6 +156,8 @@ class Data(_Part):
     """Images, their size, and where training asks for depth (§7.1, §7.3)."""
 
     dataset: Component
+    test: Component | None = None
+    """Another data set, whose test split is scored in place of the first one's."""
     image_size: tuple[Side, Side] = (518, 518)
     """[height, width] of the network's input (R-23)."""
     query_sampler: Component = Choice(use="uniform")
@@ -298,7 +300,11 @@ def json_schema() -> dict[str, Any]:
     schema["required"] = ["suite"]
     for slot in MODEL_SLOTS:
         parts["Base"]["properties"][slot] = choice(slot)
-    parts["Data"]["properties"] |= {"dataset": choice("dataset"), "query_sampler": choice("query_sampler")}
+    parts["Data"]["properties"] |= {
+        "dataset": choice("dataset"),
+        "test": choice("dataset"),
+        "query_sampler": choice("query_sampler"),
+    }
     parts["Train"]["properties"]["loss"] = choice("loss")
     parts["Axes"]["properties"]["swap"]["properties"] = {
         slot: {"type": "array", "items": choice(slot)} for slot in MODEL_SLOTS
@@ -411,6 +417,7 @@ def _parent(extends: Node, path: Path) -> Path:
 _CHOICES: tuple[tuple[Keys, str], ...] = (
     *((("base", slot), slot) for slot in MODEL_SLOTS),
     (("data", "dataset"), "dataset"),
+    (("data", "test"), "dataset"),
     (("data", "query_sampler"), "query_sampler"),
     (("train", "loss"), "loss"),
 )
@@ -467,20 +474,29 @@ def _with_profile(tree: Node, name: str | None) -> Node:
 def _with_data(tree: Node, path: Path) -> Node:
     """The tree with the data set that recognises `path` as its layout, rooted there."""
     where = f"--data {path}"
+    own = _dig(tree.plain(), ("data", "dataset", "use"))
+    name = recognised(path, preferred=own, where=where, hint="choose with --set data.dataset=NAME")
+    choice = {"use": Node(name, where, where), "root": Node(str(path), where, where)}
+    return merge(tree, Node({"data": Node({"dataset": Node(choice, where, where)}, where, where)}, where))
+
+
+def recognised(path: Path, *, preferred: str | None = None, where: str, hint: str) -> str:
+    """Name of the data set that knows this layout, `preferred` before others.
+
+    Raises DataError if there is nothing at `path`, or if none or several know it.
+    """
     if not path.exists():
         raise DataError("no such file or folder", where=where)
-    own = _dig(tree.plain(), ("data", "dataset", "use"))
     able = [name for name in registry.names("dataset") if _recognises(name, path)]
-    if own in able:
-        able = [own]
+    if preferred in able:
+        able = [preferred]
     if len(able) != 1:
         raise DataError(
             f"several data sets have this layout: {', '.join(able)}" if able else "no data set has this layout",
             where=where,
-            hint=f"known layouts: {', '.join(registry.names('dataset'))}; choose with --set data.dataset=NAME",
+            hint=f"known layouts: {', '.join(registry.names('dataset'))}; {hint}",
         )
-    choice = {"use": Node(able[0], where, where), "root": Node(str(path), where, where)}
-    return merge(tree, Node({"data": Node({"dataset": Node(choice, where, where)}, where, where)}, where))
+    return able[0]
 
 
 def _recognises(name: str, path: Path) -> bool:

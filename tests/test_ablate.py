@@ -228,7 +228,7 @@ def test_baselines_come_last_on_the_encoder_of_the_base(make: Make) -> None:
     made = make("axes: {leave_one_out: [b2]}\nbaselines: [t_line, {use: t_line, layers: 5}, {use: t_line, rate: 0.1}]")
     assert [(c.name, c.kind, c.difference) for c in made[2:]] == [
         ("t_line", "baseline", "baseline: t_line"),
-        ("t_line-2", "baseline", "baseline: t_line (layers 5)"),
+        ("t_line-layers-5", "baseline", "baseline: t_line (layers 5)"),
     ]
     assert made[2].baseline == Choice(use="t_line", options={"layers": 2, "rate": 0.1})
     assert made[2].slots == {"encoder": Choice(use="t_enc")}
