@@ -23,10 +23,12 @@ import torch
 
 from spd_bench import files, score, train
 from spd_bench.api import Encoder, PointDepthModel
+from spd_bench.compose import Composition
 from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.preflight import check_frames
 from spd_bench.data.randomness import generator
-from spd_bench.data.views import FrozenFeatures, Views
+from spd_bench.data.views import FrozenFeatures, Views, unit_range
+from spd_bench.diagnose import diagnose, label
 from spd_bench.errors import ConfigError, DataError, SpdError
 from spd_bench.evaluate import load as load_predictions
 from spd_bench.evaluate import predict
@@ -34,6 +36,8 @@ from spd_bench.evaluate import save as save_predictions
 from spd_bench.plan import Experiment, Job
 
 VALIDATION_QUERIES = 256
+WATCHED_IMAGES, WATCHED_QUERIES = 4, 64
+"""Validation images and queries of each on which the blocks are watched once per epoch."""
 PRIOR_FRAMES, PRIOR_POINTS = 500, 256
 """How many training frames and points of each a model sees before training (`fit_prior`)."""
 
@@ -158,6 +162,7 @@ class Runner:
                 how,
                 checkpoint=checkpoint,
                 validate=self._validate,
+                watch=self._watch,
                 device=self.device,
                 on_step=progress.step,
                 workers=self.experiment.suite.train.workers,
@@ -260,6 +265,17 @@ class Runner:
         metrics = self.experiment.metrics
         values = score.per_image(predictions, metrics, [VALIDATION_QUERIES], self.experiment.protocol)
         return {f"val/{name}": value for (name, _), value in score.summarise(values, metrics).items()}
+
+    def _watch(self, model: PointDepthModel) -> dict[str, float]:
+        """What the blocks of a composition do on a few validation images (§10.3, step 5); nothing for a baseline."""
+        if not isinstance(model, Composition):
+            return {}
+        images = self._images("val", WATCHED_QUERIES, 1)
+        every = np.linspace(0, len(images) - 1, min(len(images), WATCHED_IMAGES)).round().astype(int)
+        chosen = [images[int(i)] for i in np.unique(every)]
+        shown_B3HW = torch.stack([image.image_3HW for image in chosen]).to(self.device)
+        maps = self._frozen(model).of([image.view for image in chosen], unit_range(shown_B3HW))
+        return label(diagnose(model, maps, torch.stack([image.xy_P2 for image in chosen]).to(self.device)))
 
     def _evaluate(self, job: Job, model: PointDepthModel, progress: Progress) -> None:
         suite, metrics = self.experiment.suite, self.experiment.metrics

@@ -103,12 +103,14 @@ def train(
     *,
     checkpoint: Path,
     validate: Callable[[PointDepthModel], dict[str, float]],
+    watch: Callable[[PointDepthModel], dict[str, float]] = lambda model: {},
     device: torch.device,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     workers: int = 0,
 ) -> TrainingLog:
     """Trains `model` in place up to the last step and leaves its weights in `checkpoint`.
 
+    validate: values logged at validations. watch: values logged with every row, at validations and ends of epochs.
     Goes on from `checkpoint` if it exists. Raises TrainingDiverged for a loss or gradient that is not finite.
     """
     optimiser = torch.optim.AdamW(parameter_groups(model, how.weight_decay), lr=how.lr, betas=how.betas, fused=True)
@@ -123,7 +125,7 @@ def train(
         on_step(step + 1, values["loss"])
         validating = step + 1 in how.validate_at
         if validating or step + 1 in how.log_at:
-            log.close_row(step + 1, {"lr": how.lr_at(step)} | (validate(model) if validating else {}))
+            log.close_row(step + 1, {"lr": how.lr_at(step)} | watch(model) | (validate(model) if validating else {}))
         if validating or time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
             saved_at = time.monotonic()
             log.seconds += saved_at - clock

@@ -3,6 +3,7 @@
 Letters: B images, K queries, T tokens, D core width, C channels of a map, 2 an (x, y) pair.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from spd_components.layers import fourier
 R_MAX = 6.0
 """Reach of a learned offset in cells of L1, r_max of §6.1."""
 NUM_LEARNED = 8
+SATURATED = 0.95
+"""Share of r_max beyond which an offset counts as held by it."""
 POSITION_FREQ = 8
 OFFSET_FREQ = 4
 PAD = 4
@@ -99,11 +102,25 @@ class LocalTokens(Block):
         h_BKD = self.seed(torch.cat([centre_BKC, position_BKP], dim=-1)).to(xy_BK2.dtype)
         return replace(state, h_BKD=h_BKD, tokens=(TokenPart(tokens_BKTD),))
 
+    def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
+        """Learned offsets in cells of L1: mean length, spread over queries, and the share that is held by r_max."""
+        l1: Table = scene.prepared[self.slot].l1
+        offset_BKT2 = self._learned_offsets(l1.read(l1.xy_lvl(state.xy_BK2)), state.xy_BK2)
+        return {
+            "offset_length_cells": float(offset_BKT2.norm(dim=-1).mean()),
+            "offset_spread_cells": float(offset_BKT2.flatten(0, 1).std(0, correction=0).mean()),
+            "offset_saturated": float((offset_BKT2.abs() > SATURATED * R_MAX).float().mean()),
+        }
+
+    def _learned_offsets(self, centre_BKC: Tensor, xy_BK2: Tensor) -> Tensor:
+        """Δ_m = r_max·tanh(W_off f_q + b_off) in cells of L1, [B, K, 8, 2]; in full precision under autocast (R-03)."""
+        raw_BKN = self.offset(centre_BKC).to(xy_BK2.dtype)
+        return R_MAX * torch.tanh(raw_BKN).view(*centre_BKC.shape[:2], NUM_LEARNED, 2)
+
     def _local_tokens(self, l1: Table, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
         """t⁽¹⁾. W_loc is split: its part on φ(δ) of the fixed ring is the same for every query."""
         batch, count, _, channels = around_BKTC.shape
-        # coordinates stay in full precision under autocast (R-03)
-        learned_BKT2 = R_MAX * torch.tanh(self.offset(centre_BKC).to(xy_BK2.dtype)).view(batch, count, NUM_LEARNED, 2)
+        learned_BKT2 = self._learned_offsets(centre_BKC, xy_BK2)
         at_BN2 = (l1.xy_lvl(xy_BK2)[:, :, None] + learned_BKT2).view(batch, -1, 2)
         moved_BKTC = l1.read(at_BN2).view(batch, count, NUM_LEARNED, channels)
         features_BKTC = torch.cat([_without_centre(around_BKTC), moved_BKTC], dim=2)

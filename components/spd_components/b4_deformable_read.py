@@ -5,6 +5,7 @@ P Fourier features, 2 an (x, y) pair.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -115,6 +116,29 @@ class DeformableRead(Block):
         assert state.anchors is not None
         assert state.tokens is not None
         maps: DeformableMaps = scene.prepared[self.slot]
+        evidence_BKRD = self.out(self._read(maps, *self._samples(state, maps)))
+        if state.anchors.gate_BKR is not None:
+            evidence_BKRD = evidence_BKRD * state.anchors.gate_BKR[..., None]
+        return replace(state, tokens=(*state.tokens, TokenPart(evidence_BKRD + self.evidence_embed)))
+
+    def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
+        """Lookups per query, sampling offsets in cells of their level, and the entropy of the weights.
+
+        Spread is over queries and anchors, 0 before training; entropy is a share of ln 12.
+        """
+        _, offset_BKRNLM2, alpha_BKRNLM = self._samples(state, scene.prepared[self.slot])
+        batch, count = alpha_BKRNLM.shape[:2]
+        entropy = -torch.special.xlogy(alpha_BKRNLM, alpha_BKRNLM).flatten(-2).sum(-1).mean()
+        return {
+            "lookups": alpha_BKRNLM.numel() / (batch * count),
+            "offset_length_cells": float(offset_BKRNLM2.norm(dim=-1).mean()),
+            "offset_spread_cells": float(offset_BKRNLM2.flatten(0, 2).std(0, correction=0).mean()),
+            "weight_entropy": float(entropy) / math.log(NUM_LEVELS * NUM_SAMPLES),
+        }
+
+    def _samples(self, state: QueryState, maps: DeformableMaps) -> tuple[Tensor, Tensor, Tensor]:
+        """Where and how much each anchor reads: p_r [B, K, R, 2], Δ [B, K, R, N, L, M, 2] in cells, a [B, ..., M]."""
+        assert state.anchors is not None
         site_BKR = state.anchors.site_BKR
         anchor_xy_BKR2 = maps.site_xy_S2.to(state.xy_BK2.dtype)[site_BKR]
         u_BKRD = self._conditioning(state, maps, site_BKR, anchor_xy_BKR2)
@@ -122,10 +146,7 @@ class DeformableRead(Block):
         # coordinates stay in full precision under autocast (R-03)
         offset_BKRNLM2 = self.offset(u_BKRD).to(anchor_xy_BKR2.dtype).view(*heads_first, 2)
         alpha_BKRNLM = self.weight(u_BKRD).view(heads_first).flatten(-2).softmax(-1).view(heads_first)
-        evidence_BKRD = self.out(self._read(maps, anchor_xy_BKR2, offset_BKRNLM2, alpha_BKRNLM))
-        if state.anchors.gate_BKR is not None:
-            evidence_BKRD = evidence_BKRD * state.anchors.gate_BKR[..., None]
-        return replace(state, tokens=(*state.tokens, TokenPart(evidence_BKRD + self.evidence_embed)))
+        return anchor_xy_BKR2, offset_BKRNLM2, alpha_BKRNLM
 
     def _condition_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """W_u's parts on h, g and φ."""

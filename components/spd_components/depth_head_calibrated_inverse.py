@@ -1,6 +1,7 @@
 """The depth head of §6.5 with the per-image calibration of §5.4."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -69,3 +70,13 @@ class CalibratedInverse(Block):
         dtype = state.xy_BK2.dtype
         rho_BK = F.softplus(calibration.scale_B1.to(dtype) * r_BK.to(dtype) + calibration.shift_B1.to(dtype)) + EPSILON
         return replace(state, depth_m_BK=1 / rho_BK)
+
+    def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
+        """Calibration s and b of §5.4: mean and spread over images."""
+        calibration: Calibration = scene.prepared[self.slot]
+        return {
+            "scale_mean": float(calibration.scale_B1.mean()),
+            "scale_spread": float(calibration.scale_B1.std(correction=0)),
+            "shift_mean": float(calibration.shift_B1.mean()),
+            "shift_spread": float(calibration.shift_B1.std(correction=0)),
+        }

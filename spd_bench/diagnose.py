@@ -1,0 +1,78 @@
+"""What a composition's blocks do, as a few numbers: attention, anchors, and what each block tells of itself.
+
+Attention and anchors lie in the query state, so they are watched for any component that writes them. What only a block
+can know (learned offsets, calibration) it says through `Block.diagnose`. Nothing here changes a model or its training.
+
+Letters: B images, K queries, S sites of L4, R anchors.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spd_bench.api import Features, QueryState, Scene
+from spd_bench.compose import Composition
+from spd_bench.geometry import cell_centres
+
+
+@torch.no_grad()
+def diagnose(model: Composition, features: Features, xy_BK2: Tensor) -> dict[str, float]:
+    """{"<slot>/<name>": value} of every block for these queries of a few images; sets the model to evaluation mode."""
+    model.eval()
+    scene = model.prepare(features)
+    state = QueryState(xy_BK2)
+    found: dict[str, float] = {}
+    for slot in model.block_slots:
+        block = model.block(slot)
+        after = block(state, scene)
+        values = dict(block.diagnose(state, scene)) | _of_attention(state, after) | _of_anchors(state, after, scene)
+        found |= {f"{slot}/{name}": float(value) for name, value in values.items()}
+        state = after
+    return found
+
+
+def _of_attention(before: QueryState, after: QueryState) -> dict[str, float]:
+    """Of ᾱ, where a block has written it: entropy as a share of ln S (1: every site alike), and the largest weight."""
+    if after.attention_BKS is None or after.attention_BKS is before.attention_BKS:
+        return {}
+    alpha_BKS = after.attention_BKS.double()
+    entropy_BK = -torch.special.xlogy(alpha_BKS, alpha_BKS).sum(-1)
+    return {
+        "attention_entropy": float(entropy_BK.mean()) / math.log(max(2, alpha_BKS.shape[-1])),
+        "attention_peak": float(alpha_BKS.amax(-1).mean()),
+    }
+
+
+def _of_anchors(before: QueryState, after: QueryState, scene: Scene) -> dict[str, float]:
+    """Of the anchors, where a block has chosen them.
+
+    coverage: share of L4's sites that some query of the image chose. overlap: anchors that two queries of an image
+    have in common, as a share of R, mean over pairs (1: all queries look at the same sites). distance: from a query
+    to its anchors, mean, in image widths and heights.
+    """
+    if after.anchors is None or after.anchors is before.anchors:
+        return {}
+    site_BKR = after.anchors.site_BKR
+    batch, count, anchors = site_BKR.shape
+    l4 = scene.pyramid.l4
+    chosen_BKS = torch.zeros(batch, count, l4.height * l4.width, device=site_BKR.device, dtype=torch.float64)
+    chosen_BKS.scatter_(2, site_BKR, 1.0)
+    centre_S2 = cell_centres(width=l4.width, height=l4.height, extent=l4.extent, like=after.xy_BK2)
+    apart_BKR2 = centre_S2[site_BKR] - after.xy_BK2[:, :, None]
+    found = {
+        "anchor_coverage": float(chosen_BKS.amax(1).mean()),
+        "anchor_distance": float(apart_BKR2.norm(dim=-1).mean()),
+    }
+    if count > 1:
+        common_BKK = chosen_BKS @ chosen_BKS.transpose(1, 2)
+        pairs = common_BKK.sum() - common_BKK.diagonal(dim1=1, dim2=2).sum()
+        found["anchor_overlap"] = float(pairs) / (batch * count * (count - 1) * anchors)
+    return found
+
+
+def label(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The names under which training logs them."""
+    return {f"diagnose/{name}": value for name, value in values.items()}
