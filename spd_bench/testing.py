@@ -568,12 +568,13 @@ class DatasetContract(ComponentContract):
         return dataset
 
     def test_splits_are_disjoint(self) -> None:
-        """Every frame has one name and is in one split."""
+        """Every frame has one name and is in one split; none is empty but train and val together."""
         dataset = self.made()
+        test_alone = not dataset.frames("train") and not dataset.frames("val")
         owner: dict[str, str] = {}
         for split in SPLITS:
             frames = dataset.frames(split)
-            require(len(frames) > 0, f"split {split} is empty")
+            require(len(frames) > 0 or (test_alone and split != "test"), f"split {split} is empty")
             for frame in frames:
                 require(isinstance(frame, FrameId), f"frames({split!r}) holds {frame!r}, not a FrameId")
                 other = owner.setdefault(frame.frame, split)
@@ -592,13 +593,13 @@ class DatasetContract(ComponentContract):
         """uint8 [H, W, 3] and float32 metres [H, W], finite, 0 where unknown, at a distance that a camera sees."""
         dataset = self.made()
         for split in SPLITS:
-            for frame_id in (dataset.frames(split)[0], dataset.frames(split)[-1]):
+            for frame_id in (*dataset.frames(split)[:1], *dataset.frames(split)[-1:]):
                 _require_frame(frame_id.frame, dataset.read(frame_id))
 
     def test_reading_twice_gives_the_same(self) -> None:
         """From the same object, from an equal one and from a pickled one, which another process would read."""
         dataset = self.made()
-        frame_id = dataset.frames("train")[0]
+        frame_id = dataset.frames("test")[0]
         first = dataset.read(frame_id)
         for other in (dataset, self.made(), pickle.loads(pickle.dumps(dataset))):  # noqa: S301
             again = other.read(frame_id)

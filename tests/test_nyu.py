@@ -14,11 +14,16 @@ from scipy.io import savemat
 
 from spd_bench.api import FrameId
 from spd_bench.data.nyu_bts import NYUBTS
-from spd_bench.data.nyu_mat import MAT, SPLITS, NYUEigen, read_splits
+from spd_bench.data.nyu_mat import MAT, SPLITS, NYUEigen, blacken_border, read_splits
 from spd_bench.data.nyu_scenes import is_validation_scene, labelled_frames, scene_of_folder
 from spd_bench.errors import DataError
 
 FRAMES, SIZE = 140, (6, 8)  # the first frames of the data set, shrunk to 6 rows of 8 pixels
+
+
+@pytest.fixture(autouse=True)
+def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spd_bench.data.nyu_layouts.SIZE", SIZE)
 
 
 # the table of labelled frames
@@ -96,8 +101,12 @@ def nyu(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def eigen_config(root: Path, **options: Any) -> NYUEigen.Config:
+    return NYUEigen.Config(root=str(root), **options)
+
+
 def eigen(root: Path, **options: Any) -> NYUEigen:
-    return NYUEigen(NYUEigen.Config(root=str(root), **options))
+    return NYUEigen(eigen_config(root, **options))
 
 
 def test_mat_frames_keep_pixels_scenes_and_splits(nyu: Path) -> None:
@@ -136,18 +145,51 @@ def test_filled_map_in_place_of_raw_is_refused(nyu: Path) -> None:
         eigen(nyu)
 
 
-def test_black_border_touches_test_images_only(tmp_path: Path) -> None:
-    size = (480, 640)
-    write_mat(tmp_path / MAT, 3, size)
-    write_splits(tmp_path / SPLITS, 3)
+def test_black_border_touches_test_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (16, 18)
+    monkeypatch.setattr("spd_bench.data.nyu_layouts.SIZE", size)
+    write_mat(tmp_path / MAT, 58, size)  # frame 57 is the first one for validation
+    write_splits(tmp_path / SPLITS, 58)
     data = eigen(tmp_path, black_border=True)
     expected_HW3 = image_of(0, size)
-    for edge in (np.s_[:7], np.s_[474:], np.s_[:, :7], np.s_[:, 632:]):
-        expected_HW3[edge] = 0
+    expected_HW3[:7] = expected_HW3[:, :7] = 0
     np.testing.assert_array_equal(data.read(data.frames("test")[0]).image_HW3, expected_HW3)
     train = data.frames("train")[0]
     np.testing.assert_array_equal(data.read(train).image_HW3, image_of(int(train.frame), size))
     assert "black border" in data.describe()
+
+
+def test_black_border_of_a_whole_frame() -> None:
+    white_HW3 = np.full((480, 640, 3), 255, np.uint8)
+    inside_HW = np.zeros((480, 640), bool)
+    inside_HW[7:474, 7:632] = True
+    np.testing.assert_array_equal(blacken_border(white_HW3), white_HW3 * inside_HW[..., None])
+
+
+def test_frames_of_another_size_are_refused(nyu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spd_bench.data.nyu_layouts.SIZE", (480, 640))
+    with pytest.raises(DataError, match=r"(?s)frame 0: expected image of 480 rows × 640 columns, found 6 × 8.*resized"):
+        eigen(nyu)
+
+
+def test_truth_is_the_depth_that_was_asked_for(nyu: Path, bts: Path) -> None:
+    assert (eigen(nyu).truth, eigen(nyu, depth="filled").truth, lineage(bts).truth) == ("raw", "filled", "raw")
+
+
+def test_root_may_be_the_labelled_file_itself(nyu: Path) -> None:
+    assert NYUEigen.recognise(nyu / MAT)
+    assert not NYUEigen.recognise(nyu / SPLITS)
+    assert eigen(nyu / MAT).digest() == eigen(nyu).digest()
+    (nyu / SPLITS).unlink()
+    assert f"{nyu} lacks splits.mat (the train/test split" in (NYUEigen.missing(eigen_config(nyu / MAT)) or "")
+
+
+def test_raw_map_in_place_of_filled_is_refused(nyu: Path) -> None:
+    with h5py.File(nyu / MAT, "r+") as file:
+        file["depths"][:] = file["rawDepths"][:]
+    # a hole in the corner of each frame
+    with pytest.raises(DataError, match=r"depths: expected filled depth, found 1 unknown pixels"):
+        eigen(nyu, depth="filled")
 
 
 def test_missing_files_are_named_with_their_source(nyu: Path) -> None:
@@ -395,6 +437,36 @@ def test_bts_takes_lists_of_two_fields_and_absolute_places(bts: Path, tmp_path_f
     assert data.digest() == lineage(bts).digest()
 
 
+def test_bts_reads_the_raw_depth_where_a_filled_one_is_listed_too(bts: Path) -> None:
+    train = bts / "nyudepthv2_train_files_with_gt.txt"
+    before = lineage(bts).digest()
+    # the third field of lists with filled depth: a path, or None where there is no filled map
+    third = [" /kitchen_0028b/filled_00045.png", " None", " /no/such/file.png", " None"]
+    train.write_text("".join(lines([pair], "/", text) for pair, text in zip(TRAIN, third, strict=True)))
+    assert lineage(bts).digest() == before
+    assert "0 list lines without depth skipped" in lineage(bts).describe()
+
+
+def test_bts_test_pairs_alone(bts: Path) -> None:
+    (bts / "nyudepthv2_train_files_with_gt.txt").unlink()
+    assert NYUBTS.recognise(bts)
+    with pytest.raises(DataError, match=r"(?s)train_files_with_gt.txt not there.*test_only: true"):
+        lineage(bts)
+    data = lineage(bts, test_only=True)
+    assert [len(data.frames(split)) for split in ("train", "val", "test")] == [0, 0, 3]
+    assert data.read(data.frames("test")[2]).depth_m_HW[3, 3] == np.float32(2.002)
+    assert "test 3 of 654 frames alone" in data.describe()
+
+
+def test_bts_filled_test_depth_is_refused(bts: Path) -> None:
+    folder = bts / "official_splits/test/kitchen"
+    Image.fromarray(np.full(SIZE, 2000, np.uint16)).save(folder / "sync_depth_00000.png")
+    with pytest.raises(
+        DataError, match=r"(?s)sync_depth_00000.png: expected raw depth, found no unknown.*second field"
+    ):
+        lineage(bts)
+
+
 def test_bts_digest_follows_the_files(bts: Path) -> None:
     before = lineage(bts).digest()
     noise_HW = np.random.default_rng(0).integers(1000, 2000, SIZE).astype(np.uint16)
@@ -435,6 +507,7 @@ def test_bts_missing_and_recognised(bts: Path) -> None:
     assert NYUBTS.missing(NYUBTS.Config(root=str(bts))) is None
     (bts / "nyudepthv2_test_files_with_gt.txt").unlink()
     assert not NYUBTS.recognise(bts)
+    assert not NYUBTS.recognise(bts / "nyudepthv2_train_files_with_gt.txt")
     assert "nyudepthv2_test_files_with_gt.txt not there" in (NYUBTS.missing(NYUBTS.Config(root=str(bts))) or "")
     with pytest.raises(DataError, match="not there"):
         lineage(bts)

@@ -7,6 +7,7 @@ Letters: H W rows and columns of the frame, 3 red, green, blue.
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from spd_bench.api import Frame
+from spd_bench.data.archives import Span
 from spd_bench.errors import DataError
 
 RGB_MODES = ("RGB", "RGBA", "P")
@@ -27,7 +29,7 @@ SCALE_HINT = (
 )
 
 
-def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
+def read_rgb(path: Path | Span) -> npt.NDArray[np.uint8]:
     """A colour image as uint8 [H, W, 3]; an alpha channel is dropped.
 
     Raises:
@@ -43,7 +45,7 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def read_depth_m(path: Path, *, scale: float, invalid: Sequence[float]) -> npt.NDArray[np.float32]:
+def read_depth_m(path: Path | Span, *, scale: float, invalid: Sequence[float]) -> npt.NDArray[np.float32]:
     """A depth image as float32 metres [H, W], 0 where unknown.
 
     `scale` is the number of file units in one metre. Unknown are the file values in `invalid`, and whatever is
@@ -52,7 +54,7 @@ def read_depth_m(path: Path, *, scale: float, invalid: Sequence[float]) -> npt.N
     Raises:
         DataError: the file is missing, damaged, or has too few bits to hold metric depth.
     """
-    raw_HW = _read_array(path) if path.suffix == ".npy" else _read_grey(path)
+    raw_HW = _read_array(path) if isinstance(path, Path) and path.suffix == ".npy" else _read_grey(path)
     unknown_HW = ~(raw_HW > 0) | ~np.isfinite(raw_HW)
     for value in invalid:
         unknown_HW |= raw_HW == value
@@ -107,14 +109,16 @@ def check_indoor_depth(depth_m_HW: npt.NDArray[np.float32], where: str, *, hint:
         )
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path | Span) -> Image.Image:
     """A fully decoded image."""
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(path.read()) if isinstance(path, Span) else path) as image:
             image.load()
             return image
     except FileNotFoundError:
         raise DataError("expected an image, found no such file", where=str(path), hint="check the path") from None
+    except DataError:
+        raise
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, TypeError, ...
         raise DataError(
             f"expected an image, found a damaged or foreign file ({error})",
@@ -123,7 +127,7 @@ def _open(path: Path) -> Image.Image:
         ) from error
 
 
-def _read_grey(path: Path) -> npt.NDArray[Any]:
+def _read_grey(path: Path | Span) -> npt.NDArray[Any]:
     image = _open(path)
     if image.mode not in DEPTH_MODES:
         raise DataError(

@@ -6,7 +6,9 @@ A line of a list names the colour image, the depth image and, in some versions, 
     test    bathroom/rgb_00045.jpg bathroom/sync_depth_00045.png 518.8579
 
 A test folder is a scene type, not a scene; the number in a test file's name is the frame's 0-based index in the
-labelled .mat, which gives its scene. A train folder is one recording of a scene.
+labelled .mat, which gives its scene. A train folder is one recording of a scene. Lists differ within the lineage: with
+or without the leading slash, the focal length, or a filled depth image as third field, which is not read. The second
+field is raw depth.
 """
 
 import os
@@ -19,12 +21,11 @@ from typing import Any
 from pydantic import Field
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
-from spd_bench.data.images import read_frame
-from spd_bench.data.nyu_scenes import is_validation_scene, labelled_frames, scene_of_folder
+from spd_bench.data.nyu_layouts import check_truth, counts, labelled_frame, millimetre_frame, split_frames
+from spd_bench.data.nyu_scenes import scene_of_folder
 from spd_bench.data.randomness import key_digest
 from spd_bench.errors import DataError
 
-MILLIMETRES = 1000
 HINT = "depth of this layout is 16-bit PNG in millimetres; re-create the file with the BTS extraction tools"
 
 
@@ -44,6 +45,7 @@ class NYUBTS(DepthDataset):
     name is its 0-based index with five digits, as in `NYUEigen`, so both loaders draw the same test queries.
     """
 
+    truth = "raw"
     places = frozenset({"root", "train_root", "test_root", "train_list", "test_list"})
 
     class Config(ComponentConfig):
@@ -59,34 +61,35 @@ class NYUBTS(DepthDataset):
         """List of training pairs."""
         test_list: str = "nyudepthv2_test_files_with_gt.txt"
         """List of test pairs."""
+        test_only: bool = False
+        """Leave the training pairs out, whether they are there or not: a data set to test on (`data.test`)."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         if gap := self.missing(config):
-            raise DataError(gap, where=config.root, hint="set root, train_root, test_root, train_list and test_list")
+            mend = "set root, train_root, test_root, train_list and test_list, or test_only: true for test pairs alone"
+            raise DataError(gap, where=config.root, hint=mend)
         root = Path(config.root)
-        train, train_skipped = _read_list(root / config.train_list, root / config.train_root, _train_frame)
-        test, test_skipped = _read_list(root / config.test_list, root / config.test_root, _test_frame)
-        self._skipped = train_skipped + test_skipped
-        self._pairs = {
-            "train": [pair for pair in train if not is_validation_scene(pair.id.scene)],
-            "val": [pair for pair in train if is_validation_scene(pair.id.scene)],
-            "test": test,
-        }
-        self._by_name = {pair.id.frame: pair for pair in train + test}
-        for split, pairs in self._pairs.items():
-            if not pairs:
-                raise DataError(
-                    f"expected frames in every split, found none in {split}",
-                    where=str(root / config.train_list),
-                    hint="list more scenes: about one training scene in ten serves for validation",
-                )
-            self.read(pairs[0].id)
+        test, skipped = _read_list(root / config.test_list, root / config.test_root, _test_frame)
+        train: list[Pair] = []
+        if not config.test_only:
+            train, more = _read_list(root / config.train_list, root / config.train_root, _train_frame)
+            skipped += more
+        self._skipped = skipped
+        self._pairs = {pair.id.frame: pair for pair in train + test}
+        listed = ([pair.id for pair in pairs] for pairs in (train, test))
+        self._frames = split_frames(*listed, where=str(root / config.train_list))
+        for frames in self._frames.values():
+            for frame in frames[:1]:
+                self.read(frame)
+        hint = "name the raw depth images in the second field of the test list"
+        check_truth(self.read(test[0].id).depth_m_HW, self.truth, str(test[0].depth), hint=hint)
 
     @classmethod
     def missing(cls, config: Any) -> str | None:
         """Which of the folders and lists is not there, and where they come from."""
-        names = (config.train_root, config.test_root, config.train_list, config.test_list)
+        names = [config.test_root, config.test_list]
+        names += [] if config.test_only else [config.train_root, config.train_list]
         absent = [str(path) for path in (Path(config.root) / name for name in names) if not path.exists()]
         if not absent:
             return None
@@ -97,38 +100,38 @@ class NYUBTS(DepthDataset):
 
     @classmethod
     def recognise(cls, path: Any) -> bool:
-        """A folder with the lineage's own names: sync/, official_splits/test/ and both lists."""
-        return cls.missing(cls.Config(root=str(path))) is None
+        """A folder with the lineage's own names for the test images, official_splits/test/, and for their list."""
+        return cls.missing(cls.Config(root=str(path), test_only=True)) is None
 
     def frames(self, split: str) -> Sequence[FrameId]:
         """Frames of one split, in the order of the lists."""
         check_split(split)
-        return [pair.id for pair in self._pairs[split]]
+        return self._frames[split]
 
     def read(self, frame: FrameId) -> Frame:
         """One frame; raises DataError for a file that fails to read or fails the unit gate."""
-        pair = self._by_name[frame.frame]
-        return read_frame(pair.color, pair.depth, scale=MILLIMETRES, invalid=(0,), hint=HINT)
+        pair = self._pairs[frame.frame]
+        return millimetre_frame(pair.color, pair.depth, hint=HINT)
 
     def digest(self) -> str:
         """SHA-256 over names, scenes, splits and file sizes; where the folders lie does not enter."""
-        rows = (
-            f"{split} {pair.id.frame} {pair.id.scene} {pair.color.stat().st_size} {pair.depth.stat().st_size}"
-            for split, pairs in self._pairs.items()
-            for pair in pairs
-        )
+        rows = (f"{split} {f.frame} {f.scene} {self._sizes(f)}" for split, fs in self._frames.items() for f in fs)
         return key_digest("nyu_bts", self.version, *rows).hex()
 
     def describe(self) -> str:
         """Counts per split, skipped lines, and training pairs whose scene name is also a test scene's."""
-        counts = ", ".join(f"{split} {len(pairs)}" for split, pairs in self._pairs.items())
-        test_scenes = {pair.id.scene for pair in self._pairs["test"]}
-        shared = sum(pair.id.scene in test_scenes for pair in self._pairs["train"] + self._pairs["val"])
+        test_scenes = {frame.scene for frame in self._frames["test"]}
+        shared = sum(frame.scene in test_scenes for frame in self._frames["train"] + self._frames["val"])
         return (
-            f"NYU Depth V2 synced pairs (BTS lineage), Eigen test split: {counts} (val: held-out training scenes); "
+            f"NYU Depth V2 synced pairs (BTS lineage), Eigen test split: {counts(self._frames)}; "
             f"raw depth; {self._skipped} list lines without depth skipped; "
             f"{shared} training pairs carry the name of a test scene"
         )
+
+    def _sizes(self, frame: FrameId) -> str:
+        """Bytes of a frame's two files."""
+        pair = self._pairs[frame.frame]
+        return f"{pair.color.stat().st_size} {pair.depth.stat().st_size}"
 
 
 def _read_list(path: Path, root: Path, identify: Callable[[str, int], FrameId]) -> tuple[list[Pair], int]:
@@ -141,7 +144,7 @@ def _read_list(path: Path, root: Path, identify: Callable[[str, int], FrameId]) 
     skipped = 0
     for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), start=1):
         fields = line.split()
-        if "None" in fields:
+        if fields[1:2] == ["None"]:
             skipped += 1
         elif fields:
             pair = _parse(fields, root, identify, where=f"{path}:{number}")
@@ -161,7 +164,7 @@ def _read_list(path: Path, root: Path, identify: Callable[[str, int], FrameId]) 
 
 
 def _parse(fields: list[str], root: Path, identify: Callable[[str, int], FrameId], where: str) -> Pair:
-    """A pair from the fields of a line: colour, depth and, in some versions, the focal length."""
+    """A pair from the fields of a line: colour, depth and, in some versions, something that is not read."""
     names = [PurePosixPath(field.lstrip("/")) for field in fields[:2]]
     shape = re.fullmatch(r"(?:.*/)?([^/]+)/rgb_(\d+)\.\w+", str(names[0]))
     if len(fields) not in (2, 3) or shape is None or any(".." in name.parts for name in names):
@@ -181,8 +184,5 @@ def _train_frame(folder: str, number: int) -> FrameId:
     return FrameId(f"{folder}/{number:05d}", scene_of_folder(folder))
 
 
-def _test_frame(folder: str, number: int) -> FrameId:
-    row = labelled_frames().get(number)
-    if row is None or row.split != "test":
-        raise ValueError(f"expected the 0-based index of a labelled test frame, found {number} in folder {folder}")
-    return FrameId(f"{number:05d}", row.scene)
+def _test_frame(_folder: str, number: int) -> FrameId:
+    return labelled_frame(number, "test")

@@ -21,8 +21,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
-from spd_bench.data.images import check_indoor_depth
-from spd_bench.data.nyu_scenes import is_validation_scene, labelled_frames
+from spd_bench.data.hdf5 import DAMAGED, holds_own_bytes, open_hdf5, own_array, own_dataset, reading
+from spd_bench.data.nyu_layouts import check_truth, counts, nyu_frame, split_frames
+from spd_bench.data.nyu_scenes import labelled_frames
 from spd_bench.data.randomness import key_digest
 from spd_bench.errors import DataError
 
@@ -35,7 +36,6 @@ SOURCE = {
 LARGEST_SPLITS_BYTES = 64 * 1024
 LARGEST_AXIS = 4096
 DEPTH_FIELD = {"raw": "rawDepths", "filled": "depths"}
-DAMAGED = "the file is damaged or has been re-saved; download it again"
 
 
 class NYUEigen(DepthDataset):
@@ -51,7 +51,8 @@ class NYUEigen(DepthDataset):
         """Where the two official files lie and which of their depth maps is the truth."""
 
         root: str = Field(default_factory=lambda: os.environ.get("NYU_ROOT", "./data/nyu"))
-        """Folder that holds both files; default: the environment variable NYU_ROOT, else ./data/nyu."""
+        """Folder that holds both files, or the labelled file itself beside the split file; default: the environment
+        variable NYU_ROOT, else ./data/nyu."""
         mat: str = MAT
         """Name of the labelled file inside root."""
         splits: str = SPLITS
@@ -63,35 +64,40 @@ class NYUEigen(DepthDataset):
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.truth = config.depth
         if gap := self.missing(config):
             raise DataError(gap, where=config.root, hint="put both files there, or set root or NYU_ROOT")
-        root = Path(config.root)
-        self._mat, splits = root / config.mat, root / config.splits
+        self._mat, splits = _places(config)
         scenes = _read_scenes(self._mat)
         ids = read_splits(splits)
         _check_splits(ids, scenes, str(splits))
-        self._frames: dict[str, list[FrameId]] = {"train": [], "val": [], "test": []}
-        for split in ("train", "test"):
-            for index in sorted(one_based - 1 for one_based in ids[split]):
-                part = "val" if split == "train" and is_validation_scene(scenes[index]) else split
-                self._frames[part].append(FrameId(f"{index:05d}", scenes[index]))
-        self._check_depth_kind(self._frames["test"][0])
+        train, test = (
+            [FrameId(f"{number - 1:05d}", scenes[number - 1]) for number in sorted(ids[split])]
+            for split in ("train", "test")
+        )
+        self._frames = split_frames(train, test, where=str(splits))
+        check_truth(
+            self.read(test[0]).depth_m_HW,
+            self.truth,
+            f"{self._mat}: {DEPTH_FIELD[config.depth]}",
+            hint="use the official file, or say `depth: filled` if filled depth is what you want to score",
+        )
 
     @classmethod
     def missing(cls, config: Any) -> str | None:
         """Which of the two files is not there and which official page has it."""
-        root = Path(config.root)
-        absent = [name for name in (config.mat, config.splits) if not (root / name).is_file()]
-        sources = [SOURCE[MAT if name == config.mat else SPLITS] for name in absent]
+        places = dict(zip((MAT, SPLITS), _places(config), strict=True))
+        absent = [f"{path.name} ({SOURCE[name]})" for name, path in places.items() if not path.is_file()]
         if not absent:
             return None
-        lacks = " and ".join(f"{name} ({source})" for name, source in zip(absent, sources, strict=True))
-        return f"{root} lacks {lacks}: put both files into one folder and set NYU_ROOT to it"
+        folder = places[SPLITS].parent
+        return f"{folder} lacks {' and '.join(absent)}: put both files into one folder and set NYU_ROOT to it"
 
     @classmethod
     def recognise(cls, path: Any) -> bool:
-        """A folder that holds the labelled .mat under its official name."""
-        return (Path(path) / MAT).is_file()
+        """The labelled .mat under its official name, or a folder that holds it."""
+        place = Path(path)
+        return (place / MAT).is_file() or (place.name == MAT and place.is_file())
 
     def frames(self, split: str) -> Sequence[FrameId]:
         """Frames of one split, by rising index."""
@@ -104,10 +110,9 @@ class NYUEigen(DepthDataset):
         image_HW3 = np.ascontiguousarray(self._read("images", index).transpose(2, 1, 0))
         depth_m_HW = np.ascontiguousarray(self._read(DEPTH_FIELD[self.config.depth], index).T, dtype=np.float32)
         depth_m_HW[~(depth_m_HW > 0) | ~np.isfinite(depth_m_HW)] = 0
-        check_indoor_depth(depth_m_HW, f"{self._mat}, frame {index}", hint=DAMAGED)
         if self.config.black_border and labelled_frames()[index].split == "test":
             image_HW3 = blacken_border(image_HW3)
-        return Frame(image_HW3, depth_m_HW)
+        return nyu_frame(image_HW3, depth_m_HW, f"{self._mat}, frame {index}", hint=DAMAGED)
 
     def digest(self) -> str:
         """SHA-256 over the splits, scenes, file size and options; where the files lie does not enter."""
@@ -117,27 +122,18 @@ class NYUEigen(DepthDataset):
 
     def describe(self) -> str:
         """Counts per split, the kind of depth, and the border."""
-        counts = ", ".join(f"{split} {len(frames)}" for split, frames in self._frames.items())
         border = ", test images with a black border" if self.config.black_border else ""
-        return (
-            f"NYU Depth V2 labelled frames, Eigen split: {counts} (val: held-out training scenes); "
-            f"{self.config.depth} depth{border}"
-        )
+        return f"NYU Depth V2 labelled frames, Eigen split: {counts(self._frames)}; {self.config.depth} depth{border}"
 
     def _read(self, field: str, index: int) -> npt.NDArray[Any]:
-        try:
+        with reading(f"{field}[{index}]", str(self._mat)):
             return np.asarray(_open(str(self._mat), os.getpid())[field][index])
-        except OSError as error:
-            raise DataError(f"{field}[{index}] cannot be read ({error})", where=str(self._mat), hint=DAMAGED) from error
 
-    def _check_depth_kind(self, frame: FrameId) -> None:
-        """Raw Kinect depth never covers a whole frame: a map without a hole has been filled."""
-        if self.config.depth == "raw" and (self.read(frame).depth_m_HW > 0).all():
-            raise DataError(
-                f"expected raw depth, found no unknown pixel in frame {frame.frame}: the map has been filled",
-                where=f"{self._mat}: {DEPTH_FIELD['raw']}",
-                hint="use the official file, or say `depth: filled` if filled depth is what you want to score",
-            )
+
+def _places(config: NYUEigen.Config) -> tuple[Path, Path]:
+    """Where the labelled file and the split file lie."""
+    root = Path(config.root)
+    return (root, root.with_name(config.splits)) if root.is_file() else (root / config.mat, root / config.splits)
 
 
 def blacken_border(image_HW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -150,14 +146,10 @@ def blacken_border(image_HW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 @lru_cache(maxsize=4)
 def _open(path: str, _pid: int) -> Any:
     """The HDF5 file, checked, opened once per process: a handle must not cross a fork."""
-    import h5py
-
+    file = open_hdf5(path, path, kind="a MATLAB v7.3 (HDF5) file")
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"expected a MATLAB v7.3 (HDF5) file, found {error}", where=path, hint=DAMAGED) from error
-    try:
-        _check_arrays(file, path)
+        with reading("an array", path):
+            _check_arrays(file, path)
     except DataError:
         file.close()
         raise
@@ -175,55 +167,22 @@ def _check_arrays(file: Any, path: str) -> None:
             where=path,
             hint=DAMAGED,
         )
-    expected: dict[str, tuple[tuple[int, ...], str]] = {
-        "images": (images.shape, "uint8"),
-        "scenes": ((1, frames), "object"),
-    }
-    expected |= dict.fromkeys(DEPTH_FIELD.values(), ((frames, width, height), "float32"))
-    for field, (shape, dtype) in expected.items():
-        array = own_dataset(file, field, path)
-        if array.shape != shape or array.dtype != dtype:
-            raise DataError(
-                f"expected {field} of shape {shape} and type {dtype}, found {array.shape} and {array.dtype}",
-                where=path,
-                hint=DAMAGED,
-            )
-
-
-def own_dataset(file: Any, field: str, path: str) -> Any:
-    """A data set whose bytes lie in this very file: HDF5 can point a name, or its storage, at any other file.
-
-    Raises:
-        DataError: the field is missing, is no data set, or points elsewhere.
-    """
-    import h5py
-
-    if field not in file:
-        raise DataError(f"expected a field {field!r}, found {sorted(file)}", where=path, hint=DAMAGED)
-    if not isinstance(file.get(field, getlink=True), h5py.HardLink) or not _holds_own_bytes(file[field]):
-        raise DataError(
-            f"expected {field} as an array in the file itself, found a link, a group or storage outside",
-            where=path,
-            hint=DAMAGED,
-        )
-    return file[field]
-
-
-def _holds_own_bytes(item: Any) -> bool:
-    import h5py
-
-    return isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual
+    own_array(file, "images", images.shape, "uint8", path)
+    own_array(file, "scenes", (1, frames), "object", path)
+    for field in DEPTH_FIELD.values():
+        own_array(file, field, (frames, width, height), "float32", path)
 
 
 def _read_scenes(mat: Path) -> list[str]:
     """Scene of every frame: a MATLAB cell, stored as references to columns of UTF-16 characters."""
     file = _open(str(mat), os.getpid())
-    return [_text(file, reference, str(mat)) for reference in file["scenes"][0]]
+    with reading("scenes", str(mat)):
+        return [_text(file, reference, str(mat)) for reference in file["scenes"][0]]
 
 
 def _text(file: Any, reference: Any, path: str) -> str:
     column: Any = file[reference] if reference else None
-    if not _holds_own_bytes(column) or column.dtype != np.uint16 or column.size > 256:
+    if not holds_own_bytes(column) or column.dtype != np.uint16 or column.size > 256:
         raise DataError("expected scene names as columns of characters, found something else", where=path, hint=DAMAGED)
     return "".join(map(chr, column[()].ravel()))
 

@@ -32,6 +32,7 @@ class SyntheticRooms(DepthDataset):
 
     version = 1
     stand_in = "synthetic rooms instead of real RGB-D"
+    truth = "rendered"
 
     class Config(ComponentConfig):
         """How many frames, how large, and with which of a depth camera's faults."""
