@@ -4,6 +4,7 @@
     ├─ ConfigError      2   suite, option or command line
     ├─ DataError        3   data set or weights: missing, corrupt, wrong unit
     ├─ RunsFailed       4   the suite finished, some of its runs failed
+    ├─ ResourceError    5   disk, memory or a process ran out
     ├─ BusyError        6   another process holds the folder
     └─ StateError       7   saved state that cannot be used
 
@@ -55,6 +56,12 @@ class RunsFailed(SpdError):
     """The suite went to its end, but at least one run failed."""
 
     exit_code = 4
+
+
+class ResourceError(SpdError):
+    """The machine ran out of disk, memory or processes; what was finished stays."""
+
+    exit_code = 5
 
 
 class BusyError(SpdError):

@@ -1,16 +1,43 @@
-"""Every frame is read once before anything is trained: a corrupt file should not be found after hours."""
+"""Opening the data that a user points at, and reading every frame once before anything is trained.
 
-from collections.abc import Callable
+A corrupt file should not be found after hours.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
-from spd_bench.errors import DataError
+from spd_bench.errors import ConfigError, DataError
 from spd_bench.protocol import Protocol
+from spd_bench.suite import Choice, check_options, load_component, recognised
 
 SHOWN = 10
 """Problems that are listed; the rest are counted."""
+
+
+def layout_of(path: Path, dataset: str | None) -> str:
+    """Name of the data set component for what lies at `path`: `dataset` if it is given, else the one that knows it.
+
+    Raises DataError if there is nothing at `path`, or if none or several know it.
+    """
+    return dataset or recognised(path, where=str(path), hint="choose with --dataset NAME")
+
+
+def open_dataset(name: str, path: Path, options: Mapping[str, Any]) -> DepthDataset:
+    """The data set `name` with its root at `path`.
+
+    Raises ConfigError for an unknown name or option and for a data set that takes no root, and what the data set
+    itself raises for its files.
+    """
+    choice = Choice(use=name, options={**options, "root": str(path)})
+    component = load_component(choice, "dataset")
+    if "root" not in component.Config.model_fields:
+        raise ConfigError(f'data set "{name}" is not read from a path', hint="choose another with --dataset NAME")
+    data: DepthDataset = component(check_options(choice, "dataset"))
+    return data
 
 
 def check_frames(
@@ -24,7 +51,8 @@ def check_frames(
     frames = [(split, frame) for split in SPLITS for frame in data.frames(split)]
     empty = [split for split in SPLITS if not data.frames(split)]
     if empty:
-        raise DataError(f"no frames in split {', '.join(empty)}", where=data.describe(), hint="use more frames")
+        hint = "a layout of test frames alone is named as data.test" if "test" not in empty else "use more frames"
+        raise DataError(f"no frames in split {', '.join(empty)}", where=data.describe(), hint=hint)
     problems = []
     for done, (split, frame) in enumerate(frames, start=1):
         try:
@@ -41,14 +69,37 @@ def check_frames(
         raise DataError(f"{len(problems)} of {len(frames)} frames cannot be used:{listed}")
 
 
-def _check(frame: Frame, name: FrameId, split: str, protocol: Protocol, *, queries: int, max_k: int) -> None:
+def refuse_malformed(frame: Frame, where: str) -> None:
+    """DataError unless RGB is uint8 [H, W, 3] and depth float32 [H, W], finite and not negative (`Frame`)."""
+    image_HW3, depth_m_HW = np.asarray(frame.image_HW3), np.asarray(frame.depth_m_HW)
+    expected = (np.dtype(np.uint8), (*depth_m_HW.shape, 3), np.dtype(np.float32), 2)
+    if (image_HW3.dtype, image_HW3.shape, depth_m_HW.dtype, depth_m_HW.ndim) != expected:
+        raise DataError(
+            f"expected RGB as uint8 [H, W, 3] and depth as float32 [H, W], found {image_HW3.dtype} "
+            f"{list(image_HW3.shape)} and {depth_m_HW.dtype} {list(depth_m_HW.shape)}",
+            where=where,
+            hint="the data set component breaks its contract: run spd_bench.testing.DatasetContract on it",
+        )
+    if not (depth_m_HW >= 0).all() or not np.isfinite(depth_m_HW).all():
+        raise DataError(
+            "expected depth in metres with 0 where it is unknown, found negative or infinite values or NaN",
+            where=where,
+            hint="the data set component must turn what means unknown in its files into 0",
+        )
+
+
+def drawn_from(frame: Frame, split: str, protocol: Protocol, *, where: str) -> int:
+    """Number of pixels that queries of this split are drawn from: in val and test those inside the protocol's crop."""
     depth_m_HW: Any = frame.depth_m_HW
-    where = f"frame {name.frame}"
     if split == "train":
-        counted, asked, option = int(np.count_nonzero(depth_m_HW > 0)), queries, "train.queries"
-    else:
-        counted, asked, option = int(protocol.valid(depth_m_HW, where=where).sum()), max_k, "the largest eval.k"
-    if counted < asked:
+        return int(np.count_nonzero(depth_m_HW > 0))
+    return int(np.count_nonzero(protocol.valid(depth_m_HW, where=where)))
+
+
+def _check(frame: Frame, name: FrameId, split: str, protocol: Protocol, *, queries: int, max_k: int) -> None:
+    where = f"frame {name.frame}"
+    asked, option = (queries, "train.queries") if split == "train" else (max_k, "the largest eval.k")
+    if (counted := drawn_from(frame, split, protocol, where=where)) < asked:
         raise DataError(
             f"has {counted} valid pixels, {option} asks for {asked}",
             where=where,

@@ -1,0 +1,427 @@
+"""`spd-bench data inspect`: what lies at a path, and everything that is wrong with it, in one pass over its frames.
+
+A problem is what makes frames unusable or numbers wrong; a note is what is worth knowing. Frames are read one by one,
+so memory does not grow with them but for two numbers each. Depth quantiles are those of every 16th known pixel, to the
+millimetre.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spd_bench import registry
+from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
+from spd_bench.data.images import FARTHEST_M, check_indoor_depth
+from spd_bench.data.packed import PackedFrames, as_millimetres
+from spd_bench.data.preflight import drawn_from, layout_of, open_dataset, refuse_malformed
+from spd_bench.errors import DataError, SpdError
+from spd_bench.protocol import Protocol
+from spd_bench.protocol import protocol as protocol_named
+
+LEAST_VALID = 1024
+"""Valid pixels that a frame should have: the most query points at which the paper scores (§8)."""
+PLACES = 5
+"""Places that are listed of one kind of problem; the rest are counted."""
+EVERY = 16
+WHITE, BLACK = 220, 16
+"""A border is white or black if no channel of it is darker or lighter; JPEG spreads both."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of problem: how often, the first places, and its mend as its first case has it."""
+
+    message: str
+    count: int
+    places: tuple[str, ...]
+    hint: str | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Least, median and greatest of a number that each frame has."""
+
+    least: float
+    median: float
+    greatest: float
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split. known: share of a frame's pixels with depth; counted: share of the protocol's crop that counts."""
+
+    frames: int
+    scenes: int
+    read: int
+    known: Spread | None
+    counted: Spread | None
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Known depth in metres, and in how many of the frames every value is a whole millimetre."""
+
+    least_m: float
+    percent_1_m: float
+    median_m: float
+    percent_99_m: float
+    greatest_m: float
+    whole_mm_frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was found. A data set that cannot be opened has its error as the only problem, and no splits."""
+
+    path: str
+    dataset: str
+    recognised: str
+    protocol: str
+    description: str = ""
+    digest: str = ""
+    truth: str = ""
+    stand_in: str = ""
+    splits: dict[str, Split] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    depth: Depth | None = None
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        facts = {
+            "layout": f"{self.dataset} ({self.recognised})",
+            "data": self.description,
+            "stand-in": self.stand_in,
+            "truth": self.truth,
+            "digest": self.digest,
+            "protocol": self.protocol,
+            "size": ", ".join(f"{size} ({count} frames)" for size, count in self.sizes.items()),
+            "depth": self._depth_line(),
+        }
+        lines = [self.path, *(f"{name:<9} {text}" for name, text in facts.items() if text)]
+        if self.splits:
+            lines += ["", *self._table().splitlines()]
+        lines += ["", *(f"note: {note}" for note in self.notes)] if self.notes else []
+        for problem in self.problems:
+            more = problem.count - len(problem.places)
+            lines += ["", f"problem, {problem.count} ×: {problem.message}"]
+            lines += [f"  at: {place}" for place in problem.places]
+            lines += [f"  and {more} more"] if more else []
+            lines += [f"  hint: {problem.hint}"] if problem.hint else []
+        count = len(self.problems)
+        return [*lines, "", f"{count} kind{'s' * (count > 1)} of problem found" if count else "no problem found"]
+
+    def _depth_line(self) -> str:
+        if (depth := self.depth) is None:
+            return ""
+        read = sum(split.read for split in self.splits.values())
+        return (
+            f"{depth.least_m:.3f} to {depth.greatest_m:.3f} m; 1 % {depth.percent_1_m:.3f}, median "
+            f"{depth.median_m:.3f}, 99 % {depth.percent_99_m:.3f}; whole millimetres in {depth.whole_mm_frames} of "
+            f"{read} frames"
+        )
+
+    def _table(self) -> str:
+        from tabulate import tabulate
+
+        rows = [
+            {
+                "split": name,
+                "frames": split.frames,
+                "scenes": split.scenes,
+                "read": split.read,
+                "known depth": _percent(split.known),
+                "counted in the crop": _percent(split.counted),
+            }
+            for name, split in self.splits.items()
+        ]
+        return str(tabulate(rows, headers="keys", tablefmt="simple"))
+
+
+def _percent(spread: Spread | None) -> str:
+    """Least, median and greatest, as a reader of a table wants them."""
+    values = (spread.least, spread.median, spread.greatest) if spread else ()
+    return " / ".join(f"{100 * value:.1f} %" for value in values) or "–"
+
+
+def inspect_data(
+    path: Path,
+    *,
+    dataset: str | None,
+    protocol: str,
+    on_frame: Callable[[int, int], None],
+    limit: int | None = None,
+) -> Inspection:
+    """Reads every frame of the data set at `path` once, or `limit` of each split, spread over it.
+
+    dataset: name of the data set component, recognised from the layout if it is not given. protocol: the one whose
+    crop and bounds are looked at. Nothing that is wrong with the data is raised: it is in `Inspection.problems`.
+
+    Raises:
+        ConfigError: an unknown data set or protocol.
+        DataError: nothing lies there, or none or several data sets know the layout.
+    """
+    judged = protocol_named(protocol)
+    name = layout_of(path, dataset)
+    found = partial(
+        Inspection,
+        path=str(path),
+        dataset=name,
+        recognised="as asked for" if dataset else _how_recognised(name),
+        protocol=judged.caption(),
+    )
+    problems = _Problems()
+    try:
+        data = open_dataset(name, path, {})
+        frames = {split: list(data.frames(split)) for split in SPLITS}
+    except DataError as error:
+        problems.add(error, str(path))
+        return found(problems=problems.found())
+    seen = _Seen(judged, problems)
+    chosen = [(split, frame) for split in SPLITS for frame in _spread_over(frames[split], limit)]
+    for done, (split, frame) in enumerate(chosen, start=1):
+        seen.add(data, split, frame)
+        on_frame(done, len(chosen))
+    _check_sizes(seen.sizes, problems)
+    _check_splits(frames, problems)
+    return found(
+        description=data.describe(),
+        digest=data.digest(),
+        truth=data.truth,
+        stand_in=data.stand_in,
+        splits={split: seen.summary(split, frames[split]) for split in SPLITS},
+        sizes={size: count for size, (count, _) in seen.sizes.items()},
+        depth=seen.depth(),
+        notes=(*_split_notes(frames), *_truth_notes(data, judged), *seen.border_notes()),
+        problems=problems.found(),
+    )
+
+
+def _how_recognised(name: str) -> str:
+    """The words in which a data set says what it recognises."""
+    text = (registry.load("dataset", name).recognise.__doc__ or "its layout").strip().splitlines()[0]
+    return f"recognised: {text[0].lower()}{text[1:].rstrip('.')}"
+
+
+def _spread_over(frames: Sequence[FrameId], limit: int | None) -> Sequence[FrameId]:
+    """All frames, or `limit` of them at equal distances."""
+    if limit is None or limit >= len(frames):
+        return frames
+    return [frames[i * len(frames) // limit] for i in range(limit)]
+
+
+class _Problems:
+    """Errors by kind: those whose messages differ in numbers, paths and what stands in brackets are of one kind."""
+
+    VARIES = re.compile(r"\(.*\)|\S*[/\\]\S*|\d+(\.\d+)?", re.DOTALL)
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[SpdError, list[str], list[int]]] = {}
+
+    def add(self, error: SpdError, *places: str, count: int = 1) -> None:
+        """`count` more cases, of which `places` are the first; a place of the error's own is told with them."""
+        kind = self.VARIES.sub("…", error.message)
+        _, known, counts = self._kinds.setdefault(kind, (error, [], []))
+        counts.append(count)
+        told = [f"{place}: {error.where}" if error.where not in (None, place) else place for place in places]
+        known += told[: PLACES - len(known)]
+
+    def found(self) -> tuple[Problem, ...]:
+        """In the order in which the first of each kind was met."""
+        return tuple(
+            Problem(first.message, sum(counts), tuple(places), first.hint)
+            for first, places, counts in self._kinds.values()
+        )
+
+
+class _Seen:
+    """What one pass over the frames gathers."""
+
+    def __init__(self, protocol: Protocol, problems: _Problems) -> None:
+        self.sizes: dict[str, tuple[int, list[str]]] = {}
+        self._protocol = protocol
+        self._problems = problems
+        self._known: dict[str, list[float]] = {split: [] for split in SPLITS}
+        self._counted: dict[str, list[float]] = {split: [] for split in SPLITS}
+        self._read = Counter[str]()
+        self._millimetres_N = np.zeros(int(FARTHEST_M * 1000) + 1, np.int64)
+        self._range_m = (math.inf, -math.inf)
+        self._whole_mm = 0
+        self._borders: dict[str, list[int]] = {"white": [], "black": []}
+
+    def add(self, data: DepthDataset, split: str, name: FrameId) -> None:
+        """Reads a frame, looks for everything that may be wrong with it, and takes its measures."""
+        place = f"{split} frame {name.frame}"
+        try:
+            frame = data.read_verified(name) if isinstance(data, PackedFrames) else data.read(name)
+            refuse_malformed(frame, place)
+        except DataError as error:
+            self._problems.add(error, place)
+            return
+        self._read[split] += 1
+        self._measure(frame, split, place)
+        for check in (_check_unit, _check_holes, self._check_counted):
+            try:
+                check(frame, data, split, place)
+            except DataError as error:
+                self._problems.add(error, place)
+
+    def summary(self, split: str, frames: Sequence[FrameId]) -> Split:
+        """What a split holds."""
+        scenes = {frame.scene for frame in frames}
+        known, counted = _spread(self._known[split]), _spread(self._counted[split])
+        return Split(len(frames), len(scenes), self._read[split], known, counted)
+
+    def depth(self) -> Depth | None:
+        """The range of all known pixels that were read; None if there are none."""
+        total_N = self._millimetres_N.cumsum()
+        if not total_N[-1]:
+            return None
+        low, middle, high = (float(np.searchsorted(total_N, q * total_N[-1]) / 1000) for q in (0.01, 0.5, 0.99))
+        return Depth(self._range_m[0], low, middle, high, self._range_m[1], self._whole_mm)
+
+    def border_notes(self) -> list[str]:
+        """Uniform borders around the images, as NYU's synced frames and BTS-lineage test frames have them."""
+        read = self._read.total()
+        return [
+            f"{len(widths)} of {read} images have a {colour} border of {min(widths)} to {max(widths)} pixels"
+            for colour, widths in self._borders.items()
+            if widths
+        ]
+
+    def _measure(self, frame: Frame, split: str, place: str) -> None:
+        depth_m_HW: NDArray[np.float32] = frame.depth_m_HW
+        height, width = depth_m_HW.shape
+        count, places = self.sizes.get(f"{height}×{width}", (0, []))
+        self.sizes[f"{height}×{width}"] = (count + 1, [*places, place][:PLACES])
+        self._whole_mm += as_millimetres(depth_m_HW) is not None
+        known_m_N = depth_m_HW[depth_m_HW > 0]
+        self._known[split].append(known_m_N.size / depth_m_HW.size)
+        if known_m_N.size:
+            self._range_m = (
+                min(self._range_m[0], float(known_m_N.min())),
+                max(self._range_m[1], float(known_m_N.max())),
+            )
+            last = len(self._millimetres_N) - 1
+            millimetres = np.rint(known_m_N[::EVERY].astype(np.float64) * 1000).clip(0, last).astype(np.int64)
+            self._millimetres_N += np.bincount(millimetres, minlength=last + 1)
+        self._measure_counted(frame, split, place)
+        for colour, widths in self._borders.items():
+            if border := _border(frame.image_HW3, colour):
+                widths.append(border)
+
+    def _check_counted(self, frame: Frame, data: DepthDataset, split: str, place: str) -> None:
+        """Enough pixels to draw queries from: in train of the whole frame, elsewhere inside the crop."""
+        crop = "" if split == "train" else f" inside the crop of protocol {self._protocol.name}"
+        drawn = drawn_from(frame, split, self._protocol, where=place)
+        if 0 < drawn < LEAST_VALID:
+            raise DataError(
+                f"has {drawn} valid pixels{crop}, fewer than {LEAST_VALID}",
+                hint="drop the frame, or score fewer points",
+            )
+        if drawn == 0 and (frame.depth_m_HW > 0).any():
+            raise DataError(f"has no valid pixel{crop}", hint="drop the frame; its depth lies outside crop or bounds")
+
+    def _measure_counted(self, frame: Frame, split: str, place: str) -> None:
+        """The share of the crop that counts; training frames may be of a size that the protocol does not know."""
+        protocol = self._protocol
+        height, width = frame.depth_m_HW.shape
+        if protocol.frame in (None, (height, width)):
+            area = math.prod(
+                len(range(size)[slice(*(part or (0, size)))])
+                for size, part in ((height, protocol.rows), (width, protocol.columns))
+            )
+            valid_HW = protocol.valid(frame.depth_m_HW, where=place)
+            self._counted[split].append(float(valid_HW.sum()) / area)
+
+
+def _check_unit(frame: Frame, data: DepthDataset, split: str, place: str) -> None:
+    """Metres, as far as a median can tell, and at least one known pixel."""
+    check_indoor_depth(frame.depth_m_HW, place)
+
+
+def _check_holes(frame: Frame, data: DepthDataset, split: str, place: str) -> None:
+    """A sensor leaves holes: a map without one has been filled or rendered."""
+    if data.truth == "raw" and (frame.depth_m_HW > 0).all():
+        raise DataError(
+            "expected raw depth, found no unknown pixel: the map is filled or rendered",
+            hint="use the raw depth, or say in the data set's options what its depth is",
+        )
+
+
+def _check_sizes(sizes: dict[str, tuple[int, list[str]]], problems: _Problems) -> None:
+    """Frames of another size than most."""
+    most = max(sizes, key=lambda size: sizes[size][0], default="")
+    for size, (count, places) in sizes.items():
+        if size != most:
+            error = DataError(f"is {size}, most frames are {most}", hint="keep frames of one size in one data set")
+            problems.add(error, *places, count=count)
+
+
+def _check_splits(frames: dict[str, list[FrameId]], problems: _Problems) -> None:
+    """Every frame in one split, once; no split empty, unless there are test frames alone."""
+    counts = Counter(frame.frame for each in frames.values() for frame in each)
+    for name, count in counts.items():
+        if count > 1:
+            problems.add(DataError("is there more than once", hint="a frame belongs to one split"), f"frame {name}")
+    if not _test_alone(frames):
+        for split, each in frames.items():
+            if not each:
+                problems.add(DataError("has no frames", hint="use more frames or other splits"), f"split {split}")
+
+
+def _test_alone(frames: dict[str, list[FrameId]]) -> bool:
+    return bool(frames["test"]) and not frames["train"] and not frames["val"]
+
+
+def _split_notes(frames: dict[str, list[FrameId]]) -> list[str]:
+    """Which splits share scenes."""
+    if _test_alone(frames):
+        return ["test frames alone: use it as data.test"]
+    scenes = {split: {frame.scene for frame in each} for split, each in frames.items()}
+    shared = {(a, b): len(scenes[a] & scenes[b]) for a, b in combinations(SPLITS, 2)}
+    if not any(shared.values()):
+        return ["no scene is in two splits"]
+    return [f"{count} scenes are in {a} and in {b}" for (a, b), count in shared.items() if count]
+
+
+def _truth_notes(data: DepthDataset, protocol: Protocol) -> list[str]:
+    """Whether the protocol is for this kind of depth."""
+    try:
+        protocol.check_truth(data.truth)
+    except SpdError as error:
+        return [f"{error.message}; {error.hint}"]
+    return []
+
+
+def _spread(values: Sequence[float]) -> Spread | None:
+    return Spread(min(values), float(np.median(values)), max(values)) if values else None
+
+
+def _border(image_HW3: NDArray[np.uint8], colour: str) -> int:
+    """Width in pixels of a white or black frame around the image, that of its widest side; 0 unless on all sides."""
+    sides = (image_HW3, image_HW3[::-1], image_HW3.swapaxes(0, 1), image_HW3.swapaxes(0, 1)[::-1])
+    widths = [_uniform_rows(side, colour) for side in sides]
+    return max(widths) if min(widths) > 0 and max(widths) < min(image_HW3.shape[:2]) // 2 else 0
+
+
+def _uniform_rows(image_HW3: NDArray[np.uint8], colour: str) -> int:
+    """How many rows from the first are white, or black, throughout."""
+    for count, row_W3 in enumerate(image_HW3):
+        if not ((row_W3 >= WHITE).all() if colour == "white" else (row_W3 <= BLACK).all()):
+            return count
+    return len(image_HW3)
