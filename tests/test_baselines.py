@@ -3,36 +3,47 @@
 import copy
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from spd_baselines.alignment import Alignment, align_disparity
+from spd_baselines.alignment import (
+    DEPTH_FLOOR_M,
+    DISPARITY_FLOOR,
+    FITS,
+    AffineDepth,
+    AffineDisparity,
+    Unaligned,
+    lsq_depth,
+    lsq_disparity,
+    median,
+)
 from spd_baselines.bilinear_mlp import BilinearMLP
 from spd_baselines.constant import Constant
 from spd_baselines.dav2_dense import DAv2Dense
-from spd_baselines.dav2_head import METRIC_INDOOR_SHA256, RELATIVE_SHA256
-from spd_baselines.dav2_metric import DAv2Metric
-from spd_baselines.dpt_head import DPTHead, read_map
+from spd_baselines.dav2_metric_indoor import DAv2MetricIndoor
+from spd_baselines.dpt_head import SIZES, DPTHead, read_map
 from spd_baselines.dpt_trained import DPTTrained
 from spd_baselines.output import EPSILON, INITIAL_BIAS, calibrated_inverse_depth, depth_of
 from spd_bench import compose
 from spd_bench.api import ComponentConfig, Encoder, Features, PointDepthModel
 from spd_bench.errors import ConfigError, DataError, StateError
 
-MODELS = (BilinearMLP, Constant, DPTTrained, DAv2Dense, DAv2Metric)
+MODELS = (BilinearMLP, Constant, DPTTrained, DAv2Dense, DAv2MetricIndoor)
 
 
 class Stub(Encoder):
     """Four fixed linear maps of 14×14 patches; carries a depth head from random numbers, as dav2_small does."""
 
-    def __init__(self, channels: int = 12, digest: str = "0" * 64) -> None:
+    def __init__(self, channels: int = 384, release: str = "relative") -> None:
         super().__init__()
         self.config = ComponentConfig()
         self.channels = channels
-        self.sha256 = digest
+        self.release = release
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("filters", 0.1 * torch.randn(4, channels, 3, 14, 14, generator=generator))
 
@@ -43,7 +54,7 @@ class Stub(Encoder):
         return Features((a, b, c, d))
 
     def digest(self) -> str:
-        return self.sha256
+        return "0" * 64
 
     def depth_head_state(self) -> Mapping[str, Tensor]:
         """Initial weights, but for a last layer whose map varies and stays positive."""
@@ -59,10 +70,12 @@ class Headless(Stub):
     depth_head_state = None  # type: ignore[assignment]
 
 
-def build(cls: type[PointDepthModel], encoder: Encoder | None = None) -> PointDepthModel:
+def build(cls: type[PointDepthModel], encoder: Encoder | None = None, **options: Any) -> PointDepthModel:
+    config = cls.Config(**options)
+    own = cls.own_encoder(config) or {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        return cls(cls.Config(), encoder or Stub())  # type: ignore[call-arg]
+        return cls(config, encoder or Stub(release=own.get("release", "relative")))  # type: ignore[call-arg]
 
 
 def ready(cls: type[PointDepthModel]) -> PointDepthModel:
@@ -224,20 +237,62 @@ def test_the_dpt_head_is_the_stock_one() -> None:
     """The same weights in transformers' whole model, fed with tokens behind an arbitrary CLS, give the same map."""
     from transformers.models.depth_anything import modeling_depth_anything as stock
 
-    ours = DPTHead(channels=12, output=nn.ReLU())
+    ours = DPTHead(channels=384, output=nn.ReLU())
     ours.load_state_dict(dict(Stub().depth_head_state()))
     neck = stock.DepthAnythingNeck(ours.neck.config)
     head = stock.DepthAnythingDepthEstimationHead(ours.neck.config)
     neck.load_state_dict(ours.neck.state_dict())
     head.load_state_dict(ours.head.state_dict())
     features = Stub()(picture(2, 56, 70))
-    tokens = [torch.cat([torch.full((2, 1, 12), 7.0), m.flatten(1, 2)], dim=1) for m in features.maps_BHWC]
+    tokens = [torch.cat([torch.full((2, 1, 384), 7.0), m.flatten(1, 2)], dim=1) for m in features.maps_BHWC]
     with torch.no_grad():
         expected = head(neck(tokens, 4, 5), 4, 5)
         found = ours(features)
     assert found.shape == (2, 56, 70)
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(found, expected.flip(-1), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("channels", "millions"),
+    [(768, 97.5 - 86.6), (1024, 335.3 - 304.4)],  # the authors' table less the ViT
+)
+def test_larger_encoders_get_larger_heads(channels: int, millions: float) -> None:
+    with torch.device("meta"):
+        head = DPTHead(channels=channels, output=nn.ReLU())
+    assert sum(p.numel() for p in head.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+    assert sorted(SIZES) == [384, 768, 1024]
+
+
+def test_a_width_without_a_released_head_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no DPT head for features of 12 channels") as caught:
+        build(DPTTrained, Stub(channels=12))
+    assert "384, 768, 1024" in str(caught.value.hint)
+
+
+def test_training_may_start_from_the_released_head() -> None:
+    """Every weight is the encoder's, the last ReLU alone is replaced: ρ = softplus(x) + ε where it gave x."""
+    encoder, image = Stub(), picture()
+    model = build(DPTTrained, encoder, init="released")
+    assert isinstance(model, DPTTrained)
+    state = encoder.depth_head_state()
+    assert all(torch.equal(value, state[name]) for name, value in model.dpt.state_dict().items())
+    assert {name for name, _ in model.trainable()} == {name for name, _ in build(DPTTrained).trainable()}
+    assert model.dpt.training
+    relative = stock_disparity(encoder, image)
+    with torch.no_grad():
+        rho = model.prepare(model.encode(image))
+    assert float(relative.min()) > 0  # where the ReLU did nothing
+    assert torch.allclose(rho, F.softplus(relative) + EPSILON, atol=1e-5)
+    compose.check(model, name="released", image_size=(56, 70))
+
+
+def test_a_released_start_needs_a_relative_head() -> None:
+    with pytest.raises(ConfigError, match="dpt_trained needs an encoder with a depth head of its own"):
+        build(DPTTrained, Headless(), init="released")
+    with pytest.raises(ConfigError, match="dpt_trained needs the relative release"):
+        build(DPTTrained, Stub(release="metric_indoor"), init="released")
+    build(DPTTrained, Headless())  # random weights need nothing
 
 
 def test_the_trained_dpt_head_starts_near_the_typical_depth() -> None:
@@ -287,11 +342,11 @@ def test_bilinear_mlp_size_and_start() -> None:
 
 def test_constant_is_the_median_of_training_depths() -> None:
     model = build(Constant)
-    for depths, median in (([5.0, 1.0, 2.0], 2.0), ([1.0, 10.0, 2.0, 3.0], 2.5)):
+    for depths, middle in (([5.0, 1.0, 2.0], 2.0), ([1.0, 10.0, 2.0, 3.0], 2.5)):
         model.fit_prior(torch.tensor(depths))
         found = model.decode(None, points(2, 3))
         assert found.shape == (2, 3)
-        assert torch.equal(found, torch.full((2, 3), median))
+        assert torch.equal(found, torch.full((2, 3), middle))
     other = build(Constant)
     other.load_state_dict(model.state_dict())
     assert float(other.decode(None, points(1, 1))) == 2.5
@@ -311,41 +366,101 @@ def test_constant_refuses_to_guess() -> None:
 # ------------------------------------------------------------------- alignment (R-27b)
 
 
-def test_alignment_by_hand() -> None:
+def row(*values: float) -> Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def test_lsq_disparity_by_hand() -> None:
     """x = 0, 1, 2 and t = 1/d = 1, 2, 2. Means 1 and 5/3; slope ((−1)(−2/3) + 0 + 1·(1/3)) / 2 = 1/2; shift 7/6."""
-    fit = align_disparity(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[1.0, 0.5, 0.5]]))
-    assert float(fit.scale_B) == pytest.approx(0.5, abs=1e-6)
-    assert float(fit.shift_B) == pytest.approx(7 / 6, abs=1e-6)
-    assert torch.allclose(fit.depth_m(torch.tensor([[5.0]])), torch.tensor([[1 / (2.5 + 7 / 6)]]))
+    fit = lsq_disparity(row(0, 1, 2), row(1, 0.5, 0.5))
+    assert float(fit.scale_B) == pytest.approx(1 / 2, abs=1e-12)
+    assert float(fit.shift_B) == pytest.approx(7 / 6, abs=1e-12)
+    assert float(fit.depth_m(row(5))) == pytest.approx(1 / (5 / 2 + 7 / 6))  # 3/11
+    assert float(fit.depth_m(row(5))) == pytest.approx(3 / 11)
+
+
+def test_lsq_depth_by_hand() -> None:
+    """x = 1, 1/2, 1/3, so z = 1, 2, 3; d = 2, 4, 4. Means 2 and 10/3; slope (4/3 + 0 + 2/3) / 2 = 1; shift 4/3."""
+    fit = lsq_depth(row(1, 1 / 2, 1 / 3), row(2, 4, 4))
+    assert float(fit.scale_B) == pytest.approx(1, abs=1e-12)
+    assert float(fit.shift_B) == pytest.approx(4 / 3, abs=1e-12)
+    assert float(fit.depth_m(row(1 / 6))) == pytest.approx(6 + 4 / 3)
+
+
+def test_median_by_hand() -> None:
+    """z = 1, 2, 4 (median 2) and d = 3, 9, 5 (median 5): factor 5/2. Of two pixels the median is their mean."""
+    fit = median(row(1, 1 / 2, 1 / 4), row(3, 9, 5))
+    assert float(fit.scale_B) == pytest.approx(5 / 2, abs=1e-12)
+    assert float(fit.shift_B) == 0
+    assert float(fit.depth_m(row(1 / 8))) == pytest.approx(20)
+    assert float(median(row(1, 1 / 3), row(1, 2)).scale_B) == pytest.approx((3 / 2) / 2, abs=1e-12)
+    assert float(median(row(1 / 3), row(2)).scale_B) == pytest.approx(2 / 3, abs=1e-12)
+
+
+def test_the_rules_are_different_rules() -> None:
+    x, depth = row(0.2, 0.5, 1, 2), row(4, 3, 1, 0.7)
+    found = [float(fit(x, depth).depth_m(row(0.8))) for fit in FITS.values()]
+    assert len({round(one, 3) for one in found}) == 3
+    assert list(FITS) == ["lsq_disparity", "lsq_depth", "median"]
 
 
 def test_alignment_is_per_image_and_exact_where_it_can_be() -> None:
     """Image 0: t = 0.2·x + 0.1. Image 1: t = −0.5·x + 2, a disparity that is upside down."""
     x = torch.tensor([[0.0, 1.0, 2.0, 4.0], [0.0, 1.0, 2.0, 3.0]], dtype=torch.float64)
     truth = 1 / torch.stack([0.2 * x[0] + 0.1, -0.5 * x[1] + 2])
-    fit = align_disparity(x, truth)
+    fit = lsq_disparity(x, truth)
     assert torch.allclose(fit.scale_B, torch.tensor([0.2, -0.5], dtype=torch.float64), atol=1e-12)
     assert torch.allclose(fit.shift_B, torch.tensor([0.1, 2.0], dtype=torch.float64), atol=1e-12)
     assert torch.allclose(fit.depth_m(x), truth, atol=1e-12)
+    x = x + 1
+    truth = torch.stack([3 / x[0] + 0.5, 0.25 / x[1] + 1])
+    assert torch.allclose(lsq_depth(x, truth).depth_m(x), truth, atol=1e-12)
+    truth = torch.stack([3 / x[0], 0.25 / x[1]])
+    assert torch.allclose(median(x, truth).depth_m(x), truth, atol=1e-12)
 
 
-def test_an_aligned_disparity_below_zero_is_far_away() -> None:
-    fit = Alignment(torch.tensor([1.0]), torch.tensor([-1.0]))
-    assert torch.allclose(fit.depth_m(torch.tensor([[3.0, 0.5]])), torch.tensor([[0.5, 1 / EPSILON]]))
+def test_fits_are_computed_in_float64() -> None:
+    """Disparities around 1000 that differ by 1/8: in float32 their squares lose the difference."""
+    x = 1000 + torch.arange(40.0)[None] / 8
+    truth = (1 / (0.02 * x.double() - 19)).float()
+    fit = lsq_disparity(x, truth)
+    assert fit.scale_B.dtype == torch.float32
+    assert float(fit.scale_B) == pytest.approx(0.02, rel=1e-5)
+    naive = torch.linalg.lstsq(torch.stack([x[0], torch.ones(40)], dim=1), 1 / truth[0][:, None]).solution
+    assert abs(float(naive[0]) - 0.02) > 1e-6
+
+
+def test_what_is_infinitely_far_stays_finite() -> None:
+    """x = 0 is z = 1/floor; an inverse depth below zero is 1/ε; a depth below zero is the smallest there is."""
+    assert float(Unaligned().depth_m(row(0))) == 1 / DISPARITY_FLOOR == 1000
+    assert float(Unaligned().depth_m(row(0.5))) == 2
+    one, minus = torch.ones(1), -torch.ones(1)
+    depth = AffineDisparity(one, minus).depth_m(torch.tensor([[3.0, 0.5]]))
+    assert torch.allclose(depth, torch.tensor([[0.5, 1 / EPSILON]]))
+    depth = AffineDepth(minus, 2 * one).depth_m(torch.tensor([[1.0, 0.25]]))
+    assert torch.allclose(depth, torch.tensor([[1.0, DEPTH_FLOOR_M]]))
 
 
 @pytest.mark.parametrize(
     ("disparity", "depth", "words"),
     [
         ([1.0], [1.0], "at least 2 valid pixels, found 1"),
-        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "the same everywhere"),
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "the same at every valid pixel"),
         ([1.0, math.nan], [1.0, 2.0], "disparity is not finite"),
         ([1.0, 2.0], [1.0, 0.0], "not a positive, finite number of metres"),
     ],
 )
-def test_alignment_refuses(disparity: list[float], depth: list[float], words: str) -> None:
+@pytest.mark.parametrize("fit", [lsq_disparity, lsq_depth])
+def test_alignment_refuses(fit: Any, disparity: list[float], depth: list[float], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        align_disparity(torch.tensor([disparity]), torch.tensor([depth]))
+        fit(torch.tensor([disparity]), torch.tensor([depth]))
+
+
+def test_a_fit_in_depth_needs_something_nearer_than_the_floor() -> None:
+    with pytest.raises(DataError, match="the same at every valid pixel"):
+        lsq_depth(row(0, DISPARITY_FLOOR / 2), row(1, 2))
+    with pytest.raises(DataError, match="at least 1 valid pixels, found 0"):
+        median(torch.zeros(1, 0), torch.zeros(1, 0))
 
 
 # ------------------------------------------------------------------- Depth Anything V2 as released (R-27b, c)
@@ -376,18 +491,43 @@ def test_dense_gives_the_released_disparity_and_metres_only_after_alignment() ->
     assert float(relative.max() - relative.min()) > 0.1
 
 
+@pytest.mark.parametrize("alignment", [*FITS, "none"])
+def test_dense_aligns_by_the_rule_that_was_chosen(alignment: str) -> None:
+    model, xy = build(DAv2Dense, alignment=alignment), points(2, 40)
+    assert isinstance(model, DAv2Dense)
+    assert model.gt_aligned == (alignment != "none")
+    compose.check(model, name=alignment, image_size=(56, 70))
+    with torch.no_grad():
+        scene = model.prepare(model.encode(picture()))
+        relative, truth = model.relative_disparity(scene, xy), 1.0 + xy[..., 0]
+        if alignment == "none":
+            assert torch.equal(model.decode(scene, xy), 1 / relative)
+            with pytest.raises(StateError, match="takes no ground truth"):
+                model.fit_alignment(scene, xy, truth)
+        else:
+            model.fit_alignment(scene, xy, truth)
+            assert torch.equal(model.decode(scene, xy), FITS[alignment](relative, truth).depth_m(relative))
+
+
+def test_the_default_alignment_is_in_disparity() -> None:
+    assert DAv2Dense.Config().alignment == "lsq_disparity"
+    with pytest.raises(ValidationError, match="lsq_disparity"):
+        DAv2Dense.Config(alignment="lsq")  # type: ignore[arg-type]
+
+
 def test_metric_is_the_scaled_sigmoid_of_the_same_head() -> None:
     encoder, image, xy = Stub(), picture(), points(2, 5)
     raw = DPTHead(channels=encoder.channels, output=nn.Identity())
     raw.load_state_dict(dict(encoder.depth_head_state()))
-    model = DAv2Metric(DAv2Metric.Config(max_depth_m=8.0), encoder)
+    encoder.release = "metric_indoor"
+    model = DAv2MetricIndoor(DAv2MetricIndoor.Config(max_depth_m=8.0), encoder)
     with torch.no_grad():
         expected = 8.0 * torch.sigmoid(raw(encoder(image)))
         found = model.decode(model.prepare(model.encode(image)), xy)
     assert torch.allclose(found, read_map(expected, xy), atol=1e-5)
 
 
-@pytest.mark.parametrize("cls", [DAv2Dense, DAv2Metric])
+@pytest.mark.parametrize("cls", [DAv2Dense, DAv2MetricIndoor])
 def test_an_encoder_without_its_own_head_is_refused(cls: type[PointDepthModel]) -> None:
     with pytest.raises(ConfigError, match="Headless has none") as caught:
         build(cls, Headless())
@@ -395,18 +535,25 @@ def test_an_encoder_without_its_own_head_is_refused(cls: type[PointDepthModel]) 
 
 
 def test_the_two_releases_are_not_mistaken_for_each_other() -> None:
-    with pytest.raises(ConfigError, match="dav2_dense was given the metric release"):
-        build(DAv2Dense, Stub(digest=METRIC_INDOOR_SHA256))
-    with pytest.raises(ConfigError, match="dav2_metric was given the relative release"):
-        build(DAv2Metric, Stub(digest=RELATIVE_SHA256))
-    build(DAv2Dense, Stub(digest=RELATIVE_SHA256))
-    build(DAv2Metric, Stub(digest=METRIC_INDOOR_SHA256))
+    with pytest.raises(ConfigError, match=r"dav2_dense needs the relative release .* is the metric_indoor one"):
+        build(DAv2Dense, Stub(release="metric_indoor"))
+    with pytest.raises(ConfigError, match="dav2_metric_indoor needs the metric_indoor release") as caught:
+        build(DAv2MetricIndoor, Stub(release="relative"))
+    assert "release to metric_indoor" in str(caught.value.hint)
+
+
+def test_the_metric_baseline_brings_its_encoder() -> None:
+    config = DAv2MetricIndoor.Config
+    assert DAv2MetricIndoor.own_encoder(config()) == {"use": "dav2_small", "release": "metric_indoor"}
+    assert DAv2MetricIndoor.own_encoder(config(weights="m.pth"))["weights"] == "m.pth"
+    assert DAv2MetricIndoor.places == {"weights"}
+    assert DAv2Dense.own_encoder(DAv2Dense.Config()) is None
 
 
 def test_a_head_of_another_size_is_refused() -> None:
     class Wider(Stub):
         def depth_head_state(self) -> Mapping[str, Tensor]:
-            return DPTHead(channels=self.channels + 1, output=nn.ReLU()).state_dict()
+            return {**super().depth_head_state(), "head.conv1.bias": torch.zeros(33)}
 
-    with pytest.raises(DataError, match="does not fit DAv2-S"):
+    with pytest.raises(DataError, match="does not fit its 384 channels"):
         build(DAv2Dense, Wider())

@@ -60,6 +60,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "baseline/spd_v13_literal": {"r": 5},  # 12 sites of L4 on the kit's small image
     "dataset/rgbd_folder": {"root": "/no/such/folder"},
+    "dataset/packed": {"root": "/no/such/folder"},
 }
 """What a component has to be constructed with, where its defaults do not fit."""
 
@@ -92,6 +93,10 @@ class TestEncoders(EncoderContract):
 class EncoderWithHead(PatchEncoder):
     """Carries a depth head with random numbers, as dav2_small does with the released ones."""
 
+    def __init__(self, release: str) -> None:
+        super().__init__()
+        self.release = release
+
     def depth_head_state(self) -> Mapping[str, Tensor]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
@@ -105,7 +110,8 @@ class TestBaselines(BaselineContract):
     chosen = registered("baseline")
 
     def encoder(self) -> Encoder:
-        return EncoderWithHead()
+        own = self.component.own_encoder(self.config) or {}
+        return EncoderWithHead(own.get("release", "relative"))
 
 
 class TestDatasets(DatasetContract):

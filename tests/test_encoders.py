@@ -1,32 +1,43 @@
-"""Encoders of §3: DAv2-S read from every layout its weights come in, and the weight-free stand-in.
+"""Encoders of §3: DAv2 read from every layout its weights come in, and the weight-free stand-in.
 
-The ViT is written again below in plain torch, from the names of the released file, and every map must agree.
+What the ViT computes is tested in test_dense_reference.py; names and shapes of the released file are written here
+by hand.
 """
 
 import copy
 import hashlib
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from spd_bench.errors import ConfigError, DataError
-from spd_components.dav2_weights import VIT_S, ViTSize
-from spd_components.encoder_dav2 import VARIABLE, DAv2Small, backbone_config
+from spd_components import dav2_release, encoder_dav2
+from spd_components.dav2_layouts import head_entries, vit_entries
+from spd_components.dav2_release import METRIC_VARIABLE, RELEASED_FILES, SHA256, VARIABLE
+from spd_components.dav2_sizes import BASE, LARGE, SIZES, SMALL, DAv2Size
+from spd_components.encoder_dav2 import DAv2Base, DAv2Encoder, DAv2Large, DAv2Small, backbone_config
 from spd_components.encoder_patch_descriptors import PatchDescriptors, dct_basis
 
-TINY = ViTSize(dim=24, layers=4, heads=3, grid=5, taps=(1, 2, 3, 4))
+TINY = replace(SMALL, dim=24, layers=4, heads=3, grid=5, taps=(0, 1, 2, 3))
 MLP = 4 * TINY.dim
+METRIC_FILE = "depth_anything_v2_metric_hypersim_vits.pth"
+
+
+class TinyEncoder(DAv2Small):
+    size = TINY
 
 
 @pytest.fixture(autouse=True)
 def _no_weights_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    for variable in (VARIABLE, METRIC_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
     torch.set_num_threads(1)
 
 
@@ -117,73 +128,24 @@ def released(tmp_path: Path) -> Path:
 
 
 def encoder_of(path: Path, **options: object) -> DAv2Small:
-    return DAv2Small(DAv2Small.Config(weights=str(path), **options), size=TINY)
+    return TinyEncoder(DAv2Small.Config(weights=str(path), **options))
 
 
 def picture(height: int, width: int, seed: int = 1) -> Tensor:
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-# ------------------------------------------------------------------- an independent ViT
-
-
-def reference_maps(
-    state: dict[str, Tensor], image: Tensor, *, order: str = "qkv", offset: float | None = None, scaled: bool = True
-) -> list[Tensor]:
-    """DINOv2 as its paper has it, in plain torch. The keywords make the wrong twins."""
-    w = {k.removeprefix("pretrained."): v for k, v in state.items()}
-    d, heads, grid = TINY.dim, TINY.heads, TINY.grid
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    x = (image - mean[:, None, None]) / std[:, None, None]
-    x = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=14)
-    batch, _, rows, columns = x.shape
-    x = torch.cat([w["cls_token"].expand(batch, -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
-    place = w["pos_embed"][:, 1:].reshape(1, grid, grid, d).permute(0, 3, 1, 2)
-    if offset is not None:
-        place = F.interpolate(place, scale_factor=((rows + offset) / grid, (columns + offset) / grid), mode="bicubic")
-    elif (rows, columns) != (grid, grid):
-        place = F.interpolate(place, size=(rows, columns), mode="bicubic", align_corners=False)
-    place = place.flatten(2).transpose(1, 2)
-    x = x + torch.cat([w["pos_embed"][:, :1], place], dim=1)
-    maps = []
-    for i in range(TINY.layers):
-        b = {k.removeprefix(f"blocks.{i}."): v for k, v in w.items() if k.startswith(f"blocks.{i}.")}
-        h = F.layer_norm(x, (d,), b["norm1.weight"], b["norm1.bias"], 1e-6)
-        parts = dict(zip(order, F.linear(h, b["attn.qkv.weight"], b["attn.qkv.bias"]).chunk(3, dim=-1), strict=True))
-        q, k, v = (parts[p].unflatten(-1, (heads, d // heads)).transpose(1, 2) for p in "qkv")
-        a = (q @ k.transpose(-1, -2) / math.sqrt(d // heads)).softmax(dim=-1) @ v
-        a = F.linear(a.transpose(1, 2).flatten(2), b["attn.proj.weight"], b["attn.proj.bias"])
-        x = x + (b["ls1.gamma"] * a if scaled else a)
-        h = F.layer_norm(x, (d,), b["norm2.weight"], b["norm2.bias"], 1e-6)
-        h = F.linear(
-            F.gelu(F.linear(h, b["mlp.fc1.weight"], b["mlp.fc1.bias"])), b["mlp.fc2.weight"], b["mlp.fc2.bias"]
-        )
-        x = x + (b["ls2.gamma"] * h if scaled else h)
-        tap = F.layer_norm(x, (d,), w["norm.weight"], w["norm.bias"], 1e-6)[:, 1:]
-        maps.append(tap.reshape(batch, rows, columns, d))
-    return maps
-
-
 def worst(maps: tuple[Tensor, ...], reference: list[Tensor]) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(maps, reference, strict=True))
 
 
-@pytest.mark.parametrize(("height", "width"), [(70, 70), (56, 84), (70, 98)])
-def test_every_map_agrees_with_a_vit_written_from_the_paper(released: Path, height: int, width: int) -> None:
-    image = picture(height, width)
-    maps = encoder_of(released)(image).maps_BHWC
-    assert [tuple(m.shape) for m in maps] == [(2, height // 14, width // 14, TINY.dim)] * 4
-    assert worst(maps, reference_maps(released_state(), image)) < 1e-5
+# ------------------------------------------------------------------- layouts
 
 
-def test_the_comparison_sees_wrong_twins(released: Path) -> None:
-    image = picture(56, 84)
-    maps, state = encoder_of(released)(image).maps_BHWC, released_state()
-    assert worst(maps, reference_maps(state, image, order="kqv")) > 1e-3
-    assert worst(maps, reference_maps(state, image, order="qvk")) > 1e-3
-    assert worst(maps, reference_maps(state, image, scaled=False)) > 1e-3
-    assert worst(maps, reference_maps(state, image, offset=0.1)) > 1e-3  # the authors' resize of positions
-    assert worst(maps, reference_maps(state, image)[::-1]) > 1e-3
+def test_names_and_shapes_are_those_of_the_released_file() -> None:
+    entries = {f"pretrained.{entry.name}": entry.shape for entry in vit_entries(TINY)}
+    entries |= {f"depth_head.{entry.name}": entry.shape for entry in head_entries(TINY)}
+    assert entries == {name: tuple(value.shape) for name, value in released_state().items()}
 
 
 def test_hugging_face_layouts_give_the_same_maps(released: Path, tmp_path: Path) -> None:
@@ -203,7 +165,7 @@ def test_a_directory_that_transformers_saved_is_read(tmp_path: Path) -> None:
     )
     whole = DepthAnythingForDepthEstimation(sizes).eval()
     whole.save_pretrained(tmp_path / "hf")
-    encoder = encoder_of(tmp_path / "hf")
+    encoder = encoder_of(tmp_path / "hf", position_embeddings="transformers")
     image = picture(56, 70)
     normal = (image - encoder.get_buffer("mean_311")) / encoder.get_buffer("std_311")
     with torch.no_grad():
@@ -234,14 +196,59 @@ def test_the_head_of_the_released_file_keeps_its_place(released: Path) -> None:
     assert len(head) == sum(name.startswith("depth_head.") for name in state)
 
 
-def test_vit_s_has_the_published_number_of_parameters() -> None:
+def parameters(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes)
+
+
+@pytest.mark.parametrize(
+    ("size", "vit", "whole"),
+    [
+        # positions 1370·384 + 12 blocks of 1,775,232 + patches 3·14·14·384 + 384 + norm 768 + cls 384 + mask 384
+        (SMALL, 1370 * 384 + 12 * 1_775_232 + 226_176 + 768 + 384 + 384, 24.8e6),
+        # a block is 12·d² + 15·d: qkv 3d² + 3d, projection d² + d, MLP 8d² + 5d, two norms 4d, two scales 2d
+        (BASE, 1370 * 768 + 12 * (12 * 768**2 + 15 * 768) + 589 * 768 + 4 * 768, 97.5e6),
+        (LARGE, 1370 * 1024 + 24 * (12 * 1024**2 + 15 * 1024) + 589 * 1024 + 4 * 1024, 335.3e6),
+    ],
+    ids=["S", "B", "L"],
+)
+def test_every_size_has_the_published_number_of_parameters(size: DAv2Size, vit: int, whole: float) -> None:
+    """The last column is the authors' table, in units of 100,000."""
     from transformers import Dinov2Backbone
 
     with torch.device("meta"):
-        vit = Dinov2Backbone(backbone_config(VIT_S))
-    # positions 1370·384 + 12 blocks of 1,775,232 + patches 3·14·14·384 + 384 + norm 768 + cls 384 + mask 384
-    assert 1370 * 384 + 12 * 1_775_232 + 226_176 + 768 + 384 + 384 == 22_056_576
-    assert sum(p.numel() for p in vit.parameters()) == 22_056_576
+        backbone = Dinov2Backbone(backbone_config(size))
+    assert sum(p.numel() for p in backbone.parameters()) == vit
+    assert parameters(entry.shape for entry in vit_entries(size)) == vit
+    head = parameters(entry.shape for entry in head_entries(size))
+    assert round((vit + head) / 1e5) == round(whole / 1e5)
+
+
+def test_the_small_encoder_is_the_papers() -> None:
+    assert parameters(entry.shape for entry in vit_entries(SMALL)) == 22_056_576
+    assert parameters(entry.shape for entry in head_entries(SMALL)) == 2_728_513
+
+
+def hollow(size: DAv2Size) -> dict[str, Tensor]:
+    """A released file in full size that takes no space: every tensor repeats one number."""
+    state = {f"pretrained.{entry.name}": torch.zeros(1).expand(entry.shape) for entry in vit_entries(size)}
+    return state | {f"depth_head.{entry.name}": torch.zeros(1).expand(entry.shape) for entry in head_entries(size)}
+
+
+@pytest.mark.parametrize("cls", [DAv2Base, DAv2Large])
+def test_base_and_large_are_built_by_the_same_code(tmp_path: Path, cls: type[DAv2Encoder]) -> None:
+    """Shapes only: reading their files, the ViT on the meta device, and the head for the dense baselines."""
+    name = f"depth_anything_v2_vit{cls.size.name[0].lower()}.pth"
+    torch.save(hollow(cls.size), tmp_path / name)
+    config = cls.Config(weights=str(tmp_path))
+    assert cls.missing(config) is None
+    with torch.device("meta"):
+        encoder = cls(config)
+        maps = encoder(torch.empty(1, 3, 56, 70)).maps_BHWC
+    assert [m.shape for m in maps] == [(1, 4, 5, encoder.channels)] * 4
+    assert encoder.channels == cls.size.dim
+    assert encoder.backbone.config.out_indices == [tap + 1 for tap in cls.size.taps]
+    with pytest.raises(ConfigError, match=f"^{cls.size.encoder} needs an input"):
+        encoder(torch.empty(1, 3, 56, 71, device="meta"))
 
 
 # ------------------------------------------------------------------- frozen, exact, anywhere
@@ -301,6 +308,7 @@ def test_missing_and_unexpected_names_are_listed(released: Path) -> None:
     with pytest.raises(DataError) as caught:
         encoder_of(released)
     text = str(caught.value)
+    assert "does not fit Depth Anything V2 Small, ViT-S/14: missing depth_head.projects.3.bias, pretrained." in text
     assert "missing depth_head.projects.3.bias, pretrained.blocks.2.ls1.gamma;" in text
     assert "unexpected pretrained.blocks.4.norm1.weight\n" in text
     assert text.startswith(str(released))
@@ -322,8 +330,21 @@ def test_another_width_is_refused_and_not_reinitialised(released: Path) -> None:
     state = released_state()
     state["pretrained.norm.weight"] = torch.ones(TINY.dim + 1)
     torch.save(state, released)
-    with pytest.raises(DataError, match=r"does not fit ViT-S/14: layernorm\.weight \(25,\) instead of \(24,\)"):
+    with pytest.raises(DataError, match=r"wrong shape pretrained\.norm\.weight \(25,\) instead of \(24,\)\n"):
         encoder_of(released)
+
+
+def test_a_file_of_another_size_names_the_encoder_that_reads_it(tmp_path: Path) -> None:
+    torch.save(hollow(BASE), tmp_path / "weights.pth")
+    with pytest.raises(DataError, match="does not fit Depth Anything V2 Small") as caught:
+        DAv2Small(DAv2Small.Config(weights=str(tmp_path / "weights.pth")))
+    assert caught.value.hint == "use the encoder dav2_base"
+
+
+def test_tensors_of_another_family_are_refused(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
+    with pytest.raises(DataError, match=r"not the tensors of Depth Anything V2: found conv1\.weight"):
+        encoder_of(tmp_path / "resnet.pth")
 
 
 def test_values_that_are_not_finite_are_refused(released: Path) -> None:
@@ -361,14 +382,20 @@ def test_a_wrapped_checkpoint_is_refused(tmp_path: Path) -> None:
         encoder_of(tmp_path / "wrapped.pth")
 
 
-def test_without_weights_it_says_what_to_get(tmp_path: Path) -> None:
-    for config in (DAv2Small.Config(), DAv2Small.Config(weights=str(tmp_path / "absent.pth"))):
-        text = DAv2Small.missing(config)
+@pytest.mark.parametrize("cls", [DAv2Small, DAv2Base, DAv2Large])
+@pytest.mark.parametrize("release", ["relative", "metric_indoor"])
+def test_without_weights_it_says_what_to_get(tmp_path: Path, cls: type[DAv2Encoder], release: str) -> None:
+    letter = cls.size.name[0].lower()
+    file = {"relative": f"v2_vit{letter}.pth", "metric_indoor": f"v2_metric_hypersim_vit{letter}.pth"}[release]
+    variable = {"relative": "DAV2_WEIGHTS=", "metric_indoor": "DAV2_METRIC_WEIGHTS="}[release]
+    absent = str(tmp_path / "absent.pth")
+    for config in (cls.Config(release=release), cls.Config(release=release, weights=absent)):
+        text = cls.missing(config)
         assert text is not None
-        for word in ("Depth-Anything-V2-Small", "depth_anything_v2_vits.pth", "DAV2_WEIGHTS"):
+        for word in (f"Depth Anything V2 {cls.size.name}", f"depth_anything_{file}", variable, f"-{cls.size.name} "):
             assert word in text
-        with pytest.raises(DataError, match="DAV2_WEIGHTS"):
-            DAv2Small(config, size=TINY)
+        with pytest.raises(DataError, match=variable):
+            cls(config)
 
 
 def test_a_directory_with_no_file_or_two_is_refused(tmp_path: Path, released: Path) -> None:
@@ -382,7 +409,170 @@ def test_a_directory_with_no_file_or_two_is_refused(tmp_path: Path, released: Pa
 def test_the_environment_variable_is_the_default(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(released))
     assert DAv2Small.missing(DAv2Small.Config()) is None
-    assert DAv2Small(DAv2Small.Config(), size=TINY).digest() == encoder_of(released).digest()
+    assert TinyEncoder(DAv2Small.Config()).digest() == encoder_of(released).digest()
+
+
+def test_one_folder_may_hold_every_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, name in enumerate(RELEASED_FILES):
+        torch.save({"seed": torch.tensor(seed)}, tmp_path / name)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    for cls in (DAv2Small, DAv2Base, DAv2Large):
+        letter = cls.size.name[0].lower()
+        for release, infix in (("relative", ""), ("metric_indoor", "metric_hypersim_")):
+            found = dav2_release.find_weights(cls.Config(release=release), cls.size)
+            assert found == tmp_path / f"depth_anything_v2_{infix}vit{letter}.pth"
+
+
+def test_the_metric_release_has_a_variable_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which wins: the option, then DAV2_METRIC_WEIGHTS, then the folder (never the file) of DAV2_WEIGHTS."""
+    places = [tmp_path / name for name in ("option", "own", "shared")]
+    for place in places:
+        place.mkdir()
+        (place / METRIC_FILE).touch()
+    config = DAv2Small.Config(release="metric_indoor")
+    monkeypatch.setenv(VARIABLE, str(places[2] / "depth_anything_v2_vits.pth"))
+    assert "metric indoor checkpoint is missing" in str(DAv2Small.missing(config))
+    monkeypatch.setenv(VARIABLE, str(places[2]))
+    assert dav2_release.find_weights(config, SMALL).parent == places[2]
+    monkeypatch.setenv(METRIC_VARIABLE, str(places[1] / METRIC_FILE))
+    assert dav2_release.find_weights(config, SMALL).parent == places[1]
+    config = config.model_copy(update={"weights": str(places[0])})
+    assert dav2_release.find_weights(config, SMALL).parent == places[0]
+
+
+def test_a_released_file_of_another_model_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / METRIC_FILE).touch()
+    text = str(DAv2Small.missing(DAv2Small.Config(weights=str(tmp_path / METRIC_FILE))))
+    assert "is the metric indoor checkpoint of Depth Anything V2 Small, expected the relative checkpoint" in text
+
+
+def test_a_renamed_release_is_refused_by_its_bytes(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = hashlib.sha256(released.read_bytes()).hexdigest()
+    monkeypatch.setattr(encoder_dav2, "SHA256", {sha256: RELEASED_FILES[METRIC_FILE]})
+    with pytest.raises(DataError, match=r"is the metric indoor checkpoint .* expected the relative") as caught:
+        encoder_of(released)
+    assert "release to metric_indoor" in str(caught.value.hint)
+    renamed = released.rename(released.with_name("renamed.pth"))
+    assert encoder_of(renamed, release="metric_indoor").release == "metric_indoor"
+
+
+def test_places_are_not_what_counts() -> None:
+    assert DAv2Small.places == {"weights", "repo", "revision", "hub"}
+    assert DAv2Small.version == 2  # the position embeddings of inputs other than 518×518 (R-23)
+
+
+# ------------------------------------------------------------------- what a file is
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hollow file of Small in the released layout and size."""
+    folder = tmp_path_factory.mktemp("small")
+    torch.save(hollow(SMALL), folder / "depth_anything_v2_vits.pth")
+    return folder
+
+
+def test_a_released_file_is_described(small_folder: Path) -> None:
+    """ViT: 14 tensors in each of 12 blocks and 7 more. Head: 13 for each of 4 maps, 3·2 to resize, 3·2 at the end."""
+    path = small_folder / "depth_anything_v2_vits.pth"
+    expected = {
+        "model": "Depth Anything V2 Small, ViT-S/14",
+        "layout": "upstream (pretrained.*, depth_head.*)",
+        "encoder": "175 tensors, 22,056,576 parameters",
+        "depth head": "64 tensors, 2,728,513 parameters",
+        "release": "none whose SHA-256 is known here",
+        "SHA-256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "fits": "dav2_small",
+    }
+    for cls in (DAv2Small, DAv2Base, DAv2Large):  # whichever is asked
+        assert cls.describe_weights(path) == expected
+        assert cls.describe_weights(str(small_folder)) == expected
+
+
+@pytest.mark.parametrize("size", [BASE, LARGE], ids=["B", "L"])
+def test_base_and_large_are_told_apart_by_their_shapes(tmp_path: Path, size: DAv2Size) -> None:
+    torch.save(hollow(size), tmp_path / "any name.pth")
+    found = DAv2Small.describe_weights(tmp_path / "any name.pth")
+    assert found is not None
+    assert found["fits"] == size.encoder
+    assert size.vit in found["model"]
+
+
+def test_hugging_face_files_are_described(tmp_path: Path) -> None:
+    """qkv is three tensors there: 12·4 more."""
+    plain = {f"{name}": value.contiguous() for name, value in plain_dinov2_state(hollow(SMALL)).items()}
+    save_file(plain, tmp_path / "model.safetensors")
+    found = DAv2Small.describe_weights(tmp_path)
+    assert found is not None
+    assert found["layout"].startswith("Hugging Face DINOv2")
+    assert found["encoder"] == "223 tensors, 22,056,576 parameters"
+    assert found["depth head"] == "none"
+    assert found["model"] == "DINOv2 ViT-S/14"
+
+
+def test_known_releases_are_named(small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small_folder / "depth_anything_v2_vits.pth"
+    known = {hashlib.sha256(path.read_bytes()).hexdigest(): RELEASED_FILES[METRIC_FILE]}
+    monkeypatch.setattr("spd_components.dav2_weights.SHA256", known)
+    found = DAv2Small.describe_weights(path)
+    assert found is not None
+    assert found["release"] == f"the metric indoor checkpoint of Depth Anything V2 Small, {METRIC_FILE}"
+    assert [file.name for file in SHA256.values()] == ["depth_anything_v2_vits.pth", METRIC_FILE]
+    assert all(len(sha256) == 64 for sha256 in SHA256)
+
+
+def test_a_folder_of_several_files_has_a_line_for_each(tmp_path: Path) -> None:
+    names = ["depth_anything_v2_vits.pth", METRIC_FILE]
+    for name in names:
+        torch.save(hollow(SMALL), tmp_path / name)
+    found = DAv2Small.describe_weights(tmp_path)
+    assert found is not None
+    assert list(found) == names
+    assert "fits" not in found
+    assert all("dav2_small" in line for line in found.values())
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["S", "B", "L"])
+def test_a_damaged_file_is_held_against_the_nearest_size(tmp_path: Path, size: DAv2Size) -> None:
+    state = hollow(size)
+    del state["pretrained.blocks.2.ls1.gamma"]
+    state["pretrained.registers"] = torch.zeros(4)
+    state["depth_head.projects.3.bias"] = torch.zeros(7)
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(DataError, match=f"nearest to Depth Anything V2 {size.name} ") as caught:
+        DAv2Small.describe_weights(tmp_path / "weights.pth")
+    assert caught.value.message.endswith(
+        "missing pretrained.blocks.2.ls1.gamma; unexpected pretrained.registers; "
+        f"wrong shape depth_head.projects.3.bias (7,) instead of ({size.reassembled[3]},)"
+    )
+
+
+def test_a_truncated_or_poisoned_file_is_an_error_and_no_description(tmp_path: Path, small_folder: Path) -> None:
+    content = (small_folder / "depth_anything_v2_vits.pth").read_bytes()
+    (tmp_path / "depth_anything_v2_vits.pth").write_bytes(content[:-1000])
+    with pytest.raises(DataError, match="cannot be read as weights"):
+        DAv2Small.describe_weights(tmp_path)
+    state = hollow(SMALL)
+    state["pretrained.norm.bias"] = torch.full((384,), math.inf)
+    torch.save(state, tmp_path / "depth_anything_v2_vits.pth")
+    with pytest.raises(DataError, match=r"not finite in pretrained\.norm\.bias"):
+        DAv2Small.describe_weights(tmp_path)
+    with pytest.raises(DataError, match="no such file or folder"):
+        DAv2Small.describe_weights(tmp_path / "nothing")
+
+
+def test_what_is_of_no_known_family_has_no_description(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
+    torch.save({"encoder.layer.0.attention.self.query.weight": torch.zeros(1)}, tmp_path / "bert.pth")
+    (tmp_path / "notes.txt").write_text("embeddings, backbone, pretrained")
+    (tmp_path / "table.csv").write_bytes(bytes(range(256)))
+    (tmp_path / "empty.bin").touch()
+    for path in tmp_path.iterdir():
+        assert DAv2Small.describe_weights(path) is None, path
+    assert DAv2Small.describe_weights(tmp_path) is None
+
+
+# ------------------------------------------------------------------- options
 
 
 def test_a_repository_outside_the_cache_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -412,10 +602,10 @@ def test_random_weights_say_so_and_are_the_same_every_time() -> None:
     config = DAv2Small.Config(random_weights=True)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    first = DAv2Small(config, size=TINY)
+    first = TinyEncoder(config)
     assert torch.equal(before, torch.random.get_rng_state())
     torch.manual_seed(6)
-    second = DAv2Small(config, size=TINY)
+    second = TinyEncoder(config)
     assert "random weights" in first.stand_in
     assert DAv2Small.stand_in == ""
     assert first.digest() == second.digest()

@@ -1,16 +1,17 @@
-"""Baseline `dav2_dense` (R-27b): all of Depth Anything V2 Small as released, aligned to each image's ground truth.
+"""Baseline `dav2_dense` (R-27b): all of Depth Anything V2 as released, aligned to each image's ground truth.
 
 Its output is a relative inverse depth: known up to scale and shift, so it has no metres of its own. The
-evaluator fits those two numbers on the whole valid mask before it decodes. The result has seen the ground
-truth of the scored image: it is no competitor, and gets a table of its own.
+evaluator fits them on the whole valid mask before it decodes, by one of the rules of `alignment`. The result has seen
+the ground truth of the scored image: it is no competitor, and gets a table of its own.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
-from spd_baselines.alignment import Alignment, align_disparity
-from spd_baselines.dav2_head import METRIC_INDOOR_SHA256, own_depth_head
+from spd_baselines.alignment import FITS, Alignment, Unaligned
+from spd_baselines.dav2_head import own_depth_head
 from spd_baselines.dpt_head import read_map
 from spd_bench.api import ComponentConfig, Encoder, Features, PointDepthModel
 from spd_bench.errors import StateError
@@ -18,14 +19,14 @@ from spd_bench.errors import StateError
 
 @dataclass
 class DisparityScene:
-    """The dense relative disparity [B, H, W] ≥ 0, and what turns it into metres once `fit_alignment` has run."""
+    """The dense relative disparity [B, H, W] ≥ 0, and what turns it into metres; None until `fit_alignment` has run."""
 
     disparity_BHW: Tensor
-    alignment: Alignment | None = None
+    alignment: Alignment | None
 
 
 class DAv2Dense(PointDepthModel):
-    """DAv2-S relative disparity, least squares in inverse depth per image (R-27b).
+    """DAv2's relative disparity, by default with least squares in inverse depth per image (R-27b).
 
     The evaluator calls `fit_alignment` between `prepare` and `decode`.
     Raises ConfigError for an encoder without a depth head, or with the metric release.
@@ -35,31 +36,38 @@ class DAv2Dense(PointDepthModel):
     gt_aligned = True
 
     class Config(ComponentConfig):
-        """No options: the weights are those of the encoder dav2_small."""
+        """How the relative prediction is given metres. The weights are those of the encoder."""
+
+        alignment: Literal["none", "lsq_disparity", "lsq_depth", "median"] = "lsq_disparity"
+        """Fitted on all valid pixels: scale and shift in disparity or in depth, or one scale. none: z is metres."""
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder
-        self.dpt = own_depth_head("dav2_dense", encoder, output=nn.ReLU(), other_release=METRIC_INDOOR_SHA256)
+        self.fit = FITS.get(config.alignment)
+        self.gt_aligned = self.fit is not None
+        self.dpt = own_depth_head("dav2_dense", encoder, output=nn.ReLU(), release="relative")
 
     def prepare(self, features: Features) -> DisparityScene:
         """The dense relative disparity, not yet aligned."""
-        return DisparityScene(self.dpt(features))
+        return DisparityScene(self.dpt(features), None if self.fit else Unaligned())
 
     def relative_disparity(self, scene: DisparityScene, xy_BK2: Tensor) -> Tensor:
         """The released model's own output at points of the unit square: relative, no unit, [B, K]."""
         return read_map(scene.disparity_BHW, xy_BK2)
 
     def fit_alignment(self, scene: DisparityScene, xy_BN2: Tensor, depth_m_BN: Tensor) -> None:
-        """Fits scale and shift on all valid pixels of the image and keeps them in the scene.
+        """Fits the alignment on all valid pixels of the image and keeps it in the scene.
 
-        Raises DataError if they cannot be fitted (`align_disparity`).
+        Raises DataError if it cannot be fitted, and StateError where nothing is to be aligned.
         """
-        scene.alignment = align_disparity(self.relative_disparity(scene, xy_BN2), depth_m_BN)
+        if self.fit is None:
+            raise StateError("dav2_dense with alignment none takes no ground truth", hint="gt_aligned is False")
+        scene.alignment = self.fit(self.relative_disparity(scene, xy_BN2), depth_m_BN)
 
     def decode(self, scene: DisparityScene, xy_BK2: Tensor) -> Tensor:
-        """Aligned depth in metres at points of the unit square, unclamped: [B, K]; StateError if not aligned."""
+        """Depth in metres at points of the unit square, unclamped: [B, K]; StateError before the alignment."""
         disparity_BK = self.relative_disparity(scene, xy_BK2)
         if scene.alignment is not None:
             return scene.alignment.depth_m(disparity_BK)

@@ -1,10 +1,13 @@
-"""The DPT head of Depth Anything V2 Small on the encoder's four maps, and how its dense map is read at points.
+"""The DPT head of Depth Anything V2 on the encoder's four maps, and how its dense map is read at points.
 
-The modules are transformers' own; 2,728,513 parameters on ViT-S features (R-21). 73,856 of them, the first
-residual unit of the coarsest fusion stage, never run in the released architecture either.
+The modules are transformers' own, in the size that was released for the encoder's width; 2,728,513 parameters on
+ViT-S features (R-21). 73,856 of them, the first residual unit of the coarsest fusion stage, never run in the
+released architecture either.
 
 Letters: B images, K points, T tokens, C channels, H W pixels of the dense map.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +15,33 @@ from torch import Tensor, nn
 
 from spd_baselines.output import at_least_float32
 from spd_bench.api import Features
+from spd_bench.errors import ConfigError
 from spd_bench.geometry import sample, unit_to_level
 
 PATCH = 14
 
 
+@dataclass(frozen=True)
+class DPTSize:
+    """Channels of the four maps before they are fused, shallow to deep, and of the fusion."""
+
+    reassembled: tuple[int, int, int, int]
+    fusion: int
+
+
+SIZES: dict[int, DPTSize] = {
+    384: DPTSize((48, 96, 192, 384), fusion=64),
+    768: DPTSize((96, 192, 384, 768), fusion=128),
+    1024: DPTSize((256, 512, 1024, 1024), fusion=256),
+}
+"""Width of the encoder's maps → size of the head that Depth Anything V2 has for it: ViT-S, ViT-B and ViT-L."""
+
+
 class DPTHead(nn.Module):
-    """Four maps [B, Hp, Wp, C] → one dense map [B, 14·Hp, 14·Wp], through the last layer `output`."""
+    """Four maps [B, Hp, Wp, C] → one dense map [B, 14·Hp, 14·Wp], through the last layer `output`.
+
+    Raises ConfigError for a width C that no head was released for.
+    """
 
     def __init__(self, *, channels: int, output: nn.Module) -> None:
         super().__init__()
@@ -28,16 +51,22 @@ class DPTHead(nn.Module):
             DepthAnythingNeck,
         )
 
-        sizes = DepthAnythingConfig(
+        size = SIZES.get(channels)
+        if size is None:
+            raise ConfigError(
+                f"Depth Anything V2 has no DPT head for features of {channels} channels",
+                hint=f"use an encoder with {', '.join(str(known) for known in SIZES)} channels",
+            )
+        config = DepthAnythingConfig(
             patch_size=PATCH,
             reassemble_hidden_size=channels,
             reassemble_factors=[4, 2, 1, 0.5],
-            neck_hidden_sizes=[48, 96, 192, 384],
-            fusion_hidden_size=64,
+            neck_hidden_sizes=list(size.reassembled),
+            fusion_hidden_size=size.fusion,
             head_hidden_size=32,
         )
-        self.neck = DepthAnythingNeck(sizes)
-        self.head = DepthAnythingDepthEstimationHead(sizes)
+        self.neck = DepthAnythingNeck(config)
+        self.head = DepthAnythingDepthEstimationHead(config)
         self.head.activation2 = output
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster
 

@@ -1,16 +1,10 @@
-"""Files that hold Depth-Anything-V2-Small, read into one layout: names as in a Hugging Face `model.safetensors`.
+"""Files that hold Depth Anything V2: read under the names of a Hugging Face `model.safetensors`, or described.
 
-Three layouts are known, told apart by their names:
-
-    upstream         `pretrained.*` and `depth_head.*`: depth_anything_v2_vits.pth, as the authors released it
-    Depth Anything   `backbone.*`, `neck.*` and `head.*`: a Hugging Face conversion of the whole model
-    plain DINOv2     `embeddings.*`, `encoder.*` and `layernorm.*`: a ViT alone, without a depth head
-
-Every name must be expected and every expected name must be there; every value must be finite.
+Every name must be expected and every expected name must be there; every shape must be the model's and every value
+finite.
 """
 
 import hashlib
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +13,11 @@ import torch
 from torch import Tensor
 
 from spd_bench.errors import DataError
+from spd_components.dav2_layouts import Entry, Layout, layout_of
+from spd_components.dav2_release import HUGGING_FACE_FILE, RELEASED_FILES, SHA256
+from spd_components.dav2_sizes import SIZES, DAv2Size
 
-RELEASE = "Depth-Anything-V2-Small"
-RELEASE_FILE = "depth_anything_v2_vits.pth"
-HUGGING_FACE_FILE = "model.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViTSize:
-    """Sizes of a DINOv2 ViT: §3's ViT-S/14, trained on a `grid`×`grid` of patches, read after layers `taps`."""
-
-    dim: int = 384
-    layers: int = 12
-    heads: int = 6
-    grid: int = 37
-    taps: tuple[int, int, int, int] = (3, 6, 9, 12)
-    """Counted from 1: the layers [2, 5, 8, 11] of §3 counted from 0 (R-22)."""
-
-
-VIT_S = ViTSize()
+DOWNLOAD = f"download it again; the released files are {', '.join(RELEASED_FILES)}"
 
 
 @dataclass(frozen=True)
@@ -49,21 +29,86 @@ class ReleasedWeights:
     sha256: str
 
 
-def read_weights(path: Path, *, layers: int) -> ReleasedWeights:
+def read_weights(path: Path, size: DAv2Size) -> ReleasedWeights:
     """Read and check one file of any known layout.
 
     Raises DataError, with the file as its place, for a file that cannot be read, for missing or unexpected names
-    (listed), and for values that are not finite.
+    and wrong shapes (listed), and for values that are not finite.
     """
-    tensors = _read_tensors(path)
-    _refuse_non_finite(tensors, path)
-    if any(name.startswith("pretrained.") for name in tensors):
-        return _from_upstream(tensors, path, layers)
-    if any(name.startswith("backbone.") for name in tensors):
-        return _from_depth_anything(tensors, path, layers)
-    expected = disk_names(backbone_names(layers))
-    _check_names(tensors, expected, path)
-    return ReleasedWeights(backbone=tensors, head=None, sha256=sha256_of_file(path))
+    tensors = read_tensors(path)
+    layout = layout_of(tensors)
+    if layout is None:
+        raise DataError(
+            f"not the tensors of Depth Anything V2: found {listed(tensors, most=4) or 'none at all'}",
+            where=str(path),
+            hint=f"{size.encoder} reads the released files and their Hugging Face conversions",
+        )
+    if found := problems(tensors, layout, size):
+        others = [other.encoder for other in SIZES if not problems(tensors, layout, other)]
+        raise DataError(
+            f"does not fit Depth Anything V2 {size.name}, {size.vit}: {found}",
+            where=str(path),
+            hint=f"use the encoder {others[0]}" if others else DOWNLOAD,
+        )
+    refuse_non_finite(tensors, path)
+    return ReleasedWeights(
+        backbone=_renamed(tensors, layout.vit(size)),
+        head=_renamed(tensors, layout.head(size)) or None,
+        sha256=sha256_of_file(path),
+    )
+
+
+def describe(path: Path) -> dict[str, str] | None:
+    """What a file is, as {what: finding}; for a folder with several known files {file: findings in one line}.
+
+    None for a file that is not of this family, and for a folder without any. Raises DataError for one that is,
+    but damaged: missing and unexpected names and wrong shapes are listed against the nearest size.
+    """
+    if not path.exists():
+        raise DataError("no such file or folder", where=str(path))
+    if not path.is_dir():
+        return _describe_file(path)
+    files = [path / name for name in (*RELEASED_FILES, HUGGING_FACE_FILE) if (path / name).is_file()]
+    described = {file.name: found for file in files if (found := _describe_file(file)) is not None}
+    if len(described) == 1:
+        return next(iter(described.values()))
+    return {name: "; ".join(found.values()) for name, found in described.items()} or None
+
+
+def _describe_file(path: Path) -> dict[str, str] | None:
+    try:
+        tensors = read_tensors(path)
+    except DataError:
+        if path.name in (*RELEASED_FILES, HUGGING_FACE_FILE):
+            raise
+        return None  # no weights, or those of a family that is stored otherwise
+    layout = layout_of(tensors)
+    if layout is None:
+        return None
+    size = min(SIZES, key=lambda size: len(_differences(tensors, layout, size)))
+    if found := problems(tensors, layout, size):
+        raise DataError(
+            f"nearest to Depth Anything V2 {size.name} in the layout {layout.title}, but {found}",
+            where=str(path),
+            hint=DOWNLOAD,
+        )
+    refuse_non_finite(tensors, path)
+    sha256, head = sha256_of_file(path), layout.head(size)
+    known = SHA256.get(sha256)
+    return {
+        "model": f"Depth Anything V2 {size.name}, {size.vit}" if head else f"DINOv2 {size.vit}",
+        "layout": layout.title,
+        "encoder": _amount(tensors, layout.vit(size)),
+        "depth head": _amount(tensors, head) if head else "none",
+        "release": f"the {known.title}, {known.name}" if known else "none whose SHA-256 is known here",
+        "SHA-256": sha256,
+        "fits": size.encoder,
+    }
+
+
+def _amount(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
+    sizes = [tensors[name].numel() for name in names]
+    return f"{len(sizes)} tensors, {sum(sizes):,} parameters"
 
 
 def sha256_of_file(path: Path) -> str:
@@ -72,93 +117,11 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def backbone_names(layers: int) -> dict[str, tuple[str, ...]]:
-    """Upstream name → Hugging Face names of the ViT, prefixes removed. qkv is one tensor there and three here."""
-    names: dict[str, tuple[str, ...]] = {
-        "cls_token": ("embeddings.cls_token",),
-        "mask_token": ("embeddings.mask_token",),
-        "pos_embed": ("embeddings.position_embeddings",),
-    }
-    for kind in ("weight", "bias"):
-        names[f"patch_embed.proj.{kind}"] = (f"embeddings.patch_embeddings.projection.{kind}",)
-        names[f"norm.{kind}"] = (f"layernorm.{kind}",)
-        for layer in range(layers):
-            old, new = f"blocks.{layer}", f"encoder.layer.{layer}"
-            names[f"{old}.attn.qkv.{kind}"] = tuple(
-                f"{new}.attention.attention.{part}.{kind}" for part in ("query", "key", "value")
-            )
-            names[f"{old}.attn.proj.{kind}"] = (f"{new}.attention.output.dense.{kind}",)
-            for same in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                names[f"{old}.{same}.{kind}"] = (f"{new}.{same}.{kind}",)
-    for layer in range(layers):
-        for branch in (1, 2):
-            names[f"blocks.{layer}.ls{branch}.gamma"] = (f"encoder.layer.{layer}.layer_scale{branch}.lambda1",)
-    return names
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The file's table of tensors in float32. A `.pth` is read without running any code that it may hold.
 
-
-def head_names() -> dict[str, tuple[str, ...]]:
-    """Upstream name → Hugging Face name of the DPT head, upstream's prefix removed.
-
-    Upstream counts fusion stages from fine to coarse, Hugging Face from coarse to fine. Stage 2 is not resized.
+    Raises DataError for a file that cannot be read, and for one that holds anything else.
     """
-    names: dict[str, str] = {}
-    for stage in range(4):
-        fusion = f"neck.fusion_stage.layers.{3 - stage}"
-        refinement = f"scratch.refinenet{stage + 1}"
-        reassemble = f"neck.reassemble_stage.layers.{stage}"
-        names[f"scratch.layer{stage + 1}_rn.weight"] = f"neck.convs.{stage}.weight"
-        for kind in ("weight", "bias"):
-            names[f"projects.{stage}.{kind}"] = f"{reassemble}.projection.{kind}"
-            if stage != 2:
-                names[f"resize_layers.{stage}.{kind}"] = f"{reassemble}.resize.{kind}"
-            names[f"{refinement}.out_conv.{kind}"] = f"{fusion}.projection.{kind}"
-            for unit in (1, 2):
-                for conv in (1, 2):
-                    names[f"{refinement}.resConfUnit{unit}.conv{conv}.{kind}"] = (
-                        f"{fusion}.residual_layer{unit}.convolution{conv}.{kind}"
-                    )
-    for kind in ("weight", "bias"):
-        names[f"scratch.output_conv1.{kind}"] = f"head.conv1.{kind}"
-        names[f"scratch.output_conv2.0.{kind}"] = f"head.conv2.{kind}"
-        names[f"scratch.output_conv2.2.{kind}"] = f"head.conv3.{kind}"
-    return {old: (new,) for old, new in names.items()}
-
-
-def disk_names(names: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """All Hugging Face names of a map."""
-    return [new for group in names.values() for new in group]
-
-
-def _from_upstream(tensors: Mapping[str, Tensor], path: Path, layers: int) -> ReleasedWeights:
-    vit = {f"pretrained.{old}": new for old, new in backbone_names(layers).items()}
-    dpt = {f"depth_head.{old}": new for old, new in head_names().items()}
-    _check_names(tensors, [*vit, *dpt], path)
-    return ReleasedWeights(backbone=_renamed(tensors, vit), head=_renamed(tensors, dpt), sha256=sha256_of_file(path))
-
-
-def _from_depth_anything(tensors: Mapping[str, Tensor], path: Path, layers: int) -> ReleasedWeights:
-    vit = [f"backbone.{name}" for name in disk_names(backbone_names(layers))]
-    dpt = disk_names(head_names())
-    _check_names(tensors, [*vit, *dpt], path)
-    return ReleasedWeights(
-        backbone={name.removeprefix("backbone."): tensors[name] for name in vit},
-        head={name: tensors[name] for name in dpt},
-        sha256=sha256_of_file(path),
-    )
-
-
-def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """Tensors under their Hugging Face names; one with several names is cut into as many equal parts."""
-    return {
-        new: part.clone()
-        for old, group in names.items()
-        for new, part in zip(group, tensors[old].chunk(len(group)), strict=True)
-    }
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """The file's table of tensors in float32. A `.pth` is read without running any code that it may hold."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -167,43 +130,59 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+    except Exception as error:  # an unpickler meets foreign bytes with errors of any kind
         reason = str(error).strip().splitlines()
         raise DataError(
             f"cannot be read as weights ({type(error).__name__}: {reason[0] if reason else 'no reason given'})",
             where=str(path),
-            hint=f"download {RELEASE} again; a file of weights is a .pth or a .safetensors",
+            hint=DOWNLOAD,
         ) from error
     if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
         raise DataError(
             "expected a table of named tensors, found something else",
             where=str(path),
-            hint=f"use the released {RELEASE_FILE}, not a training checkpoint that wraps it",
+            hint="use the released file, not a training checkpoint that wraps it",
         )
-    return {name: value.float() for name, value in table.items()}
+    return {str(name): value.float() for name, value in table.items()}
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+def refuse_non_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises DataError naming the tensors with values that are not finite."""
     broken = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
     if broken:
-        raise DataError(
-            f"values that are not finite in {listed(broken)}", where=str(path), hint=f"download {RELEASE} again"
-        )
+        raise DataError(f"values that are not finite in {listed(broken)}", where=str(path), hint=DOWNLOAD)
 
 
-def _check_names(found: Iterable[str], expected: Iterable[str], path: Path) -> None:
-    found, expected = set(found), set(expected)
-    problems = []
-    if expected - found:
-        problems.append(f"missing {listed(expected - found)}")
-    if found - expected:
-        problems.append(f"unexpected {listed(found - expected)}")
-    if problems:
-        raise DataError(
-            "not the tensors of Depth Anything V2 Small: " + "; ".join(problems),
-            where=str(path),
-            hint=f"use {RELEASE_FILE} of the release {RELEASE}, or its Hugging Face conversion",
-        )
+def problems(tensors: Mapping[str, Tensor], layout: Layout, size: DAv2Size) -> str:
+    """What of a file does not fit this size, in words; empty if all of it does."""
+    by_kind: dict[str, list[str]] = {}
+    for kind, what in _differences(tensors, layout, size):
+        by_kind.setdefault(kind, []).append(what)
+    return "; ".join(f"{kind} {listed(what)}" for kind, what in by_kind.items())
+
+
+def _differences(tensors: Mapping[str, Tensor], layout: Layout, size: DAv2Size) -> list[tuple[str, str]]:
+    expected = layout.vit(size) | layout.head(size)
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    shapes = [
+        f"{name} {found[name]} instead of {entry.shape}"
+        for name, entry in expected.items()
+        if name in found and found[name] != entry.shape
+    ]
+    return [
+        *(("missing", name) for name in expected.keys() - found.keys()),
+        *(("unexpected", name) for name in found.keys() - expected.keys()),
+        *(("wrong shape", shape) for shape in shapes),
+    ]
+
+
+def _renamed(tensors: Mapping[str, Tensor], entries: Mapping[str, Entry]) -> dict[str, Tensor]:
+    """Tensors under their Hugging Face names; one with several names is cut into as many equal parts."""
+    return {
+        new: part.clone()
+        for name, entry in entries.items()
+        for new, part in zip(entry.hugging_face, tensors[name].chunk(len(entry.hugging_face)), strict=True)
+    }
 
 
 def listed(names: Iterable[str], *, most: int = 12) -> str:

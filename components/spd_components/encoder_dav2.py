@@ -1,20 +1,18 @@
-"""The frozen encoder of §3: Depth Anything V2's ViT-S/14, through transformers' DINOv2.
+"""The frozen encoder of §3: Depth Anything V2's ViT, through transformers' DINOv2.
 
-Four maps, taken after layers [2, 5, 8, 11] counted from 0, each through the final LayerNorm, without the CLS
-token (R-22); 22,056,576 parameters (R-21), none of them trained.
+Four maps, each through the final LayerNorm, without the CLS token (R-22). None of the parameters is trained.
 
-Inputs other than 518×518 use position embeddings resized to their grid. transformers resizes them to the
-target size; the authors' code passes a scale factor with 0.1 added, so that the two differ slightly there and
-not at all at 518×518, where nothing is resized.
+    dav2_small   ViT-S/14    22,056,576 parameters (R-21)   layers 2, 5, 8, 11     Apache-2.0
+    dav2_base    ViT-B/14    86,580,480                     layers 2, 5, 8, 11     CC-BY-NC-4.0
+    dav2_large   ViT-L/14   304,368,640                     layers 4, 11, 17, 23   CC-BY-NC-4.0
 
 Letters: B images, C channels, H W pixels or cells of the named map, T tokens.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -22,36 +20,34 @@ from torch import Tensor, nn
 
 from spd_bench.api import ComponentConfig, Encoder, Features
 from spd_bench.errors import DataError
-from spd_components.dav2_weights import (
-    HUGGING_FACE_FILE,
-    RELEASE,
-    RELEASE_FILE,
-    VIT_S,
-    ReleasedWeights,
-    ViTSize,
-    listed,
-    read_weights,
-)
+from spd_components import dav2_weights
+from spd_components.dav2_release import SHA256, Release, ReleasedFile, find_weights
+from spd_components.dav2_sizes import BASE, LARGE, SMALL, DAv2Size
+from spd_components.dav2_weights import read_weights
 from spd_components.encoder_support import PATCH, computing_in, patch_grid
 
-VARIABLE = "DAV2_WEIGHTS"
-"""Environment variable that holds the default of the option `weights`."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class DAv2Small(Encoder):
-    """Encoder `dav2_small`: frozen ViT-S of Depth Anything V2 (§3).
+class DAv2Encoder(Encoder):
+    """A frozen ViT of Depth Anything V2 (§3); a subclass names its `size`.
 
     Raises DataError for weights that are not there, damaged or of another model, and ConfigError for an input
-    whose sides are not multiples of 14. `size` is for tests.
+    whose sides are not multiples of 14.
     """
+
+    version = 2
+    places = frozenset({"weights", "repo", "revision", "hub"})
+    size: ClassVar[DAv2Size]
 
     class Config(ComponentConfig):
         """Where the weights are, and how to compute."""
 
         weights: str | None = None
-        """File or directory with the weights; the environment variable DAV2_WEIGHTS when not given."""
+        """File or folder with the weights; when not given, DAV2_WEIGHTS or DAV2_METRIC_WEIGHTS (see release)."""
+        release: Release = "relative"
+        """relative: inverse depth (DAV2_WEIGHTS). metric_indoor: metres (DAV2_METRIC_WEIGHTS, then DAV2_WEIGHTS)."""
         repo: str | None = None
         """Hugging Face repository to take model.safetensors from, instead of `weights`."""
         revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
@@ -62,6 +58,8 @@ class DAv2Small(Encoder):
         """Run without weights, on random ones: for trying the machinery, never for results."""
         precision: Literal["fp32", "bf16"] = "fp32"
         """Precision of matrix products; the four maps are float32 in both."""
+        position_embeddings: Literal["authors", "transformers"] = "authors"
+        """Whose resize of the position embeddings inputs other than 518×518 get; there nothing is resized (R-23)."""
 
         @model_validator(mode="after")
         def _one_source(self) -> Self:
@@ -73,21 +71,25 @@ class DAv2Small(Encoder):
                 raise ValueError("hub allows the download of a repo; give repo and revision")
             return self
 
-    def __init__(self, config: Config, *, size: ViTSize = VIT_S) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.size = size
-        self.channels = size.dim
+        self.channels = self.size.dim
         self.backbone: nn.Module
         if config.random_weights:
-            self.stand_in = "random weights instead of DAv2-S"
-            self.backbone = random_backbone(size)
+            self.stand_in = f"random weights instead of DAv2-{self.size.name[0]}"
+            self.backbone = random_backbone(self.size)
             self._digest = digest_of_tensors(self.backbone.state_dict())
         else:
-            path = find_weights(config)
-            released = read_weights(path, layers=size.layers)
-            self.backbone = pretrained_backbone(released.backbone, size, where=str(path))
-            self._path, self._digest = path, released.sha256
+            self._path = find_weights(config, self.size)
+            released = read_weights(self._path, self.size)
+            self._digest = released.sha256
+            _refuse_other_release(self._path, self._digest, ReleasedFile(self.size, config.release))
+            self.backbone = pretrained_backbone(released.backbone, self.size)
+        if config.position_embeddings == "authors":
+            from spd_components.dav2_positions import use_authors_positions
+
+            use_authors_positions(self.backbone)
         mean_3, std_3 = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.register_buffer("mean_311", mean_3.view(3, 1, 1), persistent=False)
         self.register_buffer("std_311", std_3.view(3, 1, 1), persistent=False)
@@ -100,10 +102,20 @@ class DAv2Small(Encoder):
         """What is missing to build it with this config and how to get it; None if nothing is."""
         try:
             if not config.random_weights and not (config.repo and config.hub):
-                find_weights(config)
+                find_weights(config, cls.size)
         except DataError as error:
-            return str(error)
+            return str(error).replace("\n  hint: ", "; ")
         return None
+
+    @classmethod
+    def describe_weights(cls, path: Any) -> Mapping[str, str] | None:
+        """What a file or folder of weights is, of whichever size (`dav2_weights.describe`)."""
+        return dav2_weights.describe(Path(path).expanduser())
+
+    @property
+    def release(self) -> Release:
+        """Which release the weights are; a file that is known to be the other one is never taken."""
+        return self.config.release
 
     def digest(self) -> str:
         """SHA-256 of the file of weights; of the tensors themselves where they are random."""
@@ -115,8 +127,8 @@ class DAv2Small(Encoder):
 
     @torch.no_grad()
     def forward(self, image_B3HW: Tensor) -> Features:
-        """RGB in [0, 1] with sides that are multiples of 14 → four maps [B, H/14, W/14, 384]."""
-        grid = patch_grid(image_B3HW, encoder="dav2_small")
+        """RGB in [0, 1] with sides that are multiples of 14 → four maps [B, H/14, W/14, channels]."""
+        grid = patch_grid(image_B3HW, encoder=self.size.encoder)
         mean, std = self.get_buffer("mean_311"), self.get_buffer("std_311")
         normal_B3HW = (image_B3HW.to(mean.dtype) - mean) / std
         with computing_in(self.config.precision, image_B3HW.device):
@@ -129,67 +141,51 @@ class DAv2Small(Encoder):
 
         Raises DataError if there is none, or if the file has changed since the encoder was read.
         """
+        wanted = ReleasedFile(self.size, self.config.release)
         if self.config.random_weights:
-            raise DataError("an encoder with random weights has no depth head", hint=how_to_get())
-        released: ReleasedWeights = read_weights(self._path, layers=self.size.layers)
+            raise DataError("an encoder with random weights has no depth head", hint=wanted.how_to_get)
+        released = read_weights(self._path, self.size)
         if released.sha256 != self._digest:
             raise DataError("the file has changed since its encoder was read", where=str(self._path))
         if released.head is None:
             raise DataError(
                 "holds an encoder without a depth head",
                 where=str(self._path),
-                hint=f"use {RELEASE_FILE} of the release {RELEASE}, which holds both",
+                hint=f"{wanted.name} holds both: {wanted.how_to_get}",
             )
         return released.head
 
 
-def how_to_get() -> str:
-    """Where the public weights are and how to point at them."""
-    return (
-        f"download {RELEASE_FILE} of the public release {RELEASE} and set {VARIABLE}=/path/to/{RELEASE_FILE}, "
-        "or the option weights of dav2_small"
-    )
+class DAv2Small(DAv2Encoder):
+    """Depth Anything V2 Small: ViT-S/14, the encoder of §3. Licence Apache-2.0."""
+
+    size = SMALL
 
 
-def find_weights(config: DAv2Small.Config) -> Path:
-    """The file that the options or DAV2_WEIGHTS point at; DataError saying how to get it if there is none."""
-    if config.repo is not None:
-        return _from_hub(config.repo, str(config.revision), download=config.hub)
-    given = config.weights or os.environ.get(VARIABLE)
-    if not given:
-        raise DataError("the weights of Depth Anything V2 Small are needed and none are given", hint=how_to_get())
-    path = Path(given).expanduser()
-    if not path.is_dir():
-        if not path.is_file():
-            raise DataError("no such file of weights", where=str(path), hint=how_to_get())
-        return path
-    held = [path / name for name in (RELEASE_FILE, HUGGING_FACE_FILE) if (path / name).is_file()]
-    if len(held) != 1:
-        found = "both of them" if held else "neither"
+class DAv2Base(DAv2Encoder):
+    """Depth Anything V2 Base: ViT-B/14. Its weights are CC-BY-NC-4.0, no commercial use."""
+
+    size = BASE
+
+
+class DAv2Large(DAv2Encoder):
+    """Depth Anything V2 Large: ViT-L/14. Its weights are CC-BY-NC-4.0, no commercial use."""
+
+    size = LARGE
+
+
+def _refuse_other_release(path: Path, sha256: str, wanted: ReleasedFile) -> None:
+    """The two releases cannot be told apart by their tensors, but swapping them gives nonsense."""
+    known = SHA256.get(sha256, wanted)
+    if known.name != wanted.name:
         raise DataError(
-            f"expected {RELEASE_FILE} or {HUGGING_FACE_FILE} in this directory, found {found}",
+            f"is the {known.title}, expected the {wanted.title}",
             where=str(path),
-            hint="give the file itself" if held else how_to_get(),
+            hint=f"set the encoder's release to {known.release}, or {wanted.how_to_get}",
         )
-    return held[0]
 
 
-def _from_hub(repo: str, revision: str, *, download: bool) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(hf_hub_download(repo, HUGGING_FACE_FILE, revision=revision, local_files_only=not download))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        place = "could not be downloaded" if download else "is not in the local Hugging Face cache"
-        raise DataError(
-            f"{HUGGING_FACE_FILE} at revision {revision} {place} ({type(error).__name__})",
-            where=repo,
-            hint="check the repository and the network" if download else "set hub: true to download it",
-        ) from error
-
-
-def backbone_config(size: ViTSize) -> Any:
+def backbone_config(size: DAv2Size) -> Any:
     """transformers' description of the ViT: features of the layers `taps`, normalised, CLS still in front."""
     from transformers import Dinov2Config
 
@@ -200,18 +196,18 @@ def backbone_config(size: ViTSize) -> Any:
         mlp_ratio=4,
         image_size=size.grid * PATCH,
         patch_size=PATCH,
-        out_indices=list(size.taps),
+        out_indices=[tap + 1 for tap in size.taps],  # 0 is the embedding
         apply_layernorm=True,
         reshape_hidden_states=False,
         attn_implementation="sdpa",
     )
 
 
-def pretrained_backbone(state: Mapping[str, Tensor], size: ViTSize, *, where: str) -> nn.Module:
-    """The ViT with these weights, on the CPU.
+def pretrained_backbone(state: Mapping[str, Tensor], size: DAv2Size) -> nn.Module:
+    """The ViT on the CPU with these weights, by the names of a Hugging Face file, which `read_weights` has checked.
 
-    transformers fills what a file lacks with random numbers and only logs it, so anything that it reports is
-    an error here: DataError.
+    transformers renames them to those of its own version. What it then lacks it fills with random numbers and only
+    logs it, so anything that it reports is an error here.
     """
     from transformers import Dinov2Backbone
     from transformers.utils import logging
@@ -221,30 +217,18 @@ def pretrained_backbone(state: Mapping[str, Tensor], size: ViTSize, *, where: st
     try:
         with torch.device("cpu"):
             backbone, report = Dinov2Backbone.from_pretrained(
-                None,
-                config=backbone_config(size),
-                state_dict=dict(state),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
+                None, config=backbone_config(size), state_dict=dict(state), output_loading_info=True
             )
     finally:
         if bar_was_on:
             logging.enable_progress_bar()
-    wrong_size = [
-        f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]
-    ]
-    problems = [*report["missing_keys"], *report["unexpected_keys"], *wrong_size, *report["error_msgs"]]
-    if problems:
-        raise DataError(
-            f"does not fit ViT-S/14: {listed(problems)}",
-            where=where,
-            hint=f"Base and Large are other models; {how_to_get()}",
-        )
+    if any(report.values()):
+        raise RuntimeError(f"this version of transformers does not take DINOv2's published tensors: {report}")
     model: nn.Module = backbone
     return model
 
 
-def random_backbone(size: ViTSize) -> nn.Module:
+def random_backbone(size: DAv2Size) -> nn.Module:
     """The ViT with transformers' initial weights from seed 0, the same in every run; global state is untouched."""
     from transformers import Dinov2Backbone
 

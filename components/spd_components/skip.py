@@ -35,6 +35,12 @@ class SkipB4(_Skip):
     slot = "b4"
 
 
+class SkipB5(_Skip):
+    """No fused cross-attention: h⁽²⁾′ goes on to the depth head, and B4's evidence is not read."""
+
+    slot = "b5"
+
+
 class NoRouting(_Skip):
     """No anchors, for chains whose B4 is left out."""
 

@@ -1,0 +1,54 @@
+"""Baseline `dav2_metric_indoor` (R-27c): Depth Anything V2 Small, metric indoor release, zero-shot.
+
+Trained by its authors on synthetic rooms (Hypersim) to give metres, and used here as it is: nothing is trained,
+nothing is aligned. Its encoder was trained with it, so it brings its own: `dav2_small` with the metric release.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from spd_baselines.dav2_head import own_depth_head
+from spd_baselines.dpt_head import read_map
+from spd_bench.api import ComponentConfig, Encoder, Features, PointDepthModel
+
+
+class DAv2MetricIndoor(PointDepthModel):
+    """depth = max_depth · sigmoid(DPT), in metres.
+
+    Raises ConfigError for an encoder without a depth head, or with the relative release.
+    """
+
+    trained = False
+    places = frozenset({"weights"})
+
+    class Config(ComponentConfig):
+        """Where the weights are, and the range of the release."""
+
+        weights: str | None = None
+        """File or folder of the metric indoor release; when not given, DAV2_METRIC_WEIGHTS, then DAV2_WEIGHTS."""
+        max_depth_m: float = Field(default=20.0, gt=0)
+        """Depth in metres at which the output saturates: 20 in the indoor release."""
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.dpt = own_depth_head("dav2_metric_indoor", encoder, output=nn.Sigmoid(), release="metric_indoor")
+
+    @classmethod
+    def own_encoder(cls, config: Any) -> Mapping[str, Any]:
+        """`dav2_small` with the metric release: it says itself where that is looked for, and what is missing."""
+        given = {} if config.weights is None else {"weights": config.weights}
+        return {"use": "dav2_small", "release": "metric_indoor", **given}
+
+    def prepare(self, features: Features) -> Tensor:
+        """Dense depth in metres, [B, H, W] at the encoder's input resolution."""
+        sigmoid_BHW: Tensor = self.dpt(features)
+        return self.config.max_depth_m * sigmoid_BHW
+
+    def decode(self, scene: Tensor, xy_BK2: Tensor) -> Tensor:
+        """Depth in metres at points of the unit square, unclamped: [B, K]."""
+        return read_map(scene, xy_BK2)
