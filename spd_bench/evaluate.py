@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from spd_bench import files
-from spd_bench.api import PointDepthModel
-from spd_bench.data.batches import ScoredImage, ScoredImages
+from spd_bench.api import FrameId, PointDepthModel
+from spd_bench.data.batches import ScoredImages
 from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import SpdError, StateError
 
@@ -50,6 +50,15 @@ class Cost:
     points: int
 
 
+class _Points(NamedTuple):
+    """What is kept of a scored image: all its valid pixels would be 3.5 MB."""
+
+    frame: FrameId
+    uv_img_P2: Any
+    truth_m_P: Any
+    draw_P: Any
+
+
 @torch.no_grad()
 def predict(
     model: PointDepthModel,
@@ -61,7 +70,7 @@ def predict(
 ) -> tuple[Predictions, Cost]:
     """Runs the model on every image, one at a time. Raises NotFinite for a prediction that is not finite."""
     model.eval()
-    scored: list[ScoredImage] = []
+    scored: list[_Points] = []
     predicted: list[Any] = []
     prepare_s, decode_s = [], []
     for index in range(len(images)):
@@ -81,7 +90,7 @@ def predict(
             raise NotFinite(
                 f"{bad} of {depth_m_P.numel()} predictions are not finite", where=f"frame {image.frame.frame}"
             )
-        scored.append(image)
+        scored.append(_Points(image.frame, image.uv_img_P2, image.truth_m_P, image.draw_P))
         predicted.append(depth_m_P.float().cpu().numpy())
         on_image(index + 1)
     predictions = Predictions(

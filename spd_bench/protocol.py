@@ -1,33 +1,71 @@
-"""The evaluation protocol as a value: in every table's caption, part of a run's evaluation identity (§8, R-24)."""
+"""The evaluation protocol as a value: in every table's caption, part of every evaluation's identity (§8, R-24)."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spd_bench.errors import ConfigError, DataError, did_you_mean
 
+Depths = NDArray[np.floating[Any]]
+
+POOLED = "over all scored points of all images together"
+"""How any metric becomes one number where a protocol pools."""
+RENDERED = "rendered"
+"""Exact depth of a synthetic scene: no protocol has a reason to refuse it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Which pixels count and what happens to predictions before they are scored.
+    """Everything that §8 leaves open about scoring: which pixels count, what predictions go through, what is averaged.
 
-    rows, columns: half-open crop in pixels of the original frame, None for the whole frame.
-    frame: the frame size (height, width) that the crop is meant for; other sizes are refused.
-    A pixel counts if min_m < depth < max_m (strict). Predictions are clamped to [min_m, max_m] after a check that
-    they are finite: a NaN is never turned into a legal depth.
+    truth: kind of ground truth that is meant (`DepthDataset.truth`); rendered depth fits every protocol.
+    rows, columns: half-open crop in pixels of the original frame, None for all of them.
+    frame: the frame size (height, width) that the crop is meant for, None for any; other sizes are refused.
+    min_m, max_m: a pixel counts if its true depth lies between them; whether the bounds themselves count is said by
+    min_strict and max_strict. min_m is positive, so that unknown depth (0) never counts.
+    clamped: predictions are clamped to [min_m, max_m], after a check elsewhere that they are finite: a NaN is never
+    turned into a legal depth.
+    reading: how a map of another size than the frame is read, at the pixels' centres in the unit square (R-03).
+    averaging: per_image (each image's value, then the mean) or pooled (all points of all images are one sample).
+    alignment: what ground truth does to predictions; no protocol of ours lets it do anything (R-27).
     """
 
     name: str
+    truth: Literal["raw", "filled", "any"]
     rows: tuple[int, int] | None
     columns: tuple[int, int] | None
     frame: tuple[int, int] | None
     min_m: float = 1e-3
     max_m: float = 10.0
+    min_strict: bool = True
+    max_strict: bool = True
+    clamped: bool = True
+    reading: Literal["bilinear"] = "bilinear"
+    averaging: Literal["per_image", "pooled"] = "per_image"
+    alignment: Literal["none"] = "none"
 
-    def valid(self, depth_m_HW: NDArray[np.floating[Any]], *, where: str) -> NDArray[np.bool_]:
-        """The pixels that count: valid depth inside the crop. DataError for a frame of another size."""
+    def __post_init__(self) -> None:
+        """Raises ConfigError for bounds between which nothing lies, or below which unknown depth would count."""
+        if not 0 < self.min_m < self.max_m:
+            raise ConfigError(f"protocol {self.name}: expected 0 < min_m < max_m, found {self.min_m}, {self.max_m}")
+
+    def check_truth(self, truth: str, *, where: str | None = None) -> None:
+        """ConfigError for a data set whose depth is of another kind than this protocol is for."""
+        if self.truth in ("any", truth) or truth == RENDERED:
+            return
+        box = (self.rows, self.columns)
+        variants = [p.name for p in PROTOCOLS.values() if p.truth == truth and (p.rows, p.columns) == box]
+        raise ConfigError(
+            f"protocol {self.name} is for {self.truth} depth, the data set has {truth} depth",
+            where=where,
+            hint=f"use eval.protocol: {(*variants, 'full_frame')[0]}, a variant whose numbers are not comparable with "
+            f"those of {self.name}, or {self.truth} depth",
+        )
+
+    def valid(self, depth_m_HW: Depths, *, where: str) -> NDArray[np.bool_]:
+        """The pixels that count: depth within the bounds, inside the crop. DataError for a frame of another size."""
         height, width = depth_m_HW.shape
         if self.frame is not None and (height, width) != self.frame:
             raise DataError(
@@ -35,25 +73,40 @@ class Protocol:
                 where=where,
                 hint="use eval.protocol: full_frame, or frames of the original size",
             )
-        mask = (depth_m_HW > self.min_m) & (depth_m_HW < self.max_m)
-        inside = np.zeros_like(mask)
+        above = depth_m_HW > self.min_m if self.min_strict else depth_m_HW >= self.min_m
+        below = depth_m_HW < self.max_m if self.max_strict else depth_m_HW <= self.max_m
+        inside = np.zeros_like(above)
         inside[slice(*(self.rows or (0, height))), slice(*(self.columns or (0, width)))] = True
-        counted: NDArray[np.bool_] = mask & inside
+        counted: NDArray[np.bool_] = above & below & inside
         return counted
 
-    def clamp(self, depth_m: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    def clamp(self, depth_m: Depths) -> Depths:
         """Predictions as they are scored."""
-        clamped: NDArray[np.floating[Any]] = np.clip(depth_m, self.min_m, self.max_m)
-        return clamped
+        return np.clip(depth_m, self.min_m, self.max_m) if self.clamped else depth_m
+
+    def at_frame_size(self, map_HW: Depths, *, height: int, width: int) -> Depths:
+        """A predicted map at the centres of the frame's pixels: [height, width], itself if it has that size.
+
+        Bilinear between the map's own pixel centres, the outermost value beyond them. What is not finite spreads to
+        every pixel that it has a share in.
+        """
+        if map_HW.shape == (height, width):
+            return map_HW
+        return _read_rows(_read_rows(map_HW, height).T, width).T
 
     def caption(self) -> str:
-        """One line for tables."""
-        crop = "no crop"
-        if self.rows and self.columns:
-            crop = f"rows {self.rows[0]}:{self.rows[1]}, columns {self.columns[0]}:{self.columns[1]}"
+        """One line for tables that says every field."""
+        frame = f"frames of {self.frame[0]}×{self.frame[1]}" if self.frame else "frames of any size"
+        rows = f"rows {self.rows[0]}:{self.rows[1]}" if self.rows else "all rows"
+        columns = f"columns {self.columns[0]}:{self.columns[1]}" if self.columns else "all columns"
+        low, high = ("<" if strict else "≤" for strict in (self.min_strict, self.max_strict))
+        clamped = "clamped to that range" if self.clamped else "not clamped"
+        averaging = {"per_image": "per image, then mean over images", "pooled": POOLED}[self.averaging]
         return (
-            f"{self.name}: {crop}, {self.min_m:g} < depth < {self.max_m:g} m, predictions clamped to that range,"
-            " no alignment, no flip averaging, per image then mean"
+            f"{self.name}: {self.truth} ground truth, {frame}, {rows}, {columns}, "
+            f"{self.min_m:.12g} {low} depth {high} {self.max_m:.12g} m, predictions {clamped}, "
+            f"those of another size read at pixel centres ({self.reading}), alignment {self.alignment}, "
+            f"no flip averaging, {averaging}"
         )
 
     def identity(self) -> dict[str, Any]:
@@ -61,13 +114,46 @@ class Protocol:
         return asdict(self)
 
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(name="nyu_bts", rows=(45, 471), columns=(41, 601), frame=(480, 640)),
-        Protocol(name="full_frame", rows=None, columns=None, frame=None),
-    )
-}
+def _read_rows(map_HW: Depths, height: int) -> Depths:
+    """Linear interpolation between rows, at the centres of `height` rows: [height, W]."""
+    rows = len(map_HW)
+    at = ((np.arange(height) + 0.5) * rows / height - 0.5).clip(0, rows - 1)
+    low = at.astype(int)
+    upper, lower = map_HW[low], map_HW[np.minimum(low + 1, rows - 1)]
+    share = (at - low)[:, None]
+    with np.errstate(invalid="ignore"):  # inf − inf, a value that the caller refuses
+        between: Depths = upper * (1 - share) + lower * share
+    return np.where(share > 0, between, upper)  # 0 · NaN is NaN: a row without a share must not enter
+
+
+NYU_BTS = Protocol(name="nyu_bts", truth="raw", rows=(45, 471), columns=(41, 601), frame=(480, 640))
+"""NYU Eigen test as the BTS lineage scores it: box, strict bounds, raw depth. The project's primary protocol (R-24)."""
+
+NYU_BTS_FILLED = Protocol(name="nyu_bts_filled", truth="filled", rows=(45, 471), columns=(41, 601), frame=(480, 640))
+"""The same box and bounds on filled depth: a variant with a name of its own, because its numbers differ."""
+
+NYU_DENSEDEPTH = Protocol(
+    name="nyu_densedepth",
+    truth="filled",
+    rows=(20, 460),
+    columns=(24, 616),
+    frame=(480, 640),
+    min_m=0.1,
+    min_strict=False,
+    max_strict=False,
+    averaging="pooled",
+)
+"""NYU Eigen test as DenseDepth scores it: its box, filled depth, predictions clamped to 0.1..10 m, pixels pooled.
+
+Filled depth lies within those bounds everywhere, so they leave no pixel out. One thing is not taken over: DenseDepth
+exchanges truth and prediction where it calls its metrics, so that its own "rel" divides by the prediction. AbsRel here
+divides by the truth, as everywhere.
+"""
+
+FULL_FRAME = Protocol(name="full_frame", truth="any", rows=None, columns=None, frame=None)
+"""No crop: for data sets that no benchmark prescribes a box for."""
+
+PROTOCOLS = {protocol.name: protocol for protocol in (NYU_BTS, NYU_BTS_FILLED, NYU_DENSEDEPTH, FULL_FRAME)}
 
 
 def protocol(name: str, *, where: str | None = None) -> Protocol:

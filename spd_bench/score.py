@@ -1,17 +1,27 @@
 """Predictions → per-image values → reported numbers, under one protocol (§8, R-24 to R-26)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spd_bench.errors import ConfigError
-from spd_bench.evaluate import Predictions
+from spd_bench.evaluate import NotFinite, Predictions
 from spd_bench.metrics import Metric
 from spd_bench.protocol import Protocol
 
 PerImage = Mapping[tuple[str, int], NDArray[np.float64]]
 """(metric, K) → one value per image."""
+
+
+def reported(
+    predictions: Predictions, metrics: Sequence[Metric], ks: Sequence[int], protocol: Protocol
+) -> dict[tuple[str, int], float]:
+    """The reported number of each (metric, K), averaged as the protocol says."""
+    if protocol.averaging == "pooled":
+        return pooled(predictions, metrics, ks, protocol)
+    return summarise(per_image(predictions, metrics, ks, protocol), metrics)
 
 
 def per_image(predictions: Predictions, metrics: Sequence[Metric], ks: Sequence[int], protocol: Protocol) -> PerImage:
@@ -20,15 +30,9 @@ def per_image(predictions: Predictions, metrics: Sequence[Metric], ks: Sequence[
     K > 1 takes the first K points of draw 0, which are nested. K = 1 averages over all draws' first points, one
     point being too noisy to compare methods. A metric that needs more points than K has no entry.
     """
-    predicted_m_IP = protocol.clamp(predictions.predicted_m_IP.astype(np.float64))
-    truth_m_IP = predictions.truth_m_IP.astype(np.float64)
-    first_draw = np.flatnonzero(predictions.draw_P == 0)
-    if max(ks) > len(first_draw):
-        raise ConfigError(f"K = {max(ks)} asked, predictions hold {len(first_draw)} points per image")
-    firsts = np.unique(predictions.draw_P, return_index=True)[1]
+    truth_m_IP, predicted_m_IP = _depths(predictions.truth_m_IP, predictions.predicted_m_IP, protocol)
     values: dict[tuple[str, int], NDArray[np.float64]] = {}
-    for k in ks:
-        groups = [firsts[d : d + 1] for d in range(len(firsts))] if k == 1 else [first_draw[:k]]
+    for k, groups in _groups(predictions, ks).items():
         for metric in metrics:
             if k < metric.min_points:
                 continue
@@ -42,6 +46,83 @@ def per_image(predictions: Predictions, metrics: Sequence[Metric], ks: Sequence[
 
 
 def summarise(values: PerImage, metrics: Sequence[Metric]) -> dict[tuple[str, int], float]:
-    """The reported number of each (metric, K)."""
+    """The reported number of each (metric, K) under a protocol that averages per image."""
     by_name = {metric.name: metric for metric in metrics}
     return {(name, k): by_name[name].over_images(array) for (name, k), array in values.items()}
+
+
+def pooled(
+    predictions: Predictions, metrics: Sequence[Metric], ks: Sequence[int], protocol: Protocol
+) -> dict[tuple[str, int], float]:
+    """Each metric at each K over the points of all images as one sample; at K = 1 over those of all draws."""
+    truth_m_IP, predicted_m_IP = _depths(predictions.truth_m_IP, predictions.predicted_m_IP, protocol)
+    values: dict[tuple[str, int], float] = {}
+    for k, groups in _groups(predictions, ks).items():
+        points = np.concatenate(groups)
+        found = _of_all(metrics, truth_m_IP[:, points].ravel(), predicted_m_IP[:, points].ravel())
+        values |= {(name, k): value for name, value in found.items()}
+    return values
+
+
+class AllPixels:
+    """The metrics over every valid pixel, the number that dense methods publish, one image at a time.
+
+    A protocol that pools needs all pixels at once: 8 bytes each are kept until `reported`, which takes several times
+    as much.
+    """
+
+    def __init__(self, metrics: Sequence[Metric], protocol: Protocol) -> None:
+        self.metrics = metrics
+        self.protocol = protocol
+        self._values: dict[str, list[float]] = {metric.name: [] for metric in metrics}
+        self._kept: list[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]] = []
+
+    def add(self, truth_m_V: NDArray[np.floating[Any]], predicted_m_V: NDArray[np.floating[Any]]) -> None:
+        """The valid pixels of one image."""
+        if self.protocol.averaging == "pooled":
+            self._kept.append((truth_m_V, predicted_m_V))
+            return
+        depths = _depths(truth_m_V, predicted_m_V, self.protocol)
+        for metric in self.metrics:
+            self._values[metric.name].append(metric.of_image(*depths))
+
+    def reported(self) -> dict[str, float]:
+        """The number of each metric."""
+        if self.protocol.averaging == "pooled":
+            truth_m_N, predicted_m_N = (np.concatenate(arrays) for arrays in zip(*self._kept, strict=True))
+            return _of_all(self.metrics, *_depths(truth_m_N, predicted_m_N, self.protocol))
+        return {metric.name: metric.over_images(np.array(self._values[metric.name])) for metric in self.metrics}
+
+
+def _of_all(
+    metrics: Sequence[Metric], truth_m_N: NDArray[np.floating[Any]], predicted_m_N: NDArray[np.floating[Any]]
+) -> dict[str, float]:
+    """Each metric over one sample of points, as if they were one image."""
+    return {
+        metric.name: metric.over_images(np.array([metric.of_image(truth_m_N, predicted_m_N)]))
+        for metric in metrics
+        if len(truth_m_N) >= metric.min_points
+    }
+
+
+def _depths(
+    truth_m: NDArray[np.floating[Any]], predicted_m: NDArray[np.floating[Any]], protocol: Protocol
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+    """True and predicted depths as metrics take them: double precision, clamped where the protocol clamps."""
+    scored_m = protocol.clamp(predicted_m.astype(np.float64))
+    if not (scored_m > 0).all():
+        bad = int(scored_m.size - np.count_nonzero(scored_m > 0))
+        raise NotFinite(
+            f"{bad} of {scored_m.size} predictions are not positive numbers under protocol {protocol.name}",
+            hint="score them under a protocol that clamps",
+        )
+    return truth_m.astype(np.float64), scored_m
+
+
+def _groups(predictions: Predictions, ks: Sequence[int]) -> dict[int, list[NDArray[np.intp]]]:
+    """K → the points of each sample of K points."""
+    first_draw = np.flatnonzero(predictions.draw_P == 0)
+    if max(ks) > len(first_draw):
+        raise ConfigError(f"K = {max(ks)} asked, predictions hold {len(first_draw)} points per image")
+    firsts = np.unique(predictions.draw_P, return_index=True)[1]
+    return {k: [firsts[d : d + 1] for d in range(len(firsts))] if k == 1 else [first_draw[:k]] for k in ks}

@@ -163,6 +163,72 @@ def test_random_depths_against_independent_formulas(seed: int, count: int) -> No
     assert abs(exchanged - independent(truth_m, predicted_m)[AbsRel]) > 1e-4
 
 
+GOLDEN = [
+    # g = (2, 4, 5), p = (1, 5, 4): errors 1, 1, 1; ratios 2, 5/4, 5/4
+    (AbsRel, 19 / 60),  # (1/2 + 1/4 + 1/5) / 3
+    (SqRel, 19 / 60),
+    (Log10, math.log10(25 / 8) / 3),  # log10 2 + log10 5/4 + log10 5/4
+    # e = −ln 2, ln 5/4, −ln 5/4: mean −ln 2 / 3, mean square (ln²2 + 2 ln²(5/4)) / 3
+    (SILog, 100 * math.sqrt((LN2**2 + 2 * math.log(5 / 4) ** 2) / 3 - LN2**2 / 9)),
+    (Delta1, 0.0),  # 5/4 twice, and 2
+    (Delta2, 2 / 3),  # 5/4 < 25/16, 2 is not
+    (Delta3, 2 / 3),  # 2 ≥ 125/64
+]
+
+
+@pytest.mark.parametrize(("metric", "expected"), GOLDEN)
+def test_golden_fractions(metric: type[Metric], expected: float) -> None:
+    found = metric().of_image(np.array([2.0, 4.0, 5.0]), np.array([1.0, 5.0, 4.0]))
+    assert found == pytest.approx(expected, rel=0, abs=1e-12)
+
+
+# public reference code
+
+
+@pytest.fixture(scope="module")
+def depths() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rng = np.random.default_rng(4)
+    truth_m = rng.uniform(0.5, 9.9, 5000)
+    return truth_m, np.clip(truth_m * rng.lognormal(0.05, 0.2, 5000), 1e-3, 10)
+
+
+def public(metric: str, truth: NDArray[np.float64], predicted: NDArray[np.float64], **options: bool) -> float:
+    """What torchmetrics finds, in double precision and in batches."""
+    import torch
+    import torchmetrics
+
+    reference = getattr(torchmetrics, metric)(**options).set_dtype(torch.float64)
+    for part in np.array_split(np.arange(len(truth)), 7):
+        reference.update(torch.from_numpy(predicted[part]), torch.from_numpy(truth[part]))
+    return float(reference.compute())
+
+
+Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def test_absrel_and_rmse_agree_with_torchmetrics(depths: Pair) -> None:
+    """Both of theirs pool all points, as ours do over the points of one image."""
+    assert AbsRel().of_image(*depths) == pytest.approx(public("MeanAbsolutePercentageError", *depths), rel=0, abs=1e-6)
+    assert RMSE().of_image(*depths) == pytest.approx(
+        public("MeanSquaredError", *depths, squared=False), rel=0, abs=1e-6
+    )
+    mean_square = public("MeanSquaredError", *depths)
+    assert RMSEPooled().of_image(*depths) == pytest.approx(mean_square, rel=0, abs=1e-6)
+    # negative control: truth and prediction exchanged, as DenseDepth does
+    assert abs(AbsRel().of_image(*depths[::-1]) - public("MeanAbsolutePercentageError", *depths)) > 1e-3
+
+
+def test_log_metrics_agree_with_torchmetrics_on_logarithms(depths: Pair) -> None:
+    """Of logarithms theirs has none of ours: MeanSquaredLogError takes log(1 + d), a different quantity."""
+    log10 = public("MeanAbsoluteError", *(np.log10(d) for d in depths))
+    assert Log10().of_image(*depths) == pytest.approx(log10, rel=0, abs=1e-6)
+    e = np.log(depths[1]) - np.log(depths[0])
+    about_mean = public("MeanSquaredError", np.full_like(e, e.mean()), e, squared=False)
+    assert SILog().of_image(*depths) == pytest.approx(100 * about_mean, rel=0, abs=1e-6)
+    # negative control: their own logarithmic error is none of these
+    assert abs(public("MeanSquaredLogError", *depths) - np.mean(e**2)) > 1e-3
+
+
 @pytest.mark.parametrize("metric", EVERY)
 def test_values_are_plain_floats_for_json(metric: type[Metric]) -> None:
     value = metric().of_image(TRUTH_M, PREDICTED_M)

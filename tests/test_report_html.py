@@ -202,6 +202,21 @@ def test_the_figure_against_k_names_what_it_cannot_show():
     assert "dense_fit" not in " ".join(texts)
 
 
+def test_external_rows_are_drawn_in_a_look_of_their_own_and_do_not_set_the_axis():
+    far = {(m, k): (5.0,) for m in ("absrel", "rmse") for k in (1, 64)}
+    theirs = row("theirs", 5.0, kind="external", seeds=(), values=far, trainable_parameters=None, seconds={})
+    mixed = comparison(BASE, row("without_b4", 0.12), theirs)
+    texts = drawn(primary_svg(mixed))
+    assert "external" in texts
+    assert "5 ▶" in texts
+    assert "theirs (beyond the axis)" in drawn(by_k_svg(mixed))
+    shown = "".join(Page(html_report(mixed, {}, configuration="")).text)
+    assert "EXTERNAL theirs, not trained or timed here: theirs differs" in shown
+    aligned = drawn(primary_svg(comparison(BASE, replace(theirs, gt_aligned=True))))
+    assert "theirs" not in aligned
+    assert "external" not in aligned
+
+
 def test_curves_leave_gaps_where_values_are_not_finite():
     texts = drawn(curves_svg(CURVES, ylabel="validation absrel"))
     assert {"base", "sick (no value)", "validation absrel", "step"} <= set(texts)

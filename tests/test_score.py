@@ -20,7 +20,7 @@ from spd_bench.errors import ConfigError, StateError
 from spd_bench.evaluate import NotFinite, Predictions, load, predict, save
 from spd_bench.metrics import RMSE, AbsRel, Delta1, Metric, RMSEPooled, SILog
 from spd_bench.protocol import protocol
-from spd_bench.score import per_image, summarise
+from spd_bench.score import AllPixels, per_image, pooled, reported, summarise
 from spd_bench.suite import Augment
 
 FULL = protocol("full_frame")
@@ -117,6 +117,80 @@ def test_the_reported_number_is_the_mean_over_images() -> None:
     summary = summarise(values, METRICS)
     for name in ("absrel", "rmse", "silog", "delta1"):
         assert summary[name, 4] == pytest.approx(math.fsum(values[name, 4]) / 7, rel=0, abs=1e-12)
+
+
+# pooled averaging
+
+POOL = replace(FULL, averaging="pooled")
+
+
+def test_pooled_points_are_one_sample_by_hand() -> None:
+    # image A: truth 1, 1, predicted 2, 2; image B: truth 4, 4, predicted 4, 8: errors 1, 1, 0, 4
+    scored = predictions([[1, 1], [4, 4]], [[2, 2], [4, 8]], [0, 0])
+    found = pooled(scored, METRICS, [2], POOL)
+    assert found["absrel", 2] == pytest.approx((1 + 1 + 0 + 1) / 4, abs=1e-15)
+    assert found["rmse", 2] == pytest.approx(math.sqrt(18 / 4), abs=1e-15)  # per image: (1 + √8) / 2 = 1.914
+    assert found["rmse_pooled", 2] == found["rmse", 2]
+    assert found["delta1", 2] == 1 / 4
+    # e = ln 2, ln 2, 0, ln 2: mean ¾ ln 2, mean square ¾ ln²2, variance 3/16 ln²2
+    assert found["silog", 2] == pytest.approx(100 * math.sqrt(3) / 4 * math.log(2), abs=1e-12)
+
+
+def test_pooled_k_1_takes_the_first_points_of_all_draws() -> None:
+    # |1 − p| of draws 0, 1, 2: 1, 5, 9 (100 is clamped to 10); the second point of draw 0 is not read
+    scored = predictions([[1] * 4], [[2, 9, 6, 100]], [0, 0, 1, 2])
+    found = pooled(scored, [AbsRel(), RMSE()], [1], POOL)
+    assert found["absrel", 1] == 5
+    assert found["rmse", 1] == pytest.approx(math.sqrt((1 + 25 + 81) / 3), abs=1e-12)
+
+
+def test_the_protocol_says_how_images_are_averaged() -> None:
+    scored = random_predictions()
+    assert reported(scored, METRICS, [1, 16], FULL) == summarise(per_image(scored, METRICS, [1, 16], FULL), METRICS)
+    found = reported(scored, METRICS, [1, 16], POOL)
+    assert found == pooled(scored, METRICS, [1, 16], POOL)
+    # equal numbers of points per image: a mean of means is the mean, a mean of roots is not the root
+    assert found["absrel", 16] == pytest.approx(reported(scored, METRICS, [16], FULL)["absrel", 16], abs=1e-14)
+    assert abs(found["rmse", 16] - reported(scored, METRICS, [16], FULL)["rmse", 16]) > 1e-3
+
+
+# every valid pixel
+
+
+def test_all_pixels_by_hand() -> None:
+    images = [(np.array([1.0, 1.0, 1.0]), np.array([2.0, 2.0, 2.0])), (np.array([4.0]), np.array([40.0]))]
+    found = {}
+    for scored in (FULL, POOL):
+        everywhere = AllPixels([AbsRel(), RMSE(), RMSEPooled()], scored)
+        for image in images:
+            everywhere.add(*image)
+        found[scored.averaging] = everywhere.reported()
+    # 40 is clamped to 10: relative errors 1, 1, 1 | 6/4; squares 1, 1, 1 | 36
+    assert found["per_image"] == pytest.approx(
+        {"absrel": (1 + 1.5) / 2, "rmse": (1 + 6) / 2, "rmse_pooled": math.sqrt((1 + 36) / 2)}, abs=1e-15
+    )
+    assert found["pooled"] == pytest.approx(
+        {"absrel": 4.5 / 4, "rmse": math.sqrt(39 / 4), "rmse_pooled": math.sqrt(39 / 4)}, abs=1e-15
+    )
+
+
+def test_all_pixels_of_equal_images_are_what_k_points_say() -> None:
+    scored = random_predictions(k=16, draws=1)
+    for how in (FULL, POOL):
+        everywhere = AllPixels(METRICS, how)
+        for image in zip(scored.truth_m_IP, scored.predicted_m_IP, strict=True):
+            everywhere.add(*image)
+        at_16 = {name: value for (name, _), value in reported(scored, METRICS, [16], how).items()}
+        assert everywhere.reported() == pytest.approx(at_16, abs=1e-13)
+
+
+def test_without_a_clamp_only_positive_predictions_are_scored() -> None:
+    open_ = replace(FULL, clamped=False)
+    found = reported(predictions([[1, 1]], [[3, 40]], [0, 0]), [AbsRel()], [2], open_)
+    assert found["absrel", 2] == (2 + 39) / 2
+    for bad in (0.0, -1.0, math.nan):
+        with pytest.raises(NotFinite, match="1 of 2 predictions are not positive numbers under protocol full_frame"):
+            reported(predictions([[1, 1]], [[3, bad]], [0, 0]), [AbsRel()], [2], open_)
 
 
 # the record

@@ -285,6 +285,61 @@ def test_every_block_of_a_folded_table_names_its_rows():
     assert len(lines_of(text, "worse")) == text.count("\ncomposition ") > 1
 
 
+# External rows
+
+THEIRS = Row(
+    name="theirs",
+    kind="external",
+    axis="",
+    difference="external: theirs (files of theirs.npy)",
+    gt_aligned=False,
+    trainable_parameters=None,
+    seeds=(),
+    values={("absrel", k): (0.055,) for k in (1, 64, 256)},
+    seconds={},
+    stand_ins=(),
+    failure=None,
+    aliases=(),
+)
+
+
+def test_an_external_row_has_one_value_whatever_the_seed():
+    assert summary(THEIRS, "absrel", 256)[:2] == (1, 0.055)
+    # 0.055 against the base's mean over its three seeds, 0.11: half of it less
+    found = difference(THEIRS, BASE, "absrel", 256)
+    assert (found.n, found.percent) == (3, pytest.approx(-50, abs=1e-12))
+    assert difference(BASE, THEIRS, "absrel", 256).percent == pytest.approx(100, abs=1e-12)
+    assert difference(THEIRS, replace(THEIRS, name="other"), "absrel", 256).absolute == 0
+    assert difference(THEIRS, BASE, "rmse", 256) is None
+    with pytest.raises(StateError, match="absrel at K=1 has 2 values"):
+        replace(THEIRS, values={("absrel", 1): (0.1, 0.2)})
+
+
+def test_an_external_row_is_ranked_and_says_what_is_not_known_of_it():
+    mixed = comparison(BASE, WORSE, THEIRS)
+    text = render(mixed, format="terminal", metric="absrel", ks=(256,))
+    (shown,) = lines_of(text, "theirs")
+    assert re.split(r" {2,}", shown) == ["theirs", THEIRS.difference, "–", "*0.0550", "-50.0 %"]
+    assert "EXTERNAL theirs, not trained or timed here: external: theirs (files of theirs.npy)" in text
+    assert "Compositions and baselines: 2, of which failed: 0. External predictions: 1." in " ".join(text.split())
+    assert "Seeds: 3 (0, 1, 2)." in text
+    (shown,) = lines_of(render(mixed, format="markdown"), "theirs")
+    assert shown.split("|")[-2].strip() == "–"  # nobody counted its parameters
+    body = [line for line in render(mixed, format="csv").splitlines() if not line.startswith("# ")]
+    record = list(csv.DictReader(io.StringIO("\n".join(body))))[-1]
+    assert (record["kind"], record["trainable_parameters"], record["absrel@256 mean"]) == ("external", "", "0.055")
+    entry = json.loads(render(mixed, format="json"))["rows"][-1]
+    assert (entry["kind"], entry["trainable_parameters"], entry["rank"], entry["seeds"]) == ("external", None, 1, [])
+
+
+def test_a_gt_aligned_external_row_is_not_compared():
+    text = render(comparison(BASE, replace(THEIRS, gt_aligned=True)), format="terminal", metric="absrel")
+    own, aligned = text.split(ALIGNED_HEADING)
+    assert not lines_of(own, "theirs")
+    assert lines_of(aligned, "theirs")
+    assert "*0.0550" not in text
+
+
 # What they refuse
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from spd_bench import files, registry
 from spd_bench.errors import ConfigError, StateError, did_you_mean
+from spd_bench.protocol import POOLED
 from spd_bench.report.comparison import Comparison, MetricInfo, Row
 
 
@@ -49,8 +50,8 @@ def collect(root: Path, suite: str | None = None) -> Comparison:
         stand_ins=tuple(stored["stand_ins"]),
         primary=(report["metric"], report["k"]),
         ks=tuple(stored["suite"]["eval"]["k"]),
-        metrics=_metrics(report["metric"]),
-        rows=tuple(_row(name, runs) for name, runs in groups.items()),
+        metrics=_metrics(report["metric"], stored.get("averaging", "per_image")),
+        rows=(*(_row(name, runs) for name, runs in groups.items()), *_external_rows(root, stored, set(groups))),
         provenance=stored["provenance"] | {"finished": stored["finished"]},
     )
 
@@ -115,22 +116,62 @@ def _row(name: str, runs: list[dict[str, Any]]) -> Row:
     )
 
 
+def _external_rows(root: Path, stored: Mapping[str, Any], taken: set[str]) -> list[Row]:
+    """Rows of predictions that were scored on this very test: same data, protocol, query points and K.
+
+    A name that is taken already gets the record's identity added.
+    """
+    rows: list[Row] = []
+    for path in sorted((root / "external").glob("*/scores.json")):
+        try:
+            about, scores = files.read_json(path.with_name("run.json")), files.read_json(path)
+        except (OSError, ValueError) as error:
+            raise StateError(
+                f"a record of external predictions cannot be read ({error})",
+                where=str(path.parent),
+                hint="delete it and score the predictions again",
+            ) from error
+        if about["judge"] == stored.get("judge"):
+            name = path.parent.name if about["composition"] in taken else about["composition"]
+            taken.add(name)
+            rows.append(_external_row(name, about, scores))
+    return rows
+
+
+def _external_row(name: str, about: Mapping[str, Any], scores: Mapping[str, Any]) -> Row:
+    return Row(
+        name=name,
+        kind="external",
+        axis="",
+        difference=about["difference"],
+        gt_aligned=about["gt_aligned"],
+        trainable_parameters=None,
+        seeds=(),
+        values={_cell(key): (value,) for key, value in scores["scores"].items()},
+        seconds={},
+        stand_ins=tuple(about["stand_ins"]),
+        failure=None,
+        aliases=(),
+    )
+
+
 def _cell(key: str) -> tuple[str, int]:
     metric, _, k = key.rpartition("@")
     return metric, int(k)
 
 
-def _metrics(primary: str) -> tuple[MetricInfo, ...]:
+def _metrics(primary: str, averaging: str) -> tuple[MetricInfo, ...]:
     """Every registered metric, the primary one first."""
     names = sorted(registry.names("metric"), key=lambda name: (name != primary, name))
-    return tuple(_metric(registry.load("metric", name)) for name in names)
+    return tuple(metric_info(registry.load("metric", name), averaging) for name in names)
 
 
-def _metric(metric: Any) -> MetricInfo:
+def metric_info(metric: Any, averaging: str) -> MetricInfo:
+    """What tables say of a metric under a protocol's averaging: "per_image" leaves it to the metric, "pooled" not."""
     return MetricInfo(
         name=metric.name,
         unit=metric.unit,
         lower_is_better=metric.lower_is_better,
         formula=metric.formula,
-        aggregation=metric.aggregation,
+        aggregation=POOLED if averaging == "pooled" else metric.aggregation,
     )

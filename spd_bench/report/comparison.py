@@ -7,7 +7,7 @@ failed stays a row, and a value that is not a number is never replaced by one.
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -39,14 +39,15 @@ class Row:
     its predictions (R-27). values: for each (metric, K) one value per seed, in the order of `seeds`.
     seconds: measured times; a key that ends in "_ms" is in milliseconds. stand_ins: what stands in for what in
     this row. failure: why it has no (complete) result. aliases: other names of the same composition.
+    An external row was predicted elsewhere: it has no seeds and one value per cell, and nobody counted its parameters.
     """
 
     name: str
-    kind: Literal["base", "ablation", "baseline"]
+    kind: Literal["base", "ablation", "baseline", "external"]
     axis: str
     difference: str
     gt_aligned: bool
-    trainable_parameters: int
+    trainable_parameters: int | None
     seeds: tuple[int, ...]
     values: Mapping[tuple[str, int], tuple[float, ...]]
     seconds: Mapping[str, float]
@@ -55,9 +56,9 @@ class Row:
     aliases: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Raises StateError unless every cell has one value per seed."""
+        """Raises StateError unless every cell has one value per seed, or one value in an external row."""
         for (metric, k), values in self.values.items():
-            if len(values) != len(self.seeds):
+            if len(values) != (1 if self.kind == "external" else len(self.seeds)):
                 raise StateError(
                     f"{metric} at K={k} has {len(values)} values for {len(self.seeds)} seeds",
                     where=self.name,
@@ -160,15 +161,25 @@ def summary(row: Row, metric: str, k: int) -> Summary | None:
 def difference(row: Row, reference: Row, metric: str, k: int) -> Difference | None:
     """Mean of `row` minus mean of `reference` over the seeds they share; None if they share no measured seed.
 
-    Only shared seeds count: they trained on the same batches and queries, so the comparison is paired.
+    Only shared seeds count: they trained on the same batches and queries, so the comparison is paired. An external
+    row is the same whatever the seed, and shares all of them.
     """
-    ours, theirs = (dict(zip(r.seeds, r.values.get((metric, k), ()), strict=False)) for r in (row, reference))
+    seeds = row.seeds or reference.seeds or (0,)
+    ours, theirs = (_by_seed(r, metric, k, seeds) for r in (row, reference))
     shared = [seed for seed in ours if seed in theirs]
     if not shared:
         return None
     level = statistics.fmean(theirs[seed] for seed in shared)
     absolute = statistics.fmean(ours[seed] for seed in shared) - level
     return Difference(len(shared), absolute, 100 * absolute / abs(level) if level else math.nan)
+
+
+def _by_seed(row: Row, metric: str, k: int, seeds: Sequence[int]) -> dict[int, float]:
+    """Value of each seed; an external row's only value for each of `seeds`."""
+    values = row.values.get((metric, k), ())
+    if row.kind == "external":
+        return {seed: value for value in values for seed in seeds}
+    return dict(zip(row.seeds, values, strict=False))
 
 
 def ranked(rows: Iterable[Row], metric: MetricInfo, k: int) -> list[Row]:
@@ -231,12 +242,13 @@ def definitions(metrics: Iterable[MetricInfo]) -> list[str]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What single rows need said about them: failures, stand-ins of their own, other names."""
+    """What single rows need said about them: failures, stand-ins of their own, origin, other names."""
     found = []
     for row in comparison.rows:
         extra = [text for text in row.stand_ins if text not in comparison.stand_ins]
         found += [f"FAILED {row.name}: {row.failure}"] if row.failure is not None else []
         found += [f"STAND-IN in {row.name}: {'; '.join(extra)}"] if extra else []
+        found += [f"EXTERNAL {row.name}, not trained or timed here: {row.difference}"] * (row.kind == "external")
         found += [f"{row.name} is also {', '.join(row.aliases)}"] if row.aliases else []
     return [one_line(note) for note in found]
 
@@ -258,4 +270,6 @@ def _seed_list(comparison: Comparison) -> str:
 
 def _count_line(rows: tuple[Row, ...]) -> str:
     failed = sum(row.failure is not None for row in rows)
-    return f"Compositions and baselines: {len(rows)}, of which failed: {failed}."
+    external = sum(row.kind == "external" for row in rows)
+    others = f" External predictions: {external}." if external else ""
+    return f"Compositions and baselines: {len(rows) - external}, of which failed: {failed}.{others}"

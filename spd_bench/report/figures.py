@@ -17,7 +17,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":")
 BLACK = "#000000"
 GREY = "#777777"
-KIND = {"base": (BLACK, "D"), "ablation": (COLOURS[0], "o"), "baseline": (COLOURS[1], "s")}
+KIND = {
+    "base": (BLACK, "D"),
+    "ablation": (COLOURS[0], "o"),
+    "baseline": (COLOURS[1], "s"),
+    "external": (COLOURS[2], "^"),
+}
 """Colour and marker of a row in `primary_svg`."""
 BASE_LOOK = {"color": BLACK, "marker": "D", "linestyle": "-", "linewidth": 2.4, "zorder": 5}
 MARKERS_PER_LINE = 12
@@ -44,7 +49,7 @@ _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 def primary_svg(comparison: Comparison) -> str:
     """The primary metric of every composition: each seed a small point, the mean a marker, the base a line.
 
-    The axis spans base and ablations; a baseline beyond it is an arrow with its value. Failed rows say so.
+    The axis spans base and ablations; another row beyond it is an arrow with its value. Failed rows say so.
     """
     return _draw(lambda figure: _primary(figure, comparison))
 
@@ -109,12 +114,12 @@ def _stand_ins(figure: Any, comparison: Comparison) -> None:
 
 
 def _span(rows: Sequence[Row], metric: str, ks: Sequence[int]) -> tuple[float, float]:
-    """Limits of an axis: base and ablations decide, so that a far baseline does not squeeze them together."""
+    """Limits of an axis: base and ablations decide, so that a far row does not squeeze them together."""
 
     def finite(some: Sequence[Row]) -> list[float]:
         return [v for row in some for k in ks for v in row.values.get((metric, k), ()) if math.isfinite(v)]
 
-    values = finite([row for row in rows if row.kind != "baseline"]) or finite(rows) or [0.0, 1.0]
+    values = finite([row for row in rows if row.kind in ("base", "ablation")]) or finite(rows) or [0.0, 1.0]
     low, high = min(values), max(values)
     margin = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin

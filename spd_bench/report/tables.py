@@ -127,7 +127,7 @@ def _columns(view: _View, rows: Sequence[Row]) -> list[_Column]:
         _Column(("composition",), [_name(row) for row in rows], text=True),
         _Column(("difference",), [one_line(row.difference) or NONE for row in rows], text=True),
     ]
-    columns += [_Column(("n",), [str(len(row.seeds)) for row in rows], leads=True)] if several else []
+    columns += [_Column(("n",), [_seeds(row) for row in rows], leads=True)] if several else []
     columns += main
     if view.reference is not None and not rows[0].gt_aligned:
         title = (f"Δ {first.name}", f"K={k}")
@@ -136,8 +136,13 @@ def _columns(view: _View, rows: Sequence[Row]) -> list[_Column]:
 
 
 def _costs(comparison: Comparison, rows: Sequence[Row]) -> list[_Column]:
-    parameters = _Column(("trainable", "parameters"), [f"{row.trainable_parameters:,}" for row in rows])
+    counts = [NONE if row.trainable_parameters is None else f"{row.trainable_parameters:,}" for row in rows]
+    parameters = _Column(("trainable", "parameters"), counts)
     return [parameters, *(_timed(rows, key) for key in _timings(comparison))]
+
+
+def _seeds(row: Row) -> str:
+    return NONE if row.kind == "external" else str(len(row.seeds))
 
 
 def _name(row: Row) -> str:
@@ -398,7 +403,7 @@ def _record(view: _View, row: Row) -> dict[str, str]:
     info, k = view.delta
     percent = _plain_percent(view, row)
     record |= {f"{info.name}@{k} difference percent": "" if percent is None else repr(percent)}
-    record |= {"trainable_parameters": str(row.trainable_parameters)}
+    record |= {"trainable_parameters": "" if row.trainable_parameters is None else str(row.trainable_parameters)}
     record |= {_unit(key): repr(row.seconds[key]) if key in row.seconds else "" for key in _timings(view.comparison)}
     record |= {"stand_ins": _csv_text("; ".join(row.stand_ins)), "failure": _csv_text(row.failure or "")}
     return record | {"aliases": _csv_text("; ".join(row.aliases))}
