@@ -9,13 +9,14 @@ A replacement keeps those options that the suite gave to the base's component an
 model differs from `base` in one thing. Models that come out the same are one model, known by several names.
 """
 
+import fnmatch
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from spd_bench.errors import ConfigError
+from spd_bench.errors import ConfigError, did_you_mean
 from spd_bench.suite import MODEL_SLOTS, Axes, Choice, Suite, check_components, check_options, dotted, load_component
 from spd_bench.yamlio import Keys
 
@@ -49,6 +50,11 @@ class Composition:
     aliases: tuple[Alias, ...] = ()
     where: str | None
     places: Mapping[str, str | None]
+
+    @property
+    def names(self) -> list[str]:
+        """Its own name and its others."""
+        return [self.name, *(alias.name for alias in self.aliases)]
 
     def on(self, axis: str) -> bool:
         """Whether an axis asks for this composition, first or under another name."""
@@ -91,6 +97,34 @@ def compositions(suite: Suite) -> list[Composition]:
     for index, choice in enumerate(suite.baselines):
         _add(found, _baseline(suite, base, index, choice), Alias("", choice.use))
     return _told_apart(list(found.values()))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which compositions of a suite to take, by name or alias; `*` and `?` stand for any text and any letter."""
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def of(self, found: Sequence[Composition]) -> list[Composition]:
+        """The base and those that `only` names (all, if it names none) without those that `skip` names.
+
+        Raises ConfigError for a name that no composition has.
+        """
+        names = [name for composition in found for name in composition.names]
+        for option, patterns in (("--only", self.only), ("--skip", self.skip)):
+            for pattern in patterns:
+                if not fnmatch.filter(names, pattern):
+                    raise ConfigError(f'no composition "{pattern}"', where=option, hint=did_you_mean(pattern, names))
+        return [c for c in found if c.kind == "base" or (_any(c, self.only or ("*",)) and not _any(c, self.skip))]
+
+    def __str__(self) -> str:
+        """For titles: the options as given, "" for everything."""
+        return " ".join([*(f"--only {name}" for name in self.only), *(f"--skip {name}" for name in self.skip)])
+
+
+def _any(composition: Composition, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.filter(composition.names, pattern) for pattern in patterns)
 
 
 def _wishes(suite: Suite) -> Iterator[_Wish]:

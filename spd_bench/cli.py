@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +26,8 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+data_app = typer.Typer(help="Look at RGB-D data, and pack it for fast training.", no_args_is_help=True)
+weights_app = typer.Typer(help="Look at files of encoder weights.", no_args_is_help=True)
 app = typer.Typer(
     name="spd-bench",
     help="Ablation and evaluation harness for sparse query-point depth (SPD v13).",
@@ -33,6 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
 
 
 class Format(StrEnum):
@@ -56,6 +62,14 @@ DataOption = Annotated[
 ]
 RootOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.", envvar="SPD_BENCH_RUNS")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", help="Only these compositions and the base; * is a wildcard; repeatable.")
+]
+SkipOption = Annotated[list[str] | None, typer.Option("--skip", help="Not these compositions; repeatable.")]
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="Data set component, where the layout is not recognised.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 RUNS = Path("runs")
 INTERRUPTED = 130
 """Exit code that Typer gives for Ctrl-C."""
@@ -67,6 +81,8 @@ def run(
     profile: ProfileOption = None,
     set_: SetOption = None,
     data: DataOption = None,
+    only: OnlyOption = None,
+    skip: SkipOption = None,
     runs: RootOption = RUNS,
     device: DeviceOption = "auto",
 ) -> None:
@@ -76,9 +92,19 @@ def run(
     """
     from spd_bench.session import run_suite
 
-    outcome = run_suite(suite, profile=profile, sets=set_ or (), data=data, root=runs, device=device)
+    outcome = run_suite(
+        suite,
+        profile=profile,
+        sets=set_ or (),
+        data=data,
+        root=runs,
+        device=device,
+        selection=_selection(only, skip),
+    )
     typer.echo(outcome.table)
-    typer.echo(f"\nreport:  {outcome.report}\nMLflow:  {outcome.tracking}\ntables:  spd-bench compare --metric absrel")
+    typer.echo(f"\nreport:  {outcome.report}\nMLflow:  {outcome.tracking}")
+    if outcome.comparable:
+        typer.echo("tables:  spd-bench compare --metric absrel")
     if outcome.failed:
         raise typer.Exit(4)
 
@@ -119,13 +145,17 @@ def plan(
     profile: ProfileOption = None,
     set_: SetOption = None,
     data: DataOption = None,
+    only: OnlyOption = None,
+    skip: SkipOption = None,
     runs: RootOption = RUNS,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List every composition as its difference from the base, and what `run` would train; writes nothing."""
     from spd_bench.session import plan_suite
 
-    rows, title = plan_suite(suite, profile=profile, sets=set_ or (), data=data, root=runs)
+    rows, title = plan_suite(
+        suite, profile=profile, sets=set_ or (), data=data, root=runs, selection=_selection(only, skip)
+    )
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
@@ -137,7 +167,7 @@ def plan(
 def list_(
     slot: Annotated[str | None, typer.Argument(help="Only this slot.")] = None,
     check_: Annotated[bool, typer.Option("--check", help="Import each component and report broken ones.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the registered components; reads metadata only."""
     from spd_bench import registry
@@ -164,13 +194,119 @@ def describe(
 @app.command()
 def params(
     suite: Annotated[str, typer.Argument(help="Suite whose base is counted.", metavar="SUITE")] = "v13_ablation",
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Count the trainable parameters of a suite's base beside the paper's budget (§9)."""
     from spd_bench.describe import parameter_budget
 
     rows = parameter_budget(suite)
     typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else _table(rows))
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help=".npy or HDF5 stack, folder of maps, or a run's predictions.h5.")],
+    name: Annotated[str, typer.Option("--name", help="What tables call it.")],
+    suite: Annotated[
+        str, typer.Option("--suite", help="Suite whose data, protocol and points apply.")
+    ] = "v13_ablation",
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    data: DataOption = None,
+    unit: Annotated[str, typer.Option("--unit", help="m, mm, or file units in one metre.")] = "m",
+    quantity: Annotated[str, typer.Option("--quantity", help="depth or disparity.")] = "depth",
+    align: Annotated[
+        str, typer.Option("--align", help="none, lsq_disparity, lsq_depth or median, fitted to the ground truth.")
+    ] = "none",
+    gt_aligned: Annotated[bool, typer.Option("--gt-aligned", help="They were aligned to ground truth before.")] = False,
+    key: Annotated[str | None, typer.Option("--dataset-key", help="Name of the array in an HDF5 file.")] = None,
+    names: Annotated[Path | None, typer.Option("--names", help="Frame names of a stack, one a line.")] = None,
+    runs: RootOption = RUNS,
+) -> None:
+    """Score somebody else's predictions as a suite's own, and add them to its comparisons."""
+    from spd_bench.display import counting
+    from spd_bench.external import score_predictions, table
+    from spd_bench.plan import choose_data
+
+    with counting("scoring") as on_image:
+        scored = score_predictions(
+            predictions,
+            suite=choose_data(suite, profile=profile, sets=set_ or (), data=data),
+            name=name,
+            root=runs,
+            unit=unit,
+            quantity=quantity,
+            align=align,
+            gt_aligned=gt_aligned,
+            dataset_key=key,
+            names=names,
+            on_image=on_image,
+        )
+    typer.echo(table(scored))
+
+
+@data_app.command("inspect")
+def data_inspect(
+    path: Annotated[Path, typer.Argument(help="Folder or file of RGB-D data.")],
+    dataset: DatasetOption = None,
+    protocol: Annotated[str, typer.Option("--protocol", help="Its crop and bounds are looked at.")] = "nyu_bts",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Frames of each split; default: all.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what data this is, and every problem with it, in one pass; exit code 3 if there is one."""
+    from spd_bench.display import counting
+    from spd_bench.inspection import inspect_data
+
+    with counting("reading frames") as on_frame:
+        found = inspect_data(path, dataset=dataset, protocol=protocol, on_frame=on_frame, limit=limit)
+    typer.echo(json.dumps(found.plain(), indent=1, ensure_ascii=False) if as_json else "\n".join(found.lines()))
+    if found.problems:
+        raise typer.Exit(3)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    path: Annotated[Path, typer.Argument(help="Folder or file of RGB-D data.")],
+    output: Annotated[Path, typer.Argument(help="HDF5 file to write.")],
+    dataset: DatasetOption = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="Option of the data set, as name=value; repeatable.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read frames.")] = 2,
+) -> None:
+    """Pack RGB-D data of any layout into one HDF5 file that trains fast; the same command goes on after a stop."""
+    from spd_bench.display import counting
+    from spd_bench.packing import pack
+    from spd_bench.yamlio import setting
+
+    options: dict[str, Any] = {}
+    for text in option or ():
+        options |= setting(text, "--option").plain()
+    with counting("packing") as on_frame:
+        packed = pack(path, output, dataset=dataset, options=options, workers=workers, on_frame=on_frame)
+    typer.echo(f"{packed}\nuse it:  spd-bench run SUITE --data {output}")
+
+
+@weights_app.command("check")
+def weights_check(
+    path: Annotated[Path, typer.Argument(help="File or folder of weights.")], as_json: JsonOption = False
+) -> None:
+    """Say what a file of weights is, and which encoder it fits."""
+    from spd_bench.describe import describe_weights
+
+    found = describe_weights(path)
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else _list(found))
+
+
+def _selection(only: Sequence[str] | None, skip: Sequence[str] | None) -> Any:
+    from spd_bench.ablate import Selection
+
+    return Selection(tuple(only or ()), tuple(skip or ()))
+
+
+def _list(found: Mapping[str, str]) -> str:
+    width = max(map(len, found), default=0)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in found.items())
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

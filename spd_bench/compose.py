@@ -5,7 +5,7 @@ A composition chains the blocks of one suite entry (§2). `build` refuses a chai
 """
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -63,11 +63,16 @@ class Composition(PointDepthModel):
         return state.depth_m_BK
 
     def trace(self, scene: Scene, xy_BK2: Tensor) -> QueryState:
-        """The last query state: what every block wrote, for tests and diagnostics."""
+        """The last query state: what every block wrote."""
+        return [after for _, _, after in self.states(scene, xy_BK2)][-1]
+
+    def states(self, scene: Scene, xy_BK2: Tensor) -> Iterator[tuple[str, QueryState, QueryState]]:
+        """Slot by slot, the query state before and after its block."""
         state = QueryState(xy_BK2)
         for slot in self.block_slots:
-            state = self.block(slot)(state, scene)
-        return state
+            after = self.block(slot)(state, scene)
+            yield slot, state, after
+            state = after
 
 
 def build_encoder(part: Part) -> Encoder:

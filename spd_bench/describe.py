@@ -3,10 +3,11 @@
 import fnmatch
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from spd_bench import registry
-from spd_bench.errors import ConfigError, SpdError, did_you_mean
+from spd_bench.errors import ConfigError, DataError, SpdError, did_you_mean
 
 PAPER_BUDGET = {
     "Pyramid neck (§4)": "~298K",
@@ -76,6 +77,22 @@ def _options(config: Any) -> Iterator[str]:
 
 def _type(annotation: Any) -> str:
     return getattr(annotation, "__name__", None) or str(annotation).replace("typing.", "")
+
+
+def describe_weights(path: Path) -> dict[str, str]:
+    """What a file or folder of weights is, by the first encoder that knows its family.
+
+    Raises DataError if there is none at `path`, if no encoder knows it, or if it is damaged.
+    """
+    if not path.exists():
+        raise DataError("no such file or folder", where=str(path))
+    for name in registry.names("encoder"):
+        found = registry.load("encoder", name).describe_weights(path)
+        if found is not None:
+            return dict(found)
+    raise DataError(
+        "no encoder knows this file", where=str(path), hint=f"encoders: {', '.join(registry.names('encoder'))}"
+    )
 
 
 def parameter_budget(suite_name: str) -> list[dict[str, Any]]:

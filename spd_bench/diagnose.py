@@ -23,14 +23,11 @@ def diagnose(model: Composition, features: Features, xy_BK2: Tensor) -> dict[str
     """{"<slot>/<name>": value} of every block for these queries of a few images; sets the model to evaluation mode."""
     model.eval()
     scene = model.prepare(features)
-    state = QueryState(xy_BK2)
     found: dict[str, float] = {}
-    for slot in model.block_slots:
-        block = model.block(slot)
-        after = block(state, scene)
-        values = dict(block.diagnose(state, scene)) | _of_attention(state, after) | _of_anchors(state, after, scene)
+    for slot, before, after in model.states(scene, xy_BK2):
+        own = model.block(slot).diagnose(before, scene)
+        values = dict(own) | _of_attention(before, after) | _of_anchors(before, after, scene)
         found |= {f"{slot}/{name}": float(value) for name, value in values.items()}
-        state = after
     return found
 
 

@@ -5,13 +5,13 @@ nothing. Names, places, numbers of workers and paths are not part of either (doc
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from spd_bench import compose, files, registry
-from spd_bench.ablate import Composition, compositions
+from spd_bench.ablate import Composition, Selection, compositions
 from spd_bench.api import Component, DepthDataset, Encoder, PointDepthModel
 from spd_bench.compose import Part
 from spd_bench.data.elsewhere import TestElsewhere
@@ -20,25 +20,27 @@ from spd_bench.metrics import Metric
 from spd_bench.protocol import Protocol, protocol
 from spd_bench.suite import Choice, Suite, check_options, load_suite
 
+EVERYTHING = Selection()
 FORMAT = 1
 """Raise it when the harness itself computes something else from the same configuration."""
 
 
-def missing(suite: Suite) -> list[str]:
+def missing(suite: Suite, selection: Selection = EVERYTHING) -> list[str]:
     """What this machine lacks for a suite, one line each with how to get it; empty if nothing."""
-    wanted = [("dataset", suite.data.dataset), ("encoder", suite.base.encoder)]
-    wanted += [("dataset", suite.data.test)] if suite.data.test is not None else []
-    wanted += [("baseline", choice) for choice in suite.baselines]
-    found = []
-    for slot, choice in wanted:
-        component, config = registry.load(slot, choice.use), check_options(choice, slot)
-        lacks = [component.missing(config)] if hasattr(component, "missing") else []
-        own = component.own_encoder(config) if hasattr(component, "own_encoder") else None
-        if own is not None:
-            encoder = Choice.read(own)
-            lacks.append(registry.load("encoder", encoder.use).missing(check_options(encoder, "encoder")))
-        found += [lack for lack in lacks if lack and lack not in found]
-    return found
+    about = suite.data
+    wanted: list[tuple[str, str, Choice]] = [("", "dataset", about.dataset)]
+    wanted += [("", "dataset", about.test)] if about.test is not None else []
+    for composition in selection.of(compositions(suite)):
+        whose = "" if composition.kind == "base" else f"{composition.name} (--skip {composition.name} leaves it out): "
+        wanted.append((whose, "encoder", composition.slots["encoder"]))
+        wanted += [(whose, "baseline", composition.baseline)] if composition.baseline is not None else []
+    found: dict[str, str] = {}
+    for whose, slot, choice in wanted:
+        ask = getattr(registry.load(slot, choice.use), "missing", None)
+        lack = ask(check_options(choice, slot)) if ask is not None else None
+        if lack:
+            found.setdefault(lack, whose + lack)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,73 @@ class Chosen:
 
     suite: Suite
     why: str = ""
+    steps: Mapping[str, Suite] = field(default_factory=dict)
+    """For a build order: each step as a suite of its own."""
+    selection: Selection = EVERYTHING
 
 
 def choose(
-    path_or_name: str | Path, *, profile: str | None, sets: Sequence[str] = (), data: str | Path | None = None
+    path_or_name: str | Path,
+    *,
+    profile: str | None,
+    sets: Sequence[str] = (),
+    data: str | Path | None = None,
+    selection: Selection = EVERYTHING,
 ) -> Chosen:
     """The suite in the asked profile; without one, the suite itself or, where something is missing, its fallback.
 
     Raises DataError, saying what is missing and how to get it, where nothing may be substituted.
     """
-    suite = load_suite(path_or_name, profile=profile, sets=sets, data=data)
-    lacks = missing(suite)
+    asked = _chosen(path_or_name, profile, sets, data, selection)
+    lacks = _lacks(asked)
     if not lacks:
-        return Chosen(suite)
-    if profile is None and suite.fallback is not None:
-        fallback = load_suite(path_or_name, profile=suite.fallback.profile, sets=sets, data=data)
-        if not missing(fallback):
-            return Chosen(fallback, "; ".join(lacks))
-        lacks = missing(fallback)
+        return asked
+    if profile is None and asked.suite.fallback is not None:
+        fallback = _chosen(path_or_name, asked.suite.fallback.profile, sets, data, selection)
+        why, lacks = "; ".join(lacks), _lacks(fallback)
+        if not lacks:
+            return replace(fallback, why=why)
     raise DataError(
         "cannot run here:\n  " + "\n  ".join(lacks),
-        where=suite.suite + (f" --profile {profile}" if profile else ""),
+        where=asked.suite.suite + (f" --profile {profile}" if profile else ""),
     )
+
+
+def choose_data(
+    path_or_name: str | Path, *, profile: str | None, sets: Sequence[str] = (), data: str | Path | None = None
+) -> Suite:
+    """The suite in the asked profile, for what needs its data set alone; nothing is substituted.
+
+    Raises DataError where the data set is not here.
+    """
+    suite = load_suite(path_or_name, profile=profile, sets=sets, data=data)
+    if lack := _lacks_data(suite):
+        raise DataError(lack, where=suite.suite, hint="or name a profile whose data are here, with --profile")
+    return suite
+
+
+def _lacks_data(suite: Suite) -> str | None:
+    choices = [choice for choice in (suite.data.dataset, suite.data.test) if choice is not None]
+    lacks = [registry.load("dataset", choice.use).missing(check_options(choice, "dataset")) for choice in choices]
+    return next(filter(None, lacks), None)
+
+
+def _chosen(
+    path_or_name: str | Path,
+    profile: str | None,
+    sets: Sequence[str],
+    data: str | Path | None,
+    selection: Selection,
+) -> Chosen:
+    suite = load_suite(path_or_name, profile=profile, sets=sets, data=data)
+    steps = {name: load_suite(path_or_name, profile=profile, sets=sets, data=data, step=name) for name in suite.steps}
+    return Chosen(suite, steps=steps, selection=selection)
+
+
+def _lacks(chosen: Chosen) -> list[str]:
+    # a step has baselines of its own, which no selection names
+    found = missing(chosen.suite, chosen.selection) + [lack for step in chosen.steps.values() for lack in missing(step)]
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,31 +143,87 @@ class Job:
         return f"{self.composition.name} seed {self.seed}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """What predictions are judged by under a suite: its data set, opened, its protocol and every registered metric.
+
+    It needs no model, no encoder and no weights, so that anybody's predictions can be scored as a suite's own are.
+    """
+
+    suite: Suite
+    data: DepthDataset
+    protocol: Protocol
+    metrics: tuple[Metric, ...]
+
+    @classmethod
+    def of(cls, suite: Suite) -> "Judge":
+        """Opens the data set; ConfigError where its ground truth is not of the kind that the protocol is for."""
+        where = suite.place("eval", "protocol")
+        judge = cls(
+            suite=suite,
+            data=_open_data(suite),
+            protocol=protocol(suite.eval.protocol, where=where),
+            metrics=tuple(registry.load("metric", name)() for name in sorted(registry.names("metric"))),
+        )
+        judge.protocol.check_truth(judge.data.truth, where=where)
+        return judge
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes a score but the predictions and the data."""
+        return {
+            "format": FORMAT,
+            "protocol": self.protocol.identity(),
+            "k": list(self.suite.eval.k),
+            "k1_draws": self.suite.eval.k1_draws,
+            "seed": self.suite.eval.seed,
+            "metrics": {metric.name: metric.version for metric in self.metrics},
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Identity of the test: numbers may stand side by side exactly where this is the same."""
+        return files.sha256([self.data.digest(), self.identity])
+
+    @property
+    def caption(self) -> str:
+        """The protocol and where its query points come from, in one line for tables."""
+        about = self.suite.eval
+        return f"{self.protocol.caption()}; query points of seed {about.seed}, at K=1 mean of {about.k1_draws} draws"
+
+
+def _open_data(suite: Suite) -> DepthDataset:
+    """The data set; with another one's test split where the suite says so."""
+    data: DepthDataset = _component(suite, "dataset", suite.data.dataset, "data", "dataset")
+    if suite.data.test is None:
+        return data
+    return TestElsewhere(data, _component(suite, "dataset", suite.data.test, "data", "test"))
+
+
+def _component(suite: Suite, slot: str, choice: Choice, *keys: str) -> Any:
+    return registry.load(slot, choice.use)(check_options(choice, slot, suite=suite, keys=keys))
+
+
 class Experiment:
     """A suite with its data set opened, its encoder built, its models checked and its jobs listed.
 
     Raises ConfigError or DataError, before anything is trained, for whatever cannot run.
     """
 
-    def __init__(self, suite: Suite) -> None:
+    def __init__(
+        self, suite: Suite, *, selection: Selection = EVERYTHING, encoders: dict[str, Encoder] | None = None
+    ) -> None:
+        """`encoders`: those of an experiment before, so that what they have encoded need not be encoded again."""
         self.suite = suite
-        self.compositions = compositions(suite)
-        self.protocol: Protocol = protocol(suite.eval.protocol, where=suite.place("eval", "protocol"))
-        self.metrics: list[Metric] = [registry.load("metric", name)() for name in sorted(registry.names("metric"))]
-        self._encoders: dict[str, Encoder] = {}
+        self.compositions = selection.of(compositions(suite))
+        self.encoders = {} if encoders is None else encoders
         self._gt_aligned: set[str] = set()
         self._check_models()
-        self.data = self._open_data()
-        self.sampler = self._component("query_sampler", suite.data.query_sampler, "data", "query_sampler")
-        self.loss = self._component("loss", suite.train.loss, "train", "loss")
+        self.judge = Judge.of(suite)
+        self.data, self.protocol, self.metrics = self.judge.data, self.judge.protocol, self.judge.metrics
+        self.sampler = _component(suite, "query_sampler", suite.data.query_sampler, "data", "query_sampler")
+        self.loss = _component(suite, "loss", suite.train.loss, "train", "loss")
         self.jobs = [self._job(composition, seed) for composition in self.compositions for seed in suite.seeds]
-
-    def _part(self, slot: str, choice: Choice, *keys: str) -> Part:
-        return Part(choice.use, check_options(choice, slot, suite=self.suite, keys=keys), self.suite.place(*keys))
-
-    def _component(self, slot: str, choice: Choice, *keys: str) -> Any:
-        part = self._part(slot, choice, *keys)
-        return registry.load(slot, part.name)(part.config)
 
     def model(self, composition: Composition, seed: int) -> PointDepthModel:
         """A fresh model of a composition."""
@@ -140,18 +243,10 @@ class Experiment:
         """The encoder of a composition, built once and shared by all that name the same."""
         choice = composition.slots["encoder"]
         key = files.sha256(choice.plain())
-        if key not in self._encoders:
+        if key not in self.encoders:
             place = composition.places.get("encoder")
-            self._encoders[key] = compose.build_encoder(Part(choice.use, check_options(choice, "encoder"), place))
-        return self._encoders[key]
-
-    def _open_data(self) -> DepthDataset:
-        """The data set; with another one's test split where the suite says so."""
-        about = self.suite.data
-        data: DepthDataset = self._component("dataset", about.dataset, "data", "dataset")
-        if about.test is None:
-            return data
-        return TestElsewhere(data, self._component("dataset", about.test, "data", "test"))
+            self.encoders[key] = compose.build_encoder(Part(choice.use, check_options(choice, "encoder"), place))
+        return self.encoders[key]
 
     def _check_models(self) -> None:
         for composition in self.compositions:
@@ -195,15 +290,7 @@ class Experiment:
             | _slot_identity({"query_sampler": suite.data.query_sampler}),
             "seed": seed,
         }
-        eval_identity = {
-            "format": FORMAT,
-            "protocol": self.protocol.identity(),
-            "k": list(suite.eval.k),
-            "k1_draws": suite.eval.k1_draws,
-            "seed": suite.eval.seed,
-            "metrics": {metric.name: metric.version for metric in self.metrics},
-        }
-        return Job(composition=composition, seed=seed, train_identity=train_identity, eval_identity=eval_identity)
+        return Job(composition=composition, seed=seed, train_identity=train_identity, eval_identity=self.judge.identity)
 
 
 def _slot_identity(choices: Mapping[str, Choice]) -> dict[str, Any]:

@@ -16,13 +16,13 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from spd_bench import files, score, train
-from spd_bench.api import Encoder, PointDepthModel
+from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.compose import Composition
 from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.preflight import check_frames
@@ -70,16 +70,34 @@ class Outcome:
     reused: bool = False
 
 
+class Probe(NamedTuple):
+    """Images (uint8), their features and queries, on which a model's blocks are looked at."""
+
+    images_B3HW: torch.Tensor
+    features: Features
+    xy_BK2: torch.Tensor
+
+
 class Runner:
     """Runs the jobs of an experiment below a root folder."""
 
-    def __init__(self, experiment: Experiment, root: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        root: Path,
+        device: torch.device,
+        *,
+        like: "Runner | None" = None,
+    ) -> None:
+        """`like`: a runner before on the same data, whose images and features need not be made again."""
         self.experiment = experiment
         self.root = root
         self.device = device
         about = experiment.suite.data
         self.views = Views(experiment.data, image_size=about.image_size, augmentation=about.augment)
         self._features: dict[Encoder, FrozenFeatures] = {}
+        if like is not None and like.experiment.suite.data == about:
+            self.views, self._features = like.views, like._features
 
     def folder(self, job: Job) -> Path:
         """The folder of a job: found by identity, whatever it was called when it was made."""
@@ -263,19 +281,31 @@ class Runner:
         images = self._images("val", VALIDATION_QUERIES, 1)
         predictions, _ = predict(model, images, self._frozen(model), device=self.device)
         metrics = self.experiment.metrics
-        values = score.per_image(predictions, metrics, [VALIDATION_QUERIES], self.experiment.protocol)
-        return {f"val/{name}": value for (name, _), value in score.summarise(values, metrics).items()}
+        values = score.reported(predictions, metrics, [VALIDATION_QUERIES], self.experiment.protocol)
+        return {f"val/{name}": value for (name, _), value in values.items()}
 
     def _watch(self, model: PointDepthModel) -> dict[str, float]:
         """What the blocks of a composition do on a few validation images (§10.3, step 5); nothing for a baseline."""
         if not isinstance(model, Composition):
             return {}
+        probe = self.probe(model)
+        return label(diagnose(model, probe.features, probe.xy_BK2))
+
+    def model(self, job: Job, *, trained: bool) -> PointDepthModel:
+        """The model of a job, with its initial weights or those of its finished training."""
+        model = self.experiment.model(job.composition, job.seed).to(self.device)
+        if trained:
+            train.load_weights(self.folder(job) / "checkpoint.pt", model)
+        return model
+
+    def probe(self, model: PointDepthModel) -> Probe:
+        """A few validation images, spread evenly, with queries, as this model's encoder sees them."""
         images = self._images("val", WATCHED_QUERIES, 1)
         every = np.linspace(0, len(images) - 1, min(len(images), WATCHED_IMAGES)).round().astype(int)
         chosen = [images[int(i)] for i in np.unique(every)]
         shown_B3HW = torch.stack([image.image_3HW for image in chosen]).to(self.device)
         maps = self._frozen(model).of([image.view for image in chosen], unit_range(shown_B3HW))
-        return label(diagnose(model, maps, torch.stack([image.xy_P2 for image in chosen]).to(self.device)))
+        return Probe(shown_B3HW, maps, torch.stack([image.xy_P2 for image in chosen]).to(self.device))
 
     def _evaluate(self, job: Job, model: PointDepthModel, progress: Progress) -> None:
         suite, metrics = self.experiment.suite, self.experiment.metrics
@@ -288,13 +318,12 @@ class Runner:
             on_image=lambda done: progress.image(done, len(images)),
         )
         folder = self._eval_folder(job)
-        attributes = {"identity": job.eval_id, "protocol": self.experiment.protocol.caption()}
+        attributes = {"identity": job.eval_id, "protocol": self.experiment.judge.caption}
         save_predictions(folder / "predictions.h5", predictions, attributes)
         # scored from the file, so that the record is known to hold the numbers
-        values = score.per_image(
+        summary = score.reported(
             load_predictions(folder / "predictions.h5"), metrics, suite.eval.k, self.experiment.protocol
         )
-        summary = score.summarise(values, metrics)
         record = {
             "identity": job.eval_identity,
             "images": len(predictions.frames),
@@ -340,7 +369,9 @@ def record_suite(
             "why_fallback": why,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "dataset": experiment.data.describe(),
-            "protocol": experiment.protocol.caption(),
+            "protocol": experiment.judge.caption,
+            "averaging": experiment.protocol.averaging,
+            "judge": experiment.judge.id,
             "stand_ins": experiment.stand_ins(experiment.compositions[0]),
             "provenance": provenance,
             "tracked": tracked,

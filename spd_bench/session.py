@@ -5,22 +5,22 @@ import logging
 import platform
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from spd_bench import files, plan
+from spd_bench.ablate import Selection
+from spd_bench.build_order import BuildOrder
+from spd_bench.display import Display
 from spd_bench.errors import BusyError, ConfigError, DataError, SpdError
-from spd_bench.plan import Job
 from spd_bench.report.collect import collect, curves, record
 from spd_bench.report.comparison import Comparison
 from spd_bench.report.html import html_report
@@ -34,16 +34,27 @@ log = logging.getLogger("spd_bench")
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run leaves: the table as printed, the page, where MLflow has it, and how many jobs failed."""
+    """What a run leaves: the table as printed, the page, where MLflow has it, and how many jobs failed.
+
+    comparable: whether `compare` can make other tables of it; a build order is no comparison.
+    """
 
     table: str
     report: Path
     tracking: str
     failed: int
+    comparable: bool = True
 
 
 def run_suite(
-    suite: str, *, profile: str | None, sets: Sequence[str], data: str | None, root: Path, device: str
+    suite: str,
+    *,
+    profile: str | None,
+    sets: Sequence[str],
+    data: str | None,
+    root: Path,
+    device: str,
+    selection: Selection = plan.EVERYTHING,
 ) -> Finished:
     """Plans, trains, evaluates, logs and reports a suite; what is done already is skipped.
 
@@ -53,71 +64,123 @@ def run_suite(
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
-    chosen = plan.choose(suite, profile=profile, sets=sets, data=data)
+    chosen = plan.choose(suite, profile=profile, sets=sets, data=data, selection=selection)
     where = _device(device)
     name = chosen.suite.suite
     root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(root / f".{name}.lock")
     try:
         with lock.acquire(timeout=0):
-            return _run(chosen, root, where, console)
+            return (_run_steps if chosen.steps else _run)(chosen, root, where, console)
     except Timeout:
         raise BusyError(f'suite "{name}" is being run by another process', where=str(root)) from None
 
 
 def plan_suite(
-    suite: str, *, profile: str | None, sets: Sequence[str], data: str | None, root: Path
+    suite: str,
+    *,
+    profile: str | None,
+    sets: Sequence[str],
+    data: str | None,
+    root: Path,
+    selection: Selection = plan.EVERYTHING,
 ) -> tuple[list[dict[str, Any]], str]:
     """Every job with its difference from the base and its state, and a title; trains and writes nothing."""
-    chosen = plan.choose(suite, profile=profile, sets=sets, data=data)
-    experiment = plan.Experiment(chosen.suite)
-    runner = Runner(experiment, root, torch.device("cpu"))
-    rows = [
-        {
-            "composition": job.composition.name,
-            "seed": job.seed,
-            "difference": job.composition.difference,
-            "state": runner.state(job),
-            "identity": job.train_id[:10],
-        }
-        for job in experiment.jobs
-    ]
+    chosen = plan.choose(suite, profile=profile, sets=sets, data=data, selection=selection)
+    rows: list[dict[str, Any]] = []
+    for planned in chosen.steps.values() or [chosen.suite]:
+        experiment = plan.Experiment(planned, selection=plan.EVERYTHING if chosen.steps else selection)
+        runner = Runner(experiment, root, torch.device("cpu"))
+        rows += [
+            {
+                "composition": job.composition.name,
+                "seed": job.seed,
+                "difference": job.composition.difference,
+                "state": runner.state(job),
+                "identity": job.train_id[:10],
+            }
+            for job in experiment.jobs
+        ]
     return rows, _title(chosen, experiment)
 
 
 def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console) -> Finished:
-    experiment = plan.Experiment(chosen.suite)
+    experiment = plan.Experiment(chosen.suite, selection=chosen.selection)
     console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
     runner = Runner(experiment, root, device)
-    with Display(console, 0) as display:
-        runner.check_data(display.frame)
+    _check_data(runner, console)
     tracker = Tracker(root)
     source = _provenance(device)
+    with _tracked_suite(tracker, chosen, experiment, source, root) as parent:
+        outcomes = _run_jobs(runner, tracker, parent, console)
+        tracked = {tracker.store: parent}
+        record_suite(root, experiment, outcomes, why=chosen.why, provenance=source, tracked=tracked)
+        comparison = collect(root, chosen.suite.suite)
+        report = _report(root, chosen.suite, comparison)
+        tracker.log_files(parent, sorted(report.parent.glob(f"{chosen.suite.suite}.*")))
+    failed = sum(bool(outcome.failure) for outcome in outcomes)
+    return Finished(render(comparison, format="terminal"), report, tracker.store, failed)
+
+
+def _run_steps(chosen: plan.Chosen, root: Path, device: torch.device, console: Console) -> Finished:
+    """A build order (§10.3): each step's model, then its checks; the first step that fails is the last one run."""
+    tracker, source = Tracker(root), _provenance(device)
+    walk = BuildOrder(chosen, source, root / "reports" / chosen.suite.suite)
+    experiment: plan.Experiment | None = None
+    runner: Runner | None = None
+    parent: str | None = None
+    with ExitStack() as stack:
+        for name, suite in chosen.steps.items():
+            experiment = plan.Experiment(suite, encoders=experiment.encoders if experiment else None)
+            runner = Runner(experiment, root, device, like=runner)
+            if not walk.results:
+                console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
+                _check_data(runner, console)
+                parent = stack.enter_context(_tracked_suite(tracker, chosen, experiment, source, root))
+            outcomes = _run_jobs(runner, tracker, parent, console) if chosen.suite.steps[name].train else []
+            result = walk.examine(name, runner, outcomes)
+            console.print(result.line(), highlight=False, markup=False, soft_wrap=True)
+            if not result.passed:
+                break
+        report = walk.write()
+        tracker.log_files(parent, sorted(report.parent.glob(f"{chosen.suite.suite}.*")))
+    return Finished(walk.table(), report, tracker.store, failed=0 if walk.passed else 1, comparable=False)
+
+
+def _check_data(runner: Runner, console: Console) -> None:
+    with Display(console, 0) as display:
+        runner.check_data(display.frame)
+
+
+def _run_jobs(runner: Runner, tracker: Tracker, parent: str | None, console: Console) -> list[Outcome]:
+    """Every job of an experiment, shown and tracked."""
+    outcomes: list[Outcome] = []
+    with Display(console, len(runner.experiment.jobs)) as display:
+        for job in runner.experiment.jobs:
+            outcome = runner.run(job, display)
+            outcomes.append(outcome)
+            display.done(outcome, runner.experiment.suite.report.primary)
+            _track(tracker, parent, outcome)
+    return outcomes
+
+
+@contextmanager
+def _tracked_suite(
+    tracker: Tracker, chosen: plan.Chosen, experiment: plan.Experiment, source: dict[str, str], root: Path
+) -> Iterator[str | None]:
+    """The MLflow run of a suite, closed as finished or, where an error passes through, as killed."""
     parent = tracker.open_suite(
         chosen.suite.suite,
         params={"profile": chosen.suite.profile or "(none)", "dataset": experiment.data.describe()},
         tags=source | {"stand_ins": "; ".join(experiment.stand_ins(experiment.compositions[0]))},
         resume_id=_tracked_before(root, chosen.suite, tracker.store),
     )
-    outcomes: list[Outcome] = []
     ended = False
     try:
-        with Display(console, len(experiment.jobs)) as display:
-            for job in experiment.jobs:
-                outcome = runner.run(job, display)
-                outcomes.append(outcome)
-                display.done(outcome, experiment.suite.report.primary)
-                _track(tracker, parent, outcome)
-        tracked = {tracker.store: parent}
-        record_suite(root, experiment, outcomes, why=chosen.why, provenance=source, tracked=tracked)
-        comparison = collect(root, chosen.suite.suite)
-        report = _report(root, chosen.suite, comparison)
-        tracker.log_files(parent, sorted(report.parent.glob(f"{chosen.suite.suite}.*")))
+        yield parent
         ended = True
     finally:
         tracker.close(parent, "FINISHED" if ended else "KILLED")
-    failed = sum(bool(outcome.failure) for outcome in outcomes)
-    return Finished(render(comparison, format="terminal"), report, tracker.store, failed)
 
 
 def _tracked_before(root: Path, suite: Suite, store: str) -> str | None:
@@ -183,9 +246,13 @@ def _title(chosen: plan.Chosen, experiment: plan.Experiment) -> str:
     if stand_ins:
         lines.append(f"STAND-INS: {'; '.join(stand_ins)}")
     lines.append(f"suite {suite.suite}, profile {suite.profile or '(none)'}: {experiment.data.describe()}")
-    lines.append(f"protocol {experiment.protocol.caption()}")
+    lines.append(f"protocol {experiment.judge.caption}")
     count = len(experiment.compositions)
-    lines.append(f"{count} compositions × {len(suite.seeds)} seed(s) = {len(experiment.jobs)} jobs")
+    if chosen.steps:
+        lines.append(f"build order of {len(chosen.steps)} steps (§10.3): {', '.join(chosen.steps)}")
+    else:
+        which = f" ({chosen.selection})" if str(chosen.selection) else ""
+        lines.append(f"{count} compositions{which} × {len(suite.seeds)} seed(s) = {len(experiment.jobs)} jobs")
     return "\n".join(lines)
 
 
@@ -229,72 +296,3 @@ def _git_state() -> str:
     except (OSError, subprocess.SubprocessError):
         return "not a checkout"
     return revision.stdout.strip()
-
-
-class Display:
-    """Progress on stderr: a bar where it is a terminal, one line per finished job everywhere."""
-
-    def __init__(self, console: Console, jobs: int) -> None:
-        self.console = console
-        self.jobs = jobs
-        self.finished = 0
-        self.label = ""
-        self.started = time.monotonic()
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task: TaskID = self.bar.add_task("starting", total=None)
-
-    def __enter__(self) -> Self:
-        """Starts the bar."""
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Removes the bar."""
-        self.bar.stop()
-
-    def job(self, job: Job) -> None:
-        """A job starts."""
-        self.label = job.name
-
-    def training(self, steps: int) -> None:
-        """Its training starts, or goes on."""
-        self.bar.reset(self.task, total=steps or None, description=f"{self.label}: training")
-
-    def step(self, step: int, loss: float) -> None:
-        """A training step is done."""
-        self.bar.update(self.task, completed=step, description=f"{self.label}: training, loss {loss:.3f}")
-
-    def image(self, done: int, total: int) -> None:
-        """A test image is predicted."""
-        self.bar.update(self.task, completed=done, total=total, description=f"{self.label}: scoring")
-
-    def frame(self, done: int, total: int) -> None:
-        """A frame has been checked."""
-        self.bar.update(self.task, completed=done, total=total, description="checking frames")
-
-    def done(self, outcome: Outcome, primary: Any) -> None:
-        """One line about a finished job."""
-        self.finished += 1
-        if outcome.failure:
-            what = f"FAILED: {outcome.failure}"
-        else:
-            assert outcome.scores is not None
-            value = outcome.scores["scores"][f"{primary.metric}@{primary.k}"]
-            what = f"{primary.metric}@{primary.k} {value:.4f}" + (" (done before)" if outcome.reused else "")
-        clock = time.monotonic() - self.started
-        self.console.print(
-            f"[{self.finished}/{self.jobs}] {outcome.job.name}: {what}  ({clock:.0f} s)",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )

@@ -88,6 +88,7 @@ class Choice(_Part):
 
 
 Slug = Annotated[str, Field(pattern=SLUG)]
+Shapes = Literal["pyramid", "precompute", "tokens", "evidence"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=2 * PATCH, le=2048, multiple_of=PATCH)]
 Jitter = Annotated[float, Field(ge=0, le=1)]
@@ -239,6 +240,34 @@ class Report(_Part):
     family: Annotated[tuple[Axis, ...], AfterValidator(_unique)] = ("leave_one_out",)
 
 
+class Checks(_Part):
+    """What must hold after a step of a build order before the next one starts (§10.3)."""
+
+    shapes: Annotated[tuple[Shapes, ...], AfterValidator(_unique)] = ()
+    """Of which parts the shapes are compared with the paper's: §4, §5, §6.1, §6.4."""
+    picture: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Draw L3's first three principal components; their least correlation between neighbouring cells."""
+    watched: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """"slot/name" of what a block tells of itself → the range [low, high] that it must lie in."""
+    below: dict[str, float] = Field(default_factory=dict)
+    """Metric → value that it must stay below, at the primary K."""
+    better_than: tuple[Component, ...] = ()
+    """Baselines that the primary metric must beat."""
+    close_to: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Baseline → largest ratio of the primary metric to that baseline's."""
+
+
+class Step(_Part):
+    """One step of a build order (§10.3): the suite with some values changed, and what must hold then."""
+
+    description: str = ""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Values that differ from the suite's."""
+    train: bool = True
+    """Whether the model is trained and scored; shapes can be compared without."""
+    checks: Checks
+
+
 class Fallback(_Part):
     """What to do when no profile is asked for and something that the suite needs is not on this machine."""
 
@@ -260,6 +289,8 @@ class Suite(_Part):
     axes: Axes = Axes()
     baselines: tuple[Component, ...] = ()
     report: Report = Report()
+    steps: dict[Slug, Step] = Field(default_factory=dict)
+    """A build order in place of axes and baselines: steps run one after the other, up to the first that fails."""
     profiles: dict[Slug, dict[str, Any]] = Field(default_factory=dict)
     """Named overrides of the values above."""
     fallback: Fallback | None = None
@@ -354,22 +385,25 @@ def load_suite(
     profile: str | None = None,
     sets: Iterable[str] = (),
     data: str | Path | None = None,
+    step: str | None = None,
 ) -> Suite:
     """Read and check a suite.
 
-    profile: named override of the suite to apply. data: file or folder of RGB-D data; the data set whose layout it
-    has is used, the suite's own first. sets: "a.b=value" overrides, the last one wins.
+    profile: named override of the suite to apply. step: step of a build order to take, as a suite of its own. data:
+    file or folder of RGB-D data; the data set whose layout it has is used, the suite's own first. sets: "a.b=value"
+    overrides, the last one wins.
 
     Raises ConfigError listing every problem, one a line; the profiles that are not asked for are checked too.
     """
     path = find_suite(path_or_name)
     tree = _inherited(path)
-    profiles = _dig(tree.plain(), ("profiles",))
-    known = list(profiles) if isinstance(profiles, dict) else []
+    known = _names(tree, "profiles")
     if profile is not None and profile not in known:
         raise ConfigError(f'unknown profile "{profile}"', where=str(path), hint=did_you_mean(profile, known))
     problems = _problems(tree) + [problem for name in known for problem in _profile_problems(tree, name)]
     tree = _with_profile(tree, profile)
+    if step is not None:
+        tree = _with_step(tree, step)
     for text in sets:
         tree = merge(tree, _long_form(setting(text)))
     if data is not None:
@@ -425,15 +459,19 @@ _CHOICES: tuple[tuple[Keys, str], ...] = (
 
 def _long_form(tree: Node) -> Node:
     """Components as `{use: name}` and grid paths as "slot.option", here and in every profile, ready to be merged."""
-    profiles = tree.value.get("profiles")
-    tops: list[Keys] = [()]
-    if profiles is not None and isinstance(profiles.value, dict):
-        tops += [("profiles", name) for name in profiles.value]
+    tops: list[Keys] = [(), *((("profiles", name)) for name in _names(tree, "profiles"))]
+    tops += [(*top, "steps", name, "set") for top in tops for name in _names(tree.nearest(top), "steps")]
     for top in tops:
         for keys, _ in _CHOICES:
             tree = _edit(tree, top + keys, _named)
         tree = _edit(tree, (*top, "axes", "grid"), _flat)
     return tree
+
+
+def _names(node: Node, key: str) -> list[str]:
+    """The keys of a mapping that lies under `key`; none where there is no such mapping."""
+    found = node.value.get(key) if isinstance(node.value, dict) else None
+    return list(found.value) if found is not None and isinstance(found.value, dict) else []
 
 
 def _named(node: Node) -> Node:
@@ -469,6 +507,31 @@ def _with_profile(tree: Node, name: str | None) -> Node:
         return tree
     profile = tree.nearest(("profiles", name))
     return merge(tree, Node(profile.value, profile.place)) if isinstance(profile.value, dict) else tree
+
+
+def _with_step(tree: Node, name: str) -> Node:
+    """The suite that a step of its build order stands for, called after the step, with the baselines that it names."""
+    step = tree.nearest(("steps", name))
+    values = step.nearest(("set",)) if isinstance(step.value, dict) and "set" in step.value else Node({}, step.place)
+    baselines = []
+    if isinstance(step.value, dict):
+        better = step.nearest(("checks", "better_than"))
+        baselines += better.value if isinstance(better.value, list) else []
+        close = step.nearest(("checks", "close_to"))
+        near = close.value if isinstance(close.value, dict) and close is not step.nearest(("checks",)) else {}
+        baselines += [Node(key, node.key, node.key) for key, node in near.items()]
+    alone = {
+        "base": Node({"name": Node(name, step.head, step.head)}, step.head),
+        "baselines": Node(_first_of_each(baselines), step.head),
+        "steps": Node(None, step.head),
+    }
+    laid = merge(tree, Node(values.value, values.place)) if isinstance(values.value, dict) else tree
+    return merge(laid, Node(alone, step.head))
+
+
+def _first_of_each(nodes: list[Node]) -> list[Node]:
+    """The nodes without those that repeat the value of one before."""
+    return list({json.dumps(node.plain(), sort_keys=True): node for node in reversed(nodes)}.values())[::-1]
 
 
 def _with_data(tree: Node, path: Path) -> Node:
@@ -623,11 +686,24 @@ def _parse(tree: Node) -> Suite:
 def _problems(tree: Node) -> list[Problem]:
     """What is wrong with a merged tree: names, schema, and values that contradict each other."""
     found = list(_name_problems(tree))
+    for name in _names(tree, "steps"):
+        found += _step_problems(tree, name)
     try:
         suite = _parse(tree)
     except ValidationError as invalid:
         return found + [_problem(error, Suite, tree) for error in invalid.errors()]
     return found + list(_cross_problems(suite, tree))
+
+
+def _step_problems(tree: Node, name: str) -> list[Problem]:
+    """What is wrong with the suite that a step stands for."""
+    keys = ("steps", name, "set")
+    fixed = ("suite", "description", "extends", "profiles", "fallback", "steps", "axes", "baselines", "report")
+    values = _dig(tree.plain(), keys)
+    touched = [key for key in fixed if isinstance(values, dict) and key in values]
+    if touched:
+        return [_at(tree, (*keys, key), "a step cannot change this", key=True) for key in touched]
+    return _problems(_with_step(tree, name))
 
 
 def _profile_problems(tree: Node, name: str) -> list[Problem]:
@@ -670,6 +746,12 @@ def _cross_problems(suite: Suite, tree: Node) -> Iterator[Problem]:
     if suite.eval.protocol not in PROTOCOLS:
         name = suite.eval.protocol
         yield _at(tree, ("eval", "protocol"), f'unknown protocol "{name}"', did_you_mean(name, PROTOCOLS))
+    if suite.steps and (suite.axes != Axes() or suite.baselines):
+        yield _at(tree, ("steps",), "a build order has neither axes nor baselines", "set axes: null and baselines: []")
+    for name, step in suite.steps.items():
+        for metric in sorted(step.checks.below.keys() - set(registry.names("metric"))):
+            mend = did_you_mean(metric, registry.names("metric"))
+            yield _at(tree, ("steps", name, "checks", "below", metric), "unknown metric", mend, key=True)
     for path in suite.axes.grid:
         slot, dot, option = path.partition(".")
         if slot not in MODEL_SLOTS or not dot or not option or "." in option:

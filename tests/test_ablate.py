@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spd_bench import registry
-from spd_bench.ablate import Alias, Composition, compositions
+from spd_bench.ablate import Alias, Composition, Selection, compositions
 from spd_bench.errors import ConfigError
 from spd_bench.suite import Choice, load_suite
 
@@ -53,6 +53,8 @@ b5_greedy = component("b5", b5="t_mean", b4="t_skip")
 b5_void = component("b5", b5="t_void")
 head = component("depth_head")
 line = component("baseline", Rated)
+own = component("baseline", Rated)
+own.own_encoder = classmethod(lambda cls, config: {"use": "t_enc2"} if config.layers > 2 else None)
 data = component("dataset")
 """
 
@@ -66,7 +68,7 @@ POINTS = {
     "b4": {"t_b4": "b4", "t_skip": "b4_skip"},
     "b5": {"t_b5": "b5", "t_mean": "b5_mean", "t_greedy": "b5_greedy", "t_void": "b5_void"},
     "depth_head": {"t_head": "head"},
-    "baseline": {"t_line": "line"},
+    "baseline": {"t_line": "line", "t_own": "own"},
     "dataset": {"t_data": "data"},
 }
 
@@ -233,6 +235,36 @@ def test_baselines_come_last_on_the_encoder_of_the_base(make: Make) -> None:
     assert made[2].baseline == Choice(use="t_line", options={"layers": 2, "rate": 0.1})
     assert made[2].slots == {"encoder": Choice(use="t_enc")}
     assert len(made[2].aliases) == 1  # the third is the first, spelled out
+
+
+def test_a_baseline_may_bring_its_own_encoder(make: Make) -> None:
+    made = make("baselines: [t_own, {use: t_own, layers: 3}]")
+    assert made[1].slots == {"encoder": Choice(use="t_enc")}
+    assert made[2].slots == {"encoder": Choice(use="t_enc2")}
+
+
+def test_a_selection_keeps_the_base_and_what_it_names(make: Make) -> None:
+    made = make("axes: {leave_one_out: [b2, b3], grid: {routing.r: [8, 32]}}\nbaselines: [t_line]")
+    assert [c.name for c in made] == ["full", "no-b2", "no-b3", "routing.r-8", "t_line"]
+
+    def names(**options: tuple[str, ...]) -> list[str]:
+        return [c.name for c in Selection(**options).of(made)]
+
+    assert names() == [c.name for c in made]
+    assert names(only=("no-*",)) == ["full", "no-b2", "no-b3"]
+    assert names(only=("routing.r=32",)) == ["full"]  # another name of the base
+    assert names(skip=("no-b2", "t_line")) == ["full", "no-b3", "routing.r-8"]
+    assert names(only=("no-*",), skip=("no-b3",)) == ["full", "no-b2"]
+    assert names(skip=("full",)) == [c.name for c in made]  # differences are against it
+    assert str(Selection(only=("no-*",), skip=("no-b3",))) == "--only no-* --skip no-b3"
+
+
+@pytest.mark.parametrize("option", ["only", "skip"])
+def test_a_selection_of_nothing_there_is_refused(make: Make, option: str) -> None:
+    with pytest.raises(ConfigError, match='no composition "no-b4"') as found:
+        Selection(**{option: ("no-b4",)}).of(make("axes: {leave_one_out: [b2]}"))
+    assert found.value.where == f"--{option}"
+    assert "no-b2" in (found.value.hint or "")
 
 
 def test_names_are_slugs_and_unique(make: Make) -> None:
