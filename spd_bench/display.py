@@ -1,7 +1,7 @@
 """Progress on stderr: a bar where it is a terminal, one line per finished job everywhere."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -59,6 +59,11 @@ class Display:
     def job(self, job: Job) -> None:
         """A job starts."""
         self.label = job.name
+
+    def group(self, jobs: Sequence[Job], steps: int) -> None:
+        """Several jobs start to train side by side."""
+        self.label = f"{len(jobs)} models side by side, seed {jobs[0].seed}"
+        self.bar.reset(self.task, total=steps, description=f"{self.label}: training")
 
     def training(self, steps: int) -> None:
         """Its training starts, or goes on."""

@@ -13,7 +13,8 @@
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -48,6 +49,9 @@ class Progress(Protocol):
     def job(self, job: Job) -> None:
         """A job starts."""
 
+    def group(self, jobs: Sequence[Job], steps: int) -> None:
+        """Several jobs start to train side by side."""
+
     def training(self, steps: int) -> None:
         """Its training starts, or goes on."""
 
@@ -68,6 +72,9 @@ class Outcome:
     log: Mapping[str, Any] | None
     failure: str = ""
     reused: bool = False
+
+
+OnFailure = Callable[[train.Training, Exception], None]
 
 
 class Probe(NamedTuple):
@@ -96,6 +103,7 @@ class Runner:
         about = experiment.suite.data
         self.views = Views(experiment.data, image_size=about.image_size, augmentation=about.augment)
         self._features: dict[Encoder, FrozenFeatures] = {}
+        self._failures: dict[str, str] = {}
         if like is not None and like.experiment.suite.data == about:
             self.views, self._features = like.views, like._features
 
@@ -140,18 +148,30 @@ class Runner:
         folder = self.folder(job)
         if self.is_done(job):
             return self._outcome(job, reused=True)
-        progress.job(job)
+        if job.train_id not in self._failures:
+            progress.job(job)
+            with self._failures_of(job):
+                self._evaluate(job, self._trained(job, progress), progress)
+                return self._outcome(job, reused=False)
+        return Outcome(job, folder, None, None, failure=self._failures[job.train_id])
+
+    @contextmanager
+    def _failures_of(self, job: Job) -> Iterator[None]:
+        """Notes what a job raises; but a DataError is raised, since every other composition would meet it too."""
         try:
-            model = self._trained(job, folder, progress)
-            self._evaluate(job, model, progress)
+            yield
         except DataError:
-            raise  # every other composition would meet the same frame
-        except SpdError as error:
-            return Outcome(job, folder, None, None, failure=str(error).splitlines()[0])
-        except Exception as error:  # a component's own bug must not stop the other compositions
-            files.write_text(folder / "failure.txt", traceback.format_exc())
-            return Outcome(job, folder, None, None, failure=f"{type(error).__name__}: {error}")
-        return self._outcome(job, reused=False)
+            raise
+        except Exception as error:
+            self._note(job, error)
+
+    def _note(self, job: Job, error: Exception) -> None:
+        """Keeps why a job failed: an error of ours in a line, a component's own bug with its traceback in a file."""
+        if isinstance(error, SpdError):
+            self._failures[job.train_id] = str(error).splitlines()[0]
+        else:
+            files.write_text(self.folder(job) / "failure.txt", "".join(traceback.format_exception(error)))
+            self._failures[job.train_id] = f"{type(error).__name__}: {error}"
 
     def _outcome(self, job: Job, *, reused: bool) -> Outcome:
         folder = self.folder(job)
@@ -160,34 +180,81 @@ class Runner:
 
     # ---------------------------------------------------------------------------------------------- training
 
-    def _trained(self, job: Job, folder: Path, progress: Progress) -> PointDepthModel:
-        model = self.experiment.model(job.composition, job.seed).to(self.device)
-        checkpoint = folder / "checkpoint.pt"
-        if (folder / "done.json").exists():
-            train.load_weights(checkpoint, model)
-            return model
-        files.write_json(folder / "run.json", self._record(job, model))
-        model.fit_prior(self._prior_depths())
-        how = self._optimisation()
+    def train_in_step(self, jobs: Sequence[Job], progress: Progress) -> None:
+        """Trains the jobs that are not trained yet side by side, one group per seed and encoder.
+
+        A batch is then encoded once for the whole group. Worth it where the same features do not come again, and so
+        cannot be held: with held ones each model may as well train alone. A model that fails drops out; `run` tells.
+        """
+        if not self.views.always_new:
+            return
+        groups: dict[tuple[int, Encoder], dict[train.Training, Job]] = {}
+        for job in jobs:
+            with self._failures_of(job):
+                if self._is_trained(job) or self.is_done(job):
+                    continue
+                model = self._start(job)
+                if model.trained:
+                    groups.setdefault((job.seed, model.encoder), {})[self._training(job, model)] = job
+        for group in groups.values():
+            self._train_group(group, progress)
+
+    def _train_group(self, group: Mapping[train.Training, Job], progress: Progress) -> None:
+        progress.group(list(group.values()), self._optimisation().steps)
+        self._train(list(group), progress, lambda training, error: self._note(group[training], error))
+        for training, job in group.items():
+            if job.train_id not in self._failures:
+                self._finish(job, training.model, training.log)
+
+    def _trained(self, job: Job, progress: Progress) -> PointDepthModel:
+        if self._is_trained(job):
+            return self.model(job, trained=True)
+        model = self._start(job)
+        progress.training(self._optimisation().steps if model.trained else 0)
         log = train.TrainingLog()
-        progress.training(how.steps if model.trained else 0)
         if model.trained:
-            log = train.train(
-                model,
-                self._batches(job, how.steps),
-                self._frozen(model),
-                self.experiment.loss,
-                how,
-                checkpoint=checkpoint,
-                validate=self._validate,
-                watch=self._watch,
-                device=self.device,
-                on_step=progress.step,
-                workers=self.experiment.suite.train.workers,
-            )
-        train.save(checkpoint, model, None, how.steps, log)
-        files.write_json(folder / "done.json", asdict(log))
+            training = self._training(job, model)
+            self._train([training], progress, None)
+            log = training.log
+        self._finish(job, model, log)
         return model
+
+    def _is_trained(self, job: Job) -> bool:
+        return (self.folder(job) / "done.json").exists()
+
+    def _start(self, job: Job) -> PointDepthModel:
+        """The model before its first step, with its record in its folder."""
+        model = self.model(job, trained=False)
+        files.write_json(self.folder(job) / "run.json", self._record(job, model))
+        model.fit_prior(self._prior_depths())
+        return model
+
+    def _training(self, job: Job, model: PointDepthModel) -> train.Training:
+        return train.Training(
+            model,
+            self.experiment.loss,
+            self._optimisation(),
+            seed=job.seed,
+            checkpoint=self.folder(job) / "checkpoint.pt",
+            validate=self._validate,
+            watch=self._watch,
+            device=self.device,
+        )
+
+    def _train(self, trainings: Sequence[train.Training], progress: Progress, on_failure: OnFailure | None) -> None:
+        train.train(
+            trainings,
+            self._batches(trainings[0].seed, trainings[0].how.steps),
+            self._frozen(trainings[0].model),
+            on_step=progress.step,
+            on_failure=on_failure,
+            workers=self.experiment.suite.train.workers,
+        )
+
+    def _finish(self, job: Job, model: PointDepthModel, log: train.TrainingLog) -> None:
+        folder = self.folder(job)
+        train.save(folder / "checkpoint.pt", model, None, self._optimisation().steps, log)
+        files.write_json(folder / "done.json", asdict(log))
 
     def _record(self, job: Job, model: PointDepthModel) -> dict[str, Any]:
         counts: dict[str, int] = {}
@@ -233,7 +300,7 @@ class Runner:
             )
         return frames // suite.train.batch_size
 
-    def _batches(self, job: Job, steps: int) -> BatchPlan:
+    def _batches(self, seed: int, steps: int) -> BatchPlan:
         self._steps_per_epoch()
         suite = self.experiment.suite
         return BatchPlan(
@@ -242,7 +309,7 @@ class Runner:
             sampler=self.experiment.sampler,
             batch_size=suite.train.batch_size,
             queries=suite.train.queries,
-            seed=job.seed,
+            seed=seed,
             steps=steps,
         )
 

@@ -156,6 +156,7 @@ def _run_jobs(runner: Runner, tracker: Tracker, parent: str | None, console: Con
     """Every job of an experiment, shown and tracked."""
     outcomes: list[Outcome] = []
     with Display(console, len(runner.experiment.jobs)) as display:
+        runner.train_in_step(runner.experiment.jobs, display)
         for job in runner.experiment.jobs:
             outcome = runner.run(job, display)
             outcomes.append(outcome)

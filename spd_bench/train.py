@@ -8,7 +8,7 @@ import io
 import math
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from spd_bench import files
-from spd_bench.api import PointDepthModel
+from spd_bench.api import Features, PointDepthModel
 from spd_bench.data.batches import Batch, BatchPlan
 from spd_bench.data.randomness import torch_seed
 from spd_bench.data.views import FrozenFeatures, unit_range
-from spd_bench.errors import SpdError, StateError
+from spd_bench.errors import DataError, SpdError, StateError
 from spd_bench.losses import LossParts
 
 CHECKPOINT_EVERY_S = 120.0
@@ -94,78 +94,124 @@ def parameter_groups(model: PointDepthModel, weight_decay: float) -> list[dict[s
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
+class Training:
+    """One model on its way to its last step; advanced batch by batch, so that several models can share a batch.
+
+    Goes on from `checkpoint` if it exists. validate: values logged at validations. watch: values logged with every
+    row, at validations and ends of epochs.
+    """
+
+    def __init__(
+        self,
+        model: PointDepthModel,
+        loss: Callable[[Tensor, Tensor], LossParts],
+        how: Optimisation,
+        *,
+        seed: int,
+        checkpoint: Path,
+        validate: Callable[[PointDepthModel], dict[str, float]],
+        watch: Callable[[PointDepthModel], dict[str, float]] = lambda model: {},
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.loss = loss
+        self.how = how
+        self.seed = seed
+        self.checkpoint = checkpoint
+        self.validate = validate
+        self.watch = watch
+        self.device = device
+        groups = parameter_groups(model, how.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, lr=how.lr, betas=how.betas, fused=True)
+        self.step, self.log = 0, TrainingLog()
+        if checkpoint.exists():
+            self.step, self.log = _restore(checkpoint, model, self.optimiser)
+        self._saved_at = time.monotonic()
+
+    def advance(self, batch: Batch, frozen: Features, *, shared_s: float = 0.0) -> float:
+        """The next step, with its log row and checkpoint where they are due; returns the loss.
+
+        shared_s: this model's share of the seconds that the batch and its features took. Raises TrainingDiverged for
+        a loss or gradient that is not finite.
+        """
+        started = time.monotonic()
+        values = self._optimise(batch, frozen)
+        self.log.add(values)
+        self.step += 1
+        validating = self.step in self.how.validate_at
+        if validating or self.step in self.how.log_at:
+            told = {"lr": self.how.lr_at(self.step - 1)} | self.watch(self.model)
+            self.log.close_row(self.step, told | (self.validate(self.model) if validating else {}))
+        self.log.seconds += time.monotonic() - started + shared_s
+        if validating or time.monotonic() - self._saved_at > CHECKPOINT_EVERY_S:
+            save(self.checkpoint, self.model, self.optimiser, self.step, self.log)
+            self._saved_at = time.monotonic()
+        return values["loss"]
+
+    def _optimise(self, batch: Batch, frozen: Features) -> dict[str, float]:
+        self.model.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.how.lr_at(self.step)
+        torch.manual_seed(torch_seed("step", self.seed, self.step))
+        with autocast(self.how.precision, self.device):
+            depth_m_BK = self.model.decode(self.model.prepare(frozen), batch.xy_BK2.to(self.device))
+        parts = self.loss(depth_m_BK.float(), batch.depth_m_BK.to(self.device))
+        total = parts.point + self.how.lambda_si * parts.structure
+        if not torch.isfinite(total):
+            raise TrainingDiverged(
+                f"loss is {total.item()} at step {self.step + 1}", hint="lower train.lr, or use precision fp32"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        try:
+            trained = [parameter for _, parameter in self.model.trainable()]
+            nn.utils.clip_grad_norm_(trained, self.how.clip, error_if_nonfinite=True)
+        except RuntimeError as error:
+            raise TrainingDiverged(
+                f"a gradient is not finite at step {self.step + 1}", hint="lower train.lr"
+            ) from error
+        self.optimiser.step()
+        return {"loss": total.item(), "point": parts.point.item(), "silog": parts.structure.item()}
+
+
 def train(
-    model: PointDepthModel,
+    trainings: Sequence[Training],
     plan: BatchPlan,
     features: FrozenFeatures,
-    loss: Callable[[Tensor, Tensor], LossParts],
-    how: Optimisation,
     *,
-    checkpoint: Path,
-    validate: Callable[[PointDepthModel], dict[str, float]],
-    watch: Callable[[PointDepthModel], dict[str, float]] = lambda model: {},
-    device: torch.device,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_failure: Callable[[Training, Exception], None] | None = None,
     workers: int = 0,
-) -> TrainingLog:
-    """Trains `model` in place up to the last step and leaves its weights in `checkpoint`.
+) -> None:
+    """Advances all `trainings` to the plan's last step; a batch is read and encoded once for all of them.
 
-    validate: values logged at validations. watch: values logged with every row, at validations and ends of epochs.
-    Goes on from `checkpoint` if it exists. Raises TrainingDiverged for a loss or gradient that is not finite.
+    They may stand at different steps: those ahead wait. on_step: step and mean loss. on_failure: told of a model that
+    raised, which then drops out; without it the error is raised. A DataError is always raised: it is everybody's.
     """
-    optimiser = torch.optim.AdamW(parameter_groups(model, how.weight_decay), lr=how.lr, betas=how.betas, fused=True)
-    first, log = 0, TrainingLog()
-    if checkpoint.exists():
-        first, log = _restore(checkpoint, model, optimiser)
+    active = [training for training in trainings if training.step < plan.steps]
+    first = min((training.step for training in active), default=plan.steps)
     clock = time.monotonic()
-    saved_at = clock
     for step, batch in enumerate(plan.loader(first=first, workers=workers), start=first):
-        values = _step(model, batch, features, loss, how, optimiser, step, plan.seed, device)
-        log.add(values)
-        on_step(step + 1, values["loss"])
-        validating = step + 1 in how.validate_at
-        if validating or step + 1 in how.log_at:
-            log.close_row(step + 1, {"lr": how.lr_at(step)} | watch(model) | (validate(model) if validating else {}))
-        if validating or time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
-            saved_at = time.monotonic()
-            log.seconds += saved_at - clock
-            clock = saved_at
-            save(checkpoint, model, optimiser, step + 1, log)
-    return log
-
-
-def _step(
-    model: PointDepthModel,
-    batch: Batch,
-    features: FrozenFeatures,
-    loss: Callable[[Tensor, Tensor], LossParts],
-    how: Optimisation,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    seed: int,
-    device: torch.device,
-) -> dict[str, float]:
-    model.train()
-    for group in optimiser.param_groups:
-        group["lr"] = how.lr_at(step)
-    frozen = features.of(batch.views, unit_range(batch.images_B3HW.to(device)))
-    torch.manual_seed(torch_seed("step", seed, step))
-    with autocast(how.precision, device):
-        depth_m_BK = model.decode(model.prepare(frozen), batch.xy_BK2.to(device))
-    parts = loss(depth_m_BK.float(), batch.depth_m_BK.to(device))
-    total = parts.point + how.lambda_si * parts.structure
-    if not torch.isfinite(total):
-        raise TrainingDiverged(
-            f"loss is {total.item()} at step {step + 1}", hint="lower train.lr, or use precision fp32"
-        )
-    optimiser.zero_grad(set_to_none=True)
-    total.backward()
-    try:
-        nn.utils.clip_grad_norm_([p for _, p in model.trainable()], how.clip, error_if_nonfinite=True)
-    except RuntimeError as error:
-        raise TrainingDiverged(f"a gradient is not finite at step {step + 1}", hint="lower train.lr") from error
-    optimiser.step()
-    return {"loss": total.item(), "point": parts.point.item(), "silog": parts.structure.item()}
+        due = [training for training in active if training.step == step]
+        if not due:  # the one that was behind has dropped out
+            continue
+        frozen = features.of(batch.views, unit_range(batch.images_B3HW.to(due[0].device)))
+        shared_s = (time.monotonic() - clock) / len(due)
+        losses = []
+        for training in due:
+            try:
+                losses.append(training.advance(batch, frozen, shared_s=shared_s))
+            except DataError:
+                raise
+            except Exception as error:
+                if on_failure is None:
+                    raise
+                on_failure(training, error)
+                active.remove(training)
+        if not active:
+            return
+        on_step(step + 1, sum(losses) / max(1, len(losses)))
+        clock = time.monotonic()
 
 
 def autocast(precision: str, device: torch.device) -> Any:

@@ -17,6 +17,7 @@ from spd_bench.cli import main
 from spd_bench.errors import BusyError, DataError
 from spd_bench.report.collect import collect
 from spd_bench.runs import Outcome, Runner
+from spd_components.encoder_patch_descriptors import PatchDescriptors
 
 SUITE = """
 suite: tiny
@@ -76,13 +77,13 @@ def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Every training step that is taken."""
     steps: list[int] = []
-    original = train._step
+    original = train.Training.advance
 
-    def counted(*args: Any) -> dict[str, float]:
-        steps.append(args[6])
-        return original(*args)
+    def counted(training: train.Training, *args: Any, **more: Any) -> float:
+        steps.append(training.step)
+        return original(training, *args, **more)
 
-    monkeypatch.setattr(train, "_step", counted)
+    monkeypatch.setattr(train.Training, "advance", counted)
     return steps
 
 
@@ -92,6 +93,7 @@ def run(suite: Path, *sets: str) -> session.Finished:
 
 
 class Quiet:
+    def group(self, jobs: Any, steps: int) -> None: ...
     def job(self, job: plan.Job) -> None: ...
     def training(self, steps: int) -> None: ...
     def step(self, step: int, loss: float) -> None: ...
@@ -124,6 +126,34 @@ def test_what_is_done_is_not_done_again(suite: Path, trainings: list[int]) -> No
     second = run(suite)
     assert len(trainings) == 8
     assert second.table == first.table
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_views_that_never_come_again_are_encoded_once_for_all_models(
+    suite: Path, trainings: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    original = PatchDescriptors.forward
+
+    def counted(encoder: PatchDescriptors, image_B3HW: Any) -> Any:
+        if image_B3HW.device.type != "meta":
+            encoded.append(len(image_B3HW))
+        return original(encoder, image_B3HW)
+
+    monkeypatch.setattr(PatchDescriptors, "forward", counted)
+    alone = suite.with_name("alone.yaml")
+    alone.write_text(suite.read_text().replace("enabled: false", "enabled: true, views: 2"))
+    new = suite.with_name("new.yaml")
+    new.write_text(suite.read_text().replace("enabled: false", "enabled: true"))
+
+    finished = run(new)
+    assert trainings == [0, 0, 1, 1, 2, 2, 3, 3]  # v13 and no-b3 side by side
+    # 4 steps of 2 images for both, then 2 validation and 4 test images, which are held
+    assert sum(encoded) == 4 * 2 + 2 + 4
+    trainings.clear()
+    run(alone)
+    assert trainings == [0, 1, 2, 3] * 2
+    assert run(new).table == finished.table
 
 
 @pytest.mark.usefixtures("no_tracking")

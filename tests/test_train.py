@@ -20,7 +20,7 @@ from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import DataError, StateError
 from spd_bench.losses import HuberSilog, LossParts
 from spd_bench.suite import Augment
-from spd_bench.train import Optimisation, TrainingDiverged, TrainingLog, load_weights, parameter_groups
+from spd_bench.train import Optimisation, Training, TrainingDiverged, TrainingLog, load_weights, parameter_groups
 
 CPU = torch.device("cpu")
 LOSS = HuberSilog(HuberSilog.Config())
@@ -384,18 +384,21 @@ def run(
 ) -> TrainingLog:
     recipe = recipe or how()
     plan = plan or batch_plan(steps=recipe.steps)
-    return train.train(
-        model,
-        plan,
-        FrozenFeatures(model.encoder),
-        loss,
-        recipe,
-        checkpoint=folder / "checkpoint.pt",
-        validate=val,
-        device=CPU,
-        on_step=on_step,
-        workers=workers,
-    )
+    training = begun(folder, model, recipe, loss, seed=plan.seed)
+    train.train([training], plan, FrozenFeatures(model.encoder), on_step=on_step, workers=workers)
+    return training.log
+
+
+def begun(
+    folder: Path,
+    model: PointDepthModel,
+    recipe: Optimisation,
+    loss: Callable[[Tensor, Tensor], LossParts] = LOSS,
+    *,
+    seed: int,
+) -> Training:
+    checkpoint = folder / "checkpoint.pt"
+    return Training(model, loss, recipe, seed=seed, checkpoint=checkpoint, validate=val, device=CPU)
 
 
 def v13(**changes: Any) -> PointDepthModel:
@@ -461,7 +464,7 @@ def test_a_checkpoint_by_the_clock_keeps_the_sums_of_an_open_row(
     with pytest.raises(Stop):
         run(tmp_path / "killed", Probe(), recipe=how(validate_at=(6,)), on_step=interrupt(4))
     state = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
-    assert (state["step"], state["log"]["summed"], state["log"]["rows"]) == (3, 3, [])
+    assert (state["step"], state["log"]["summed"], state["log"]["rows"]) == (4, 4, [])
     resumed_log = run(tmp_path / "killed", resumed := Probe(), recipe=how(validate_at=(6,)))
     assert same(weights(resumed), weights(undisturbed))
     assert resumed_log.rows == log.rows
@@ -501,6 +504,80 @@ def test_two_models_see_the_same_batches(tmp_path: Path) -> None:
     for one, other in zip(recorded(Probe(), tmp_path / "a"), recorded(v13(), tmp_path / "b"), strict=True):
         assert len(one) == len(other) == 6
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+class Counted(FrozenFeatures):
+    """Counts the images that are encoded."""
+
+    def __init__(self, model: PointDepthModel) -> None:
+        super().__init__(model.encoder, limit_bytes=0)
+        self.asked = 0
+
+    def of(self, views: Sequence[View], images_B3HW: Tensor) -> Features:
+        self.asked += len(views)
+        return super().of(views, images_B3HW)
+
+
+def test_models_side_by_side_end_as_each_would_alone_and_share_the_encoder(tmp_path: Path) -> None:
+    alone = {}
+    for name, make in (("probe", Probe), ("v13", v13)):
+        log = run(tmp_path / f"{name} alone", model := make())
+        alone[name] = weights(model), log.rows
+    models = {"probe": Probe(), "v13": v13()}
+    plan = batch_plan(steps=how().steps)
+    together = {name: begun(tmp_path / name, model, how(), seed=plan.seed) for name, model in models.items()}
+    features = Counted(models["probe"])
+    train.train(list(together.values()), plan, features)
+    assert features.asked == plan.steps * plan.batch_size  # once for both
+    for name, training in together.items():
+        assert same(weights(training.model), alone[name][0])
+        assert training.log.rows == alone[name][1]
+
+
+def test_a_model_that_is_ahead_waits_for_the_others(tmp_path: Path) -> None:
+    run(tmp_path / "alone", expected := Probe())
+    with pytest.raises(Stop):
+        run(tmp_path / "ahead", Probe(), recipe=how(validate_at=(2, 6)), on_step=interrupt(4))
+    run(tmp_path / "whole", whole := Probe(), recipe=how(validate_at=(2, 6)))
+    plan = batch_plan(steps=6)
+    ahead = begun(tmp_path / "ahead", Probe(), how(validate_at=(2, 6)), seed=plan.seed)
+    behind = begun(tmp_path / "behind", Probe(), how(), seed=plan.seed)
+    assert (ahead.step, behind.step) == (2, 0)
+    train.train([ahead, behind], plan, FrozenFeatures(behind.model.encoder))
+    assert same(weights(ahead.model), weights(whole))
+    assert same(weights(behind.model), weights(expected))
+
+
+def test_a_model_that_fails_drops_out_and_the_others_go_on(tmp_path: Path) -> None:
+    class Broken(Probe):
+        def decode(self, scene: Tensor, xy_BK2: Tensor) -> Tensor:
+            if self.calls >= 2:
+                raise RuntimeError("a bug of its own")
+            return super().decode(scene, xy_BK2)
+
+    run(tmp_path / "alone", expected := Probe())
+    plan = batch_plan(steps=6)
+    good = begun(tmp_path / "good", Probe(), how(), seed=plan.seed)
+    bad = begun(tmp_path / "bad", Broken(), how(), seed=plan.seed)
+    told: list[tuple[Training, str]] = []
+    train.train(
+        [bad, good],
+        plan,
+        FrozenFeatures(good.model.encoder),
+        on_failure=lambda training, error: told.append((training, str(error))),
+    )
+    assert told == [(bad, "a bug of its own")]
+    assert bad.step == 2
+    assert same(weights(good.model), weights(expected))
+
+
+def test_without_anybody_to_tell_a_failure_is_raised(tmp_path: Path) -> None:
+    class Broken(Probe):
+        def decode(self, scene: Tensor, xy_BK2: Tensor) -> Tensor:
+            raise RuntimeError("a bug of its own")
+
+    with pytest.raises(RuntimeError, match="a bug of its own"):
+        run(tmp_path, Broken())
 
 
 def test_rows_are_means_since_the_row_before(tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ class Views:
         views = self.augmentation.views
         return View(frame.frame, seed, epoch % views if views else epoch, again=views > 0)
 
+    @property
+    def always_new(self) -> bool:
+        """Whether every epoch shows views that do not come again."""
+        return self.augmentation.enabled and self.augmentation.views == 0
+
     def see(self, frame: FrameId, view: View) -> Seen:
         """The view's image and depth; DataError from the data set for a frame that cannot be read."""
         seen = self._held.get(view)
