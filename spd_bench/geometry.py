@@ -14,7 +14,8 @@ Outside a map every sampler reads zero (R-07). Coordinates stay float32 or bette
 Letters: B images, N points, C channels, H W rows and columns of the map, Q bags, S rows per bag.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -140,6 +141,53 @@ class Table:
         return row[..., None] + torch.tensor([0, 1, self.stride, self.stride + 1], device=row.device)
 
 
+@dataclass(frozen=True)
+class Stack:
+    """The tables of several levels of one batch as one array of rows, for reads that sum over levels (§6.4).
+
+    rows_NC: [B·rows_per_image, C], an image's levels one after the other. `levels` say where each begins: their
+    own rows are not kept.
+    """
+
+    rows_NC: Tensor
+    rows_per_image: int
+    levels: tuple[Table, ...]
+
+    @classmethod
+    def of(cls, tables: Sequence[Table]) -> "Stack":
+        """Tables of the same batch and channels, stacked in their order."""
+        rows_BNC = torch.cat([t.rows_NC.view(t.batch, t.rows_per_map, -1) for t in tables], dim=1)
+        first, levels = 0, []
+        for table in tables:
+            levels.append(replace(table, rows_NC=table.rows_NC[:0], first=first))
+            first += table.rows_per_map
+        return cls(rows_BNC.flatten(0, 1), first, tuple(levels))
+
+    def taps(self, xy_Q2: Tensor, x_QT: Tensor, y_QT: Tensor, level_T: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `Table.taps` at T offsets (x, y) around each point of the unit square, offset t in cells of level_T[t].
+
+        Row within the image (int32) [Q, T], row stride [T], fractions x and y [Q, T].
+        """
+
+        def constant(values: Sequence[float]) -> Tensor:
+            # one number per offset: broadcasting along levels alone is several times slower
+            return torch.tensor(values, dtype=x_QT.dtype, device=x_QT.device)[level_T]
+
+        x = torch.addcmul(x_QT, xy_Q2[:, :1], constant([t.width / t.extent[0] for t in self.levels]))
+        y = torch.addcmul(y_QT, xy_Q2[:, 1:], constant([t.height / t.extent[1] for t in self.levels]))
+        x = torch.minimum(x.clamp_min(-0.5), constant([t.width + 0.5 for t in self.levels])) - 0.5
+        y = torch.minimum(y.clamp_min(-0.5), constant([t.height + 0.5 for t in self.levels])) - 0.5
+        x_low, y_low = x.detach().floor(), y.detach().floor()
+        stride_T = constant([t.stride for t in self.levels])
+        corner_T = constant([t.pad * (t.stride + 1) + t.first for t in self.levels])
+        # a row is a whole number far below 2^24, so float32 holds it exactly
+        row_QT = torch.addcmul(x_low + corner_T, y_low, stride_T).to(torch.int32)
+        # NaN has no row: it takes a legal one, and reads NaN through its fractions
+        last = self.levels[-1]
+        row_QT = row_QT.clamp(0, self.rows_per_image - last.stride - 2)
+        return row_QT, stride_T.to(torch.int32), x - x_low, y - y_low
+
+
 def batch_offset(batch: int, rows_per_map: int, *, like: Tensor) -> Tensor:
     """First row of each map of a batch: [B]."""
     return torch.arange(batch, device=like.device) * rows_per_map
@@ -158,7 +206,8 @@ class _WeightedRows(torch.autograd.Function):
     The stock backward sorts all indices first: measured 2.3 times slower than this at B4's size.
     """
 
-    PIECE = 4096
+    PIECE = 65536
+    """Gathered rows of a piece."""
 
     @staticmethod
     def forward(ctx: Any, table_NC: Tensor, row_QS: Tensor, weight_QS: Tensor) -> Tensor:
@@ -174,8 +223,9 @@ class _WeightedRows(torch.autograd.Function):
         grad_table = torch.zeros_like(table_NC, dtype=weight_QS.dtype) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight_QS) if ctx.needs_input_grad[2] else None
         channels = table_NC.shape[1]
-        for start in range(0, row_QS.shape[0], _WeightedRows.PIECE):
-            piece = slice(start, start + _WeightedRows.PIECE)
+        bags = max(1, _WeightedRows.PIECE // row_QS.shape[1])
+        for start in range(0, row_QS.shape[0], bags):
+            piece = slice(start, start + bags)
             rows = row_QS[piece].reshape(-1)
             if grad_table is not None:
                 share_QSC = weight_QS[piece, :, None] * grad_QC[piece, None]

@@ -97,7 +97,7 @@ def test_keys_and_values_of_324_sites(traced: Traced) -> None:
 
 
 def test_projected_maps_of_b4(traced: Traced) -> None:
-    tables = traced[0].prepared["b4"].values
+    tables = traced[0].prepared["b4"].values.levels
     assert [(t.height, t.width, t.rows_NC.shape[1]) for t in tables] == [(74, 74, 192), (37, 37, 192), (18, 18, 192)]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spd_bench import geometry
 from spd_bench.geometry import (
+    Stack,
     Table,
     bilinear_weights,
     cell_centres,
@@ -303,3 +304,39 @@ def test_gradients_of_map_and_points_equal_those_of_grid_sample(read) -> None:
     for mine, theirs in zip(found, expected, strict=True):
         assert theirs.abs().max() > 0
         assert torch.allclose(mine, theirs, rtol=0, atol=1e-9)
+
+
+def stacked(batch: int = 2) -> tuple[list[Table], Stack]:
+    torch.manual_seed(0)
+    maps = [torch.randn(batch, h, w, 4, dtype=torch.float64) for h, w in ((6, 5), (3, 4), (2, 2))]
+    extents = [(1.0, 1.0), (1.0, 1.0), (36 / 37, 0.8)]
+    tables = [Table.of(m, extent=e, pad=2) for m, e in zip(maps, extents, strict=True)]
+    return tables, Stack.of(tables)
+
+
+def test_a_stack_reads_each_level_as_its_own_table_does() -> None:
+    tables, stack = stacked()
+    level_T = torch.tensor([0, 0, 1, 2, 2])
+    xy_Q2 = torch.rand(30, 2, dtype=torch.float64)
+    xy_Q2[:4] = torch.tensor([[0, 0], [1, 1], [0, 1], [1, 0]])
+    x_QT, y_QT = 4 * torch.randn(2, 30, 5, dtype=torch.float64)  # many leave the maps
+    row_QT, stride_T, fx_QT, fy_QT = stack.taps(xy_Q2, x_QT, y_QT, level_T)
+    image = 1
+    for t, level in enumerate(level_T.tolist()):
+        table = tables[level]
+        points_Q2 = table.xy_lvl(xy_Q2) + torch.stack([x_QT[:, t], y_QT[:, t]], dim=-1)
+        expected_QC = table.read(points_Q2.expand(2, -1, -1))[image]
+        frac_Q2 = torch.stack([fx_QT[:, t], fy_QT[:, t]], dim=-1)
+        first = row_QT[:, t].long() + image * stack.rows_per_image
+        corners_Q4 = first[:, None] + torch.tensor([0, 1, int(stride_T[t]), int(stride_T[t]) + 1])
+        found_QC = (bilinear_weights(frac_Q2)[..., None] * stack.rows_NC[corners_Q4]).sum(1)
+        assert torch.allclose(found_QC, expected_QC, rtol=0, atol=1e-12)
+
+
+def test_a_stack_gives_nan_a_legal_row_and_a_nan() -> None:
+    _, stack = stacked()
+    nan_Q1 = torch.full((1, 3), float("nan"), dtype=torch.float64)
+    row_QT, stride_T, fx_QT, _ = stack.taps(torch.rand(1, 2, dtype=torch.float64), nan_Q1, nan_Q1, torch.arange(3))
+    assert (row_QT >= 0).all()
+    assert (row_QT + stride_T + 1 < stack.rows_per_image).all()
+    assert fx_QT.isnan().all()

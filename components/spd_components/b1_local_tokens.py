@@ -87,20 +87,26 @@ class LocalTokens(Block):
         xy_BK2 = state.xy_BK2
         around_BKTC = maps.l1.read_neighbourhood(maps.l1.xy_lvl(xy_BK2), 5)
         centre_BKC = around_BKTC[:, :, 12]
-        rpe_inner = self.rpe.view(5, 5, -1)[1:4, 1:4].flatten(0, 1)
         tokens_BKTD = torch.cat(
             [
                 self._local_tokens(maps.l1, xy_BK2, around_BKTC, centre_BKC),
-                maps.l2.read_neighbourhood(maps.l2.xy_lvl(xy_BK2), 5) + (self.level_embed[1] + self.rpe),
-                maps.l3.read_neighbourhood(maps.l3.xy_lvl(xy_BK2), 5) + (self.level_embed[2] + self.rpe),
-                maps.l4.read_neighbourhood(maps.l4.xy_lvl(xy_BK2), 3) + (self.level_embed[3] + rpe_inner),
+                maps.l2.read_neighbourhood(maps.l2.xy_lvl(xy_BK2), 5),
+                maps.l3.read_neighbourhood(maps.l3.xy_lvl(xy_BK2), 5),
+                maps.l4.read_neighbourhood(maps.l4.xy_lvl(xy_BK2), 3),
             ],
             dim=2,
         )
+        tokens_BKTD += self._embeddings().to(tokens_BKTD.dtype)  # in place: a second copy of all tokens costs as much
         position_BKP = fourier(xy_BK2, POSITION_FREQ).to(centre_BKC.dtype)
         # the residual stream h stays in full precision under autocast
         h_BKD = self.seed(torch.cat([centre_BKC, position_BKP], dim=-1)).to(xy_BK2.dtype)
         return replace(state, h_BKD=h_BKD, tokens=(TokenPart(tokens_BKTD),))
+
+    def _embeddings(self) -> Tensor:
+        """e_L of each token's level and, from L2 on, its place in the relative position table: [91, D] (R-08)."""
+        inner_9D = self.rpe.view(5, 5, -1)[1:4, 1:4].flatten(0, 1)
+        e1, e2, e3, e4 = self.level_embed
+        return torch.cat([e1.expand(32, -1), e2 + self.rpe, e3 + self.rpe, e4 + inner_9D])
 
     def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
         """Learned offsets in cells of L1: mean length, spread over queries, and the share that is held by r_max."""
@@ -118,7 +124,7 @@ class LocalTokens(Block):
         return R_MAX * torch.tanh(raw_BKN).view(*centre_BKC.shape[:2], NUM_LEARNED, 2)
 
     def _local_tokens(self, l1: Table, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
-        """t⁽¹⁾. W_loc is split: its part on φ(δ) of the fixed ring is the same for every query."""
+        """t⁽¹⁾ without e_L1. W_loc is split: its part on φ(δ) of the fixed ring is the same for every query."""
         batch, count, _, channels = around_BKTC.shape
         learned_BKT2 = self._learned_offsets(centre_BKC, xy_BK2)
         at_BN2 = (l1.xy_lvl(xy_BK2)[:, :, None] + learned_BKT2).view(batch, -1, 2)
@@ -132,4 +138,4 @@ class LocalTokens(Block):
         learned_code_BKTP = fourier(learned_BKT2 / (2 * R_MAX), OFFSET_FREQ).to(on_offset.dtype)
         learned_BKTD = F.linear(learned_code_BKTP, on_offset, self.local.bias)
         offset_BKTD = torch.cat([ring_TD.expand(batch, count, -1, -1), learned_BKTD], dim=2)
-        return F.gelu(F.linear(features_BKTC, on_features) + offset_BKTD) + self.level_embed[0]
+        return F.gelu(F.linear(features_BKTC, on_features) + offset_BKTD)

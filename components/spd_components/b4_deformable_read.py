@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, TokenPart
-from spd_bench.geometry import Table, batch_offset, bilinear_weights, weighted_rows
+from spd_bench.geometry import Stack, Table, batch_offset, weighted_rows
 from spd_components.anchors import site_centres
 from spd_components.layers import fourier
 
@@ -27,11 +27,11 @@ PAD = 2
 class DeformableMaps:
     """B4's share of the pre-compute (§5.2, §5.3).
 
-    values: L̂2, L̂3, L̂4 as tables of D channels. conditioning_BSD: W_u's part on g for each site of L4, with W_g
-    and the bias folded in. site_xy_S2: the sites in the unit square.
+    values: L̂2, L̂3, L̂4 as one stack of tables of D channels. conditioning_BSD: W_u's part on g for each site of L4,
+    with W_g and the bias folded in. site_xy_S2: the sites in the unit square.
     """
 
-    values: tuple[Table, Table, Table]
+    values: Stack
     conditioning_BSD: Tensor
     site_xy_S2: Tensor
 
@@ -104,19 +104,20 @@ class DeformableRead(Block):
     def prepare(self, pyramid: Pyramid) -> DeformableMaps:
         """L̂2–L̂4 and the conditioning of every site, once per image."""
         projected = ((self.value2, pyramid.l2), (self.value3, pyramid.l3), (self.value4, pyramid.l4))
-        l2, l3, l4 = (Table.of(proj(lvl.map_BHWC), extent=lvl.extent, pad=PAD) for proj, lvl in projected)
+        values = Stack.of([Table.of(proj(lvl.map_BHWC), extent=lvl.extent, pad=PAD) for proj, lvl in projected])
         on_anchor = self._condition_weights()[1]
         folded_weight = on_anchor @ self.anchor.weight
         folded_bias = F.linear(self.anchor.bias, on_anchor, self.condition.bias)
         conditioning_BSD = F.linear(pyramid.l4.map_BHWC.flatten(1, 2), folded_weight, folded_bias)
-        return DeformableMaps((l2, l3, l4), conditioning_BSD, site_centres(pyramid.l4, like=pyramid.l4.map_BHWC))
+        return DeformableMaps(values, conditioning_BSD, site_centres(pyramid.l4, like=pyramid.l4.map_BHWC))
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Appends one evidence token per anchor."""
         assert state.anchors is not None
         assert state.tokens is not None
         maps: DeformableMaps = scene.prepared[self.slot]
-        evidence_BKRD = self.out(self._read(maps, *self._samples(state, maps)))
+        site_BKR = state.anchors.site_BKR
+        evidence_BKRD = self.out(self._read(maps, site_BKR, *self._samples(state, maps)).view(*site_BKR.shape, -1))
         if state.anchors.gate_BKR is not None:
             evidence_BKRD = evidence_BKRD * state.anchors.gate_BKR[..., None]
         return replace(state, tokens=(*state.tokens, TokenPart(evidence_BKRD + self.evidence_embed)))
@@ -126,27 +127,27 @@ class DeformableRead(Block):
 
         Spread is over queries and anchors, 0 before training; entropy is a share of ln 12.
         """
-        _, offset_BKRNLM2, alpha_BKRNLM = self._samples(state, scene.prepared[self.slot])
-        batch, count = alpha_BKRNLM.shape[:2]
-        entropy = -torch.special.xlogy(alpha_BKRNLM, alpha_BKRNLM).flatten(-2).sum(-1).mean()
+        x_QT, y_QT, alpha_QT = self._samples(state, scene.prepared[self.slot])
+        entropy = -torch.special.xlogy(alpha_QT, alpha_QT).sum() / (self.dims.heads * len(alpha_QT))
         return {
-            "lookups": alpha_BKRNLM.numel() / (batch * count),
-            "offset_length_cells": float(offset_BKRNLM2.norm(dim=-1).mean()),
-            "offset_spread_cells": float(offset_BKRNLM2.flatten(0, 2).std(0, correction=0).mean()),
+            "lookups": alpha_QT.numel() / state.xy_BK2[..., 0].numel(),
+            "offset_length_cells": float(torch.hypot(x_QT, y_QT).mean()),
+            "offset_spread_cells": float(torch.stack([x_QT, y_QT]).std(1, correction=0).mean()),
             "weight_entropy": float(entropy) / math.log(NUM_LEVELS * NUM_SAMPLES),
         }
 
     def _samples(self, state: QueryState, maps: DeformableMaps) -> tuple[Tensor, Tensor, Tensor]:
-        """Where and how much each anchor reads: p_r [B, K, R, 2], Δ [B, K, R, N, L, M, 2] in cells, a [B, ..., M]."""
-        assert state.anchors is not None
-        site_BKR = state.anchors.site_BKR
-        anchor_xy_BKR2 = maps.site_xy_S2.to(state.xy_BK2.dtype)[site_BKR]
-        u_BKRD = self._conditioning(state, maps, site_BKR, anchor_xy_BKR2)
-        heads_first = (*site_BKR.shape, self.dims.heads, NUM_LEVELS, NUM_SAMPLES)
+        """Δx and Δy in cells of their level, and a, of every anchor: each [Q = B·K·R, T = N·L·M]."""
+        u_QD = self._conditioning(state, maps).flatten(0, 2)
         # coordinates stay in full precision under autocast (R-03)
-        offset_BKRNLM2 = self.offset(u_BKRD).to(anchor_xy_BKR2.dtype).view(*heads_first, 2)
-        alpha_BKRNLM = self.weight(u_BKRD).view(heads_first).flatten(-2).softmax(-1).view(heads_first)
-        return anchor_xy_BKR2, offset_BKRNLM2, alpha_BKRNLM
+        dtype = state.xy_BK2.dtype
+        x_QT, y_QT = (
+            F.linear(u_QD, self.offset.weight[axis::2], self.offset.bias[axis::2]).to(dtype) for axis in (0, 1)
+        )
+        score_QNS = self.weight(u_QD).to(dtype).view(-1, self.dims.heads, NUM_LEVELS * NUM_SAMPLES)
+        # a softmax in three steps: over twelve numbers the stock one is five times slower
+        raised_QNS = (score_QNS - score_QNS.detach().amax(-1, keepdim=True)).exp()
+        return x_QT, y_QT, (raised_QNS / raised_QNS.sum(-1, keepdim=True)).flatten(1)
 
     def _condition_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """W_u's parts on h, g and φ."""
@@ -154,9 +155,11 @@ class DeformableRead(Block):
         on_query, on_anchor, on_offset = self.condition.weight.split([core, core, 4 * ANCHOR_FREQ], dim=1)
         return on_query, on_anchor, on_offset
 
-    def _conditioning(self, state: QueryState, maps: DeformableMaps, site_BKR: Tensor, xy_BKR2: Tensor) -> Tensor:
+    def _conditioning(self, state: QueryState, maps: DeformableMaps) -> Tensor:
         """u_r of every anchor: [B, K, R, D]."""
         assert state.h_BKD is not None
+        assert state.anchors is not None
+        site_BKR = state.anchors.site_BKR
         on_query, _, on_offset = self._condition_weights()
         batch, sites, core = maps.conditioning_BSD.shape
         rows_BKR = site_BKR + batch_offset(batch, sites, like=site_BKR)[:, None, None]
@@ -164,22 +167,32 @@ class DeformableRead(Block):
             maps.conditioning_BSD.view(-1, core).index_select(0, rows_BKR.flatten()).view(*site_BKR.shape, -1)
         )
         of_query_BK1D = F.linear(state.h_BKD, on_query)[:, :, None]
-        code_BKRP = difference_code(xy_BKR2, state.xy_BK2).to(on_offset.dtype)
+        anchor_xy_BKR2 = maps.site_xy_S2.to(state.xy_BK2.dtype)[site_BKR]
+        code_BKRP = difference_code(anchor_xy_BKR2, state.xy_BK2).to(on_offset.dtype)
         return self.condition_norm(F.gelu(of_site_BKRD + of_query_BK1D + F.linear(code_BKRP, on_offset)))  # type: ignore[no-any-return]
 
-    def _read(self, maps: DeformableMaps, xy_BKR2: Tensor, offset_BKRNLM2: Tensor, alpha_BKRNLM: Tensor) -> Tensor:
-        """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [B, K, R, D]."""
-        batch, _, _, heads, _, _ = alpha_BKRNLM.shape
-        head_N11 = torch.arange(heads, device=xy_BKR2.device)[:, None, None]
-        reads: list[Tensor] = []
-        for lvl, table in enumerate(maps.values):
-            xy_lvl = table.xy_lvl(xy_BKR2)[:, :, :, None, None] + offset_BKRNLM2[..., lvl, :, :]
-            row_BKRNM, frac_BKRNM2 = table.taps(xy_lvl)
-            first_B = batch_offset(batch, table.rows_per_map, like=row_BKRNM)
-            corner_BKRNM4 = table.corners(row_BKRNM + first_B[:, None, None, None, None])
-            weight_BKRNM4 = bilinear_weights(frac_BKRNM2) * alpha_BKRNLM[..., lvl, :, None].to(frac_BKRNM2.dtype)
-            # one row per (cell, head): head n of cell c is row c·N + n of the table seen as E channels wide
-            by_head = table.rows_NC.view(-1, self.dims.head)
-            rows_QS = (corner_BKRNM4 * heads + head_N11).view(-1, NUM_SAMPLES * 4)
-            reads.append(weighted_rows(by_head, rows_QS, weight_BKRNM4.view(rows_QS.shape)))
-        return torch.stack(reads).sum(0).view(*xy_BKR2.shape[:3], -1)
+    def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, alpha_QT: Tensor) -> Tensor:
+        """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D].
+
+        All levels and corners of an (anchor, head) are one bag of 48 rows. One row per (cell, head): head n of cell c
+        is row c·N + n of the stack seen as E channels wide.
+        """
+        heads, values, samples = self.dims.heads, maps.values, NUM_LEVELS * NUM_SAMPLES
+        order_T = torch.arange(heads * samples, device=x_QT.device)
+        anchor_xy_Q2 = maps.site_xy_S2.to(x_QT.dtype)[site_BKR.flatten()]
+        row_QT, stride_T, fx_QT, fy_QT = values.taps(anchor_xy_Q2, x_QT, y_QT, order_T % samples // NUM_SAMPLES)
+        image_B = batch_offset(site_BKR.shape[0], values.rows_per_image * heads, like=row_QT).to(row_QT.dtype)
+        row_QT = row_QT * heads + (order_T // samples).to(row_QT.dtype)
+        row_QT = (row_QT.view(len(image_B), -1) + image_B[:, None]).view(row_QT.shape)
+        below_QT = row_QT + stride_T * heads
+        lower_QT = alpha_QT * fy_QT
+        upper_QT = alpha_QT - lower_QT
+        right_up_QT, right_down_QT = upper_QT * fx_QT, lower_QT * fx_QT
+
+        def bags(*corners_QT: Tensor) -> Tensor:
+            by_head = [corner_QT.view(-1, heads, samples) for corner_QT in corners_QT]
+            return torch.stack(by_head, dim=2).view(-1, 4 * samples)
+
+        rows_ZS = bags(row_QT, row_QT + heads, below_QT, below_QT + heads)
+        weight_ZS = bags(upper_QT - right_up_QT, right_up_QT, lower_QT - right_down_QT, right_down_QT)
+        return weighted_rows(values.rows_NC.view(-1, self.dims.head), rows_ZS, weight_ZS).view(-1, self.dims.core)
