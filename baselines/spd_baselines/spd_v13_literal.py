@@ -178,7 +178,7 @@ class B3(nn.Module):
     def forward(self, h_BKD: Tensor, l4: Map) -> tuple[Tensor, Tensor]:
         sites_B1SC = l4.values_BCHW.flatten(2).transpose(1, 2)[:, None]
         for layer in self.layers:
-            h_BKD, alpha_BKNS = layer(h_BKD, sites_B1SC.expand(-1, h_BKD.shape[1], -1, -1))
+            h_BKD, alpha_BKNS = layer(h_BKD, sites_B1SC)  # keys and values once per image (§5.1)
         return h_BKD, alpha_BKNS.mean(2)
 
 

@@ -163,13 +163,12 @@ class DeformableRead(Block):
         on_query, _, on_offset = self._condition_weights()
         batch, sites, core = maps.conditioning_BSD.shape
         rows_BKR = site_BKR + batch_offset(batch, sites, like=site_BKR)[:, None, None]
-        of_site_BKRD = (
-            maps.conditioning_BSD.view(-1, core).index_select(0, rows_BKR.flatten()).view(*site_BKR.shape, -1)
-        )
-        of_query_BK1D = F.linear(state.h_BKD, on_query)[:, :, None]
+        of_site_QD = maps.conditioning_BSD.view(-1, core).index_select(0, rows_BKR.flatten())
         anchor_xy_BKR2 = maps.site_xy_S2.to(state.xy_BK2.dtype)[site_BKR]
-        code_BKRP = difference_code(anchor_xy_BKR2, state.xy_BK2).to(on_offset.dtype)
-        return self.condition_norm(F.gelu(of_site_BKRD + of_query_BK1D + F.linear(code_BKRP, on_offset)))  # type: ignore[no-any-return]
+        code_QP = difference_code(anchor_xy_BKR2, state.xy_BK2).to(on_offset.dtype).flatten(0, 2)
+        of_both_QD = torch.addmm(of_site_QD, code_QP, on_offset.t())
+        of_query_BK1D = F.linear(state.h_BKD, on_query)[:, :, None]
+        return self.condition_norm(F.gelu(of_both_QD.view(*site_BKR.shape, core) + of_query_BK1D))  # type: ignore[no-any-return]
 
     def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, alpha_QT: Tensor) -> Tensor:
         """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D].

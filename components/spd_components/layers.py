@@ -73,7 +73,9 @@ class TokenAttentionLayer(nn.Module):
         score_QNT = torch.cat([torch.bmm(absorbed_QND, part_QTD.transpose(1, 2)) for part_QTD in tokens], dim=-1)
         alpha_QNT = F.dropout(score_QNT.softmax(-1), self.dropout, self.training)
         alphas = alpha_QNT.split([part_QTD.shape[1] for part_QTD in tokens], dim=-1)
-        mixed_QND = torch.stack([torch.bmm(a, n) for a, n in zip(alphas, tokens, strict=True)]).sum(0)
+        mixed_QND = torch.bmm(alphas[0], tokens[0])
+        for alpha_QNt, part_QtD in zip(alphas[1:], tokens[1:], strict=True):
+            mixed_QND = torch.baddbmm(mixed_QND, alpha_QNt, part_QtD)
         absorbed_value_NDE = (self.value.weight * token_norm.weight).view(heads, width, core).transpose(1, 2)
         read_QNE = torch.bmm(mixed_QND.transpose(0, 1), absorbed_value_NDE).transpose(0, 1)
         shift_NE = F.linear(token_norm.bias, self.value.weight, self.value.bias).view(heads, width)
