@@ -248,6 +248,9 @@ class PointDepthModel(Component, nn.Module, ABC):
     trained: ClassVar[bool] = True
     gt_aligned: bool = False
     """True where ground truth of the scored image enters the prediction (R-27): such rows get their own table."""
+    trained_as: ClassVar[str | None] = None
+    """Name of the baseline that this one is another way to compute: same options, parameters and function. They share
+    initial weights and one training, and differ in cost alone."""
 
     encoder: Encoder
 

@@ -97,9 +97,10 @@ def build(parts: Mapping[str, Part], encoder: Encoder, *, seed: int) -> Composit
 
 
 def build_baseline(part: Part, encoder: Encoder, *, seed: int) -> PointDepthModel:
-    """A baseline on the same encoder, initialised from (seed, name)."""
-    with _initial_weights(seed, "baseline", part.name):
-        return cast(PointDepthModel, registry.load("baseline", part.name)(part.config, encoder))
+    """A baseline on the same encoder, initialised from (seed, name), or as the baseline that it names instead."""
+    cls = registry.load("baseline", part.name)
+    with _initial_weights(seed, "baseline", cls.trained_as or part.name):
+        return cast(PointDepthModel, cls(part.config, encoder))
 
 
 class _initial_weights:  # reads as a verb: with _initial_weights(...)

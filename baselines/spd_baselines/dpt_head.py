@@ -83,14 +83,18 @@ class DPTHead(nn.Module):
         return at_least_float32(self.head(self.neck(tokens_BTC, rows, columns), rows, columns))
 
 
-def read_map(map_BHW: Tensor, xy_BK2: Tensor) -> Tensor:
-    """Bilinear value of a dense map at points of the unit square: [B, K].
+def dense_xy(xy: Tensor, *, width: int, height: int) -> Tensor:
+    """Where a dense map is read for points of the unit square: in its pixels, at least half a pixel inside.
 
     A point nearer to the border than the outermost pixel centres reads the border: R-07's zeros are for
     features; zeros mixed into an inverse depth would push the frame's rim away.
     """
+    xy_lvl = unit_to_level(xy, width=width, height=height, extent=(1.0, 1.0))
+    far = torch.tensor([width, height], dtype=xy.dtype, device=xy.device) - 0.5
+    return torch.minimum(xy_lvl.clamp_min(0.5), far)
+
+
+def read_map(map_BHW: Tensor, xy_BK2: Tensor) -> Tensor:
+    """Bilinear value of a dense map at points of the unit square, borders as in `dense_xy`: [B, K]."""
     height, width = map_BHW.shape[1:]
-    xy_lvl_BK2 = unit_to_level(xy_BK2, width=width, height=height, extent=(1.0, 1.0))
-    far = torch.tensor([width, height], dtype=xy_BK2.dtype, device=xy_BK2.device) - 0.5
-    inside_BK2 = torch.minimum(xy_lvl_BK2.clamp_min(0.5), far)
-    return sample(map_BHW[..., None], inside_BK2)[..., 0]
+    return sample(map_BHW[..., None], dense_xy(xy_BK2, width=width, height=height))[..., 0]

@@ -4,8 +4,7 @@ The honest ceiling of the comparison: dense decoding with everything else equal.
 once per image, in `prepare`; a query only reads the map.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -22,19 +21,14 @@ def random_head(encoder: Encoder) -> DPTHead:
     return head
 
 
-def released_head(encoder: Encoder) -> DPTHead:
-    """The encoder's own relative head, all of it: where its ReLU gave x, ρ starts at softplus(x)."""
-    return released_depth_head("dpt_trained", encoder, output=InverseDepth(), release="relative")
-
-
-STARTS: Mapping[str, Callable[[Encoder], DPTHead]] = {"random": random_head, "released": released_head}
-
-
 class DPTTrained(PointDepthModel):
     """DAv2's DPT head for this encoder's width, its last ReLU replaced by the calibrated output (R-15).
 
     Raises ConfigError for a width that DAv2 has no head for, and where `init: released` finds no head to start from.
     """
+
+    registered: ClassVar[str] = "dpt_trained"
+    """What a suite calls it, for messages."""
 
     class Config(ComponentConfig):
         """Where training starts."""
@@ -46,8 +40,12 @@ class DPTTrained(PointDepthModel):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        self.dpt = STARTS[config.init](encoder)
+        self.dpt = self._released_head(encoder) if config.init == "released" else random_head(encoder)
         self.dpt.never_run().requires_grad_(False)
+
+    def _released_head(self, encoder: Encoder) -> DPTHead:
+        """The encoder's own relative head, all of it: where its ReLU gave x, ρ starts at softplus(x)."""
+        return released_depth_head(self.registered, encoder, output=InverseDepth(), release="relative")
 
     def prepare(self, features: Features) -> Tensor:
         """The dense inverse depth ρ in 1/m, [B, H, W] at the encoder's input resolution."""
