@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spd_bench import files
+from spd_bench import disk
 from spd_bench.api import FrameId, PointDepthModel
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import SpdError, StateError
 
-SEAL_BYTES = 512
-"""Smallest user block of HDF5: bytes before its own, which its readers pass over."""
+MARK = "spd-bench predictions"
 
 
 class NotFinite(SpdError):
@@ -114,7 +113,7 @@ def _now(device: torch.device) -> float:
 def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> None:
     """Writes `predictions.h5`, built in memory and published whole, with its SHA-256 in front."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver="latest", userblock_size=SEAL_BYTES) as store:
+    with h5py.File(buffer, "w", libver="latest", userblock_size=disk.SEAL_BYTES) as store:
         for name, value in attributes.items():
             store.attrs[name] = value
         text = h5py.string_dtype("utf-8")
@@ -122,20 +121,15 @@ def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> No
         store.create_dataset("scenes", data=list(predictions.scenes), dtype=text)
         for name in ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P"):
             store.create_dataset(name, data=getattr(predictions, name), fletcher32=True, chunks=True)
-    content = buffer.getvalue()[SEAL_BYTES:]
-    files.write_bytes(path, _seal(content) + content)
-
-
-def _seal(content: bytes) -> bytes:
-    digest = hashlib.sha256(content).hexdigest()
-    return f"spd-bench predictions, SHA-256 of the HDF5 data: {digest}\n".encode().ljust(SEAL_BYTES, b"\0")
+    disk.write_sealed(path, MARK, buffer.getvalue()[disk.SEAL_BYTES :])
 
 
 def load(path: Path) -> Predictions:
     """Reads `predictions.h5`; StateError if it is damaged."""
     try:
         content = path.read_bytes()
-        if content[:SEAL_BYTES] != _seal(content[SEAL_BYTES:]):  # HDF5 may loop for ever in a damaged file
+        digest = hashlib.sha256(content[disk.SEAL_BYTES :]).hexdigest()
+        if content[: disk.SEAL_BYTES] != disk.seal(MARK, digest):  # HDF5 may loop for ever in a damaged file
             raise OSError("its SHA-256 is not the one it was written with")
         with h5py.File(io.BytesIO(content), "r") as store:
             arrays = {n: store[n][()] for n in ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P")}

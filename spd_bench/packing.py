@@ -7,19 +7,17 @@ read back and compared with its SHA-256 before the file gets its name. So the fi
 number of processes and interruptions.
 """
 
-import hashlib
 import io
 import logging
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from spd_bench import files
+from spd_bench import disk, files
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
 from spd_bench.data import packed
 from spd_bench.data.packed import About, PackedFrames
 from spd_bench.data.preflight import layout_of, open_dataset, refuse_malformed
-from spd_bench.errors import BusyError, ConfigError, DataError, ResourceError, SpdError
+from spd_bench.errors import BusyError, ConfigError, DataError, ResourceError
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +41,6 @@ OnFrame = Callable[[int, int], None]
 PART_FRAMES = 128
 PART_BYTES = 64 * 2**20
 """A part has at most so many frames and so many bytes before compression; it bounds the memory of a process."""
-SEAL_BYTES = 512
-"""User block of a part: bytes before HDF5's own, which its readers pass over."""
-SPARE_BYTES = 16 * 2**20
-"""Disk that stays free beside what the pack is expected to take."""
 RECORD = "source.json"
 WHOLE = ".whole.h5.tmp"
 GO_ON = "the same command goes on from here"
@@ -108,7 +102,7 @@ def pack_dataset(data: DepthDataset, output: Path, *, name: str, workers: int, o
             if not (folder / RECORD).exists() or _recorded(folder)["identity"] == _identity(about):
                 _delete(folder)
             return Packed(output, count, output.stat().st_size, already=True)
-        _clear_debris(folder)
+        disk.clear_debris(folder)
         plan = _plan(data, about, folder)
         missing = [part for part in plan.parts if not part.is_whole()]
         found = len(plan.rows) - sum(len(part.rows) for part in missing)
@@ -143,17 +137,12 @@ class Part:
 
     def is_whole(self) -> bool:
         """Whether its file is there, of this very pack, with the content that it was written with."""
-        try:
-            with self.path.open("rb") as file:
-                return file.read(SEAL_BYTES) == self.seal(hashlib.file_digest(file, "sha256").hexdigest())
-        except FileNotFoundError:
-            return False
+        return disk.is_whole(self.path, self.mark)
 
-    def seal(self, digest: str) -> bytes:
-        """What its file begins with."""
-        return f"spd-bench part of pack {self.pack}, SHA-256 of the HDF5 data {digest}\n".encode().ljust(
-            SEAL_BYTES, b"\0"
-        )
+    @property
+    def mark(self) -> str:
+        """What its file says that it is."""
+        return f"spd-bench part of pack {self.pack}"
 
 
 @dataclass(frozen=True)
@@ -331,7 +320,7 @@ def _write(data: DepthDataset, part: Part) -> int:
     frames = ((name, data.read(name)) for _, name in part.rows)
     content = _content(frames, len(part.rows), part.shape)
     with _told(part.path):
-        files.write_bytes(part.path, part.seal(hashlib.sha256(content).hexdigest()) + content)
+        disk.write_sealed(part.path, part.mark, content)
     return len(part.rows)
 
 
@@ -341,7 +330,7 @@ def _content(frames: Iterable[tuple[FrameId, Frame]], count: int, shape: tuple[i
 
     buffer = io.BytesIO()
     digests, whole_mm = [], np.zeros(count, np.uint8)
-    with h5py.File(buffer, "w", libver=packed.LIBVER, userblock_size=SEAL_BYTES) as file:
+    with h5py.File(buffer, "w", libver=packed.LIBVER, userblock_size=disk.SEAL_BYTES) as file:
         packed.create_arrays(file, count, shape)
         for i, (name, frame) in enumerate(frames):
             _refuse_unfit(frame, shape, f"frame {name.frame}")
@@ -355,7 +344,7 @@ def _content(frames: Iterable[tuple[FrameId, Frame]], count: int, shape: tuple[i
             digests.append(packed.frame_digest(frame))
         packed.create_table(file, "sha256", digests)
         file.create_dataset("whole_mm", data=whole_mm, chunks=True, fletcher32=True)
-    return buffer.getvalue()[SEAL_BYTES:]
+    return buffer.getvalue()[disk.SEAL_BYTES :]
 
 
 def _refuse_unfit(frame: Frame, shape: tuple[int, int], where: str) -> None:
@@ -454,39 +443,18 @@ def _lock(output: Path) -> Iterator[None]:
 
 
 def _require_space(folder: Path, needed: int) -> None:
-    # Where the disk is full, HDF5 reports it late and may take the process with it.
-    free = shutil.disk_usage(folder).free
-    if free < needed + SPARE_BYTES:
-        raise ResourceError(
-            f"packing needs {(needed + SPARE_BYTES) / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
-            where=str(folder),
-            hint=f"free some space, or give an output on another disk; {GO_ON}",
-        )
+    hint = f"free some space, or give an output on another disk; {GO_ON}"
+    disk.require_space(folder, needed, what="packing", hint=hint)
 
 
-@contextmanager
-def _told(where: Path) -> Iterator[None]:
-    """What the disk refuses, as an error of ours."""
-    try:
-        yield
-    except SpdError:
-        raise
-    except (OSError, RuntimeError) as error:  # RuntimeError: HDF5's word for a disk that filled up while it wrote
-        raise ResourceError(
-            f"cannot be written ({error})", where=str(where), hint=f"free space or give another output; {GO_ON}"
-        ) from error
-
-
-def _clear_debris(folder: Path) -> None:
-    """Removes what killed processes left half-written; the lock is held, so nobody is writing it."""
-    for left in folder.glob(".*.tmp"):
-        left.unlink()
+def _told(where: Path) -> AbstractContextManager[None]:
+    return disk.told(where, hint=f"free space or give another output; {GO_ON}")
 
 
 def _delete(folder: Path) -> None:
     """Removes the parts of a pack that is whole, their record last, and the folder unless others keep files in it."""
     if (folder / RECORD).exists():
-        _clear_debris(folder)
+        disk.clear_debris(folder)
         for part in folder.glob("part-*.h5"):
             part.unlink()
         (folder / RECORD).unlink()

@@ -75,7 +75,7 @@ class Views:
     @property
     def always_new(self) -> bool:
         """Whether every epoch shows views that do not come again."""
-        return self.augmentation.enabled and self.augmentation.views == 0
+        return self.augmentation.always_new
 
     def see(self, frame: FrameId, view: View) -> Seen:
         """The view's image and depth; DataError from the data set for a frame that cannot be read."""
