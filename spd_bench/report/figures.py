@@ -51,7 +51,7 @@ def primary_svg(comparison: Comparison) -> str:
 
     The axis spans base and ablations; another row beyond it is an arrow with its value. Failed rows say so.
     """
-    return _draw(lambda figure: _primary(figure, comparison))
+    return draw(lambda figure: _primary(figure, comparison))
 
 
 def by_k_svg(comparison: Comparison, metric: str | None = None) -> str:
@@ -60,15 +60,15 @@ def by_k_svg(comparison: Comparison, metric: str | None = None) -> str:
     The axis of values spans base and ablations, as in `primary_svg`; the legend names what lies beyond it.
     """
     info = comparison.metric(metric or comparison.primary[0])
-    return _draw(lambda figure: _by_k(figure, comparison, info))
+    return draw(lambda figure: _by_k(figure, comparison, info))
 
 
 def curves_svg(curves: Mapping[str, Sequence[tuple[int, float]]], *, ylabel: str = "validation") -> str:
     """Validation curves: one line per name through its (step, value) points. Values that are not finite are gaps."""
-    return _draw(lambda figure: _curves(figure, curves, ylabel))
+    return draw(lambda figure: _curves(figure, curves, ylabel))
 
 
-def _draw(fill: Callable[[Any], None]) -> str:
+def draw(fill: Callable[[Any], None]) -> str:
     """Run `fill` on a new figure, away from the user's matplotlib settings, and return the SVG element."""
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -167,15 +167,15 @@ def _kind_legend(figure: Any, rows: Sequence[Row]) -> None:
 def _by_k(figure: Any, comparison: Comparison, info: MetricInfo) -> None:
     ks = sorted(comparison.ks)
     limits = _span(comparison.own, info.name, ks)
-    axes = _line_axes(figure, len(comparison.own))
-    looks = _looks(row.name for row in comparison.own if row.kind != "base")
+    axes = line_axes(figure, len(comparison.own))
+    styles = looks(row.name for row in comparison.own if row.kind != "base")
     labels = []
     for row in comparison.own:
         cells = [summary(row, info.name, k) for k in ks]
         values = [cell.mean if cell else math.nan for cell in cells]
         beyond = all(not limits[0] <= value <= limits[1] for value in values if math.isfinite(value))
         remark = " (beyond the axis)" if beyond else ""
-        _line(axes, list(zip(ks, values, strict=True)), looks.get(row.name, BASE_LOOK))
+        _line(axes, list(zip(ks, values, strict=True)), styles.get(row.name, BASE_LOOK))
         labels.append(_label(row.name, values, remark))
     axes.set_ylim(limits)
     axes.set_xscale("log")
@@ -183,30 +183,30 @@ def _by_k(figure: Any, comparison: Comparison, info: MetricInfo) -> None:
     axes.minorticks_off()
     axes.set_xlabel("query points per image, K")
     axes.set_ylabel(_axis_label(info, ""))
-    _name_lines(figure, axes, labels)
+    name_lines(figure, axes, labels)
     _stand_ins(figure, comparison)
 
 
 def _curves(figure: Any, curves: Mapping[str, Sequence[tuple[int, float]]], ylabel: str) -> None:
-    axes = _line_axes(figure, len(curves))
-    looks = _looks(curves)
+    axes = line_axes(figure, len(curves))
+    styles = looks(curves)
     for name, points in curves.items():
-        _line(axes, points, looks[name])
+        _line(axes, points, styles[name])
     finite = [value for points in curves.values() for _, value in points if math.isfinite(value)]
     if finite and min(finite) > 0 and max(finite) > LOG_RATIO * min(finite):
         _log_y(axes)
     axes.set_xlabel("step")
     axes.set_ylabel(one_line(ylabel))
-    _name_lines(figure, axes, [_label(name, [value for _, value in points]) for name, points in curves.items()])
+    name_lines(figure, axes, [_label(name, [value for _, value in points]) for name, points in curves.items()])
 
 
-def _line_axes(figure: Any, lines: int) -> Any:
+def line_axes(figure: Any, lines: int) -> Any:
     """Axes of a figure high enough for a legend of that many lines beside them."""
     figure.set_size_inches(8, max(3.6, 0.6 + 0.19 * lines))
     return figure.add_subplot()
 
 
-def _looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and dash of each line: no two alike among the first 168."""
     return {
         name: {
@@ -228,7 +228,7 @@ def _label(name: str, values: Iterable[float], remark: str = "") -> str:
     return one_line(name) + (remark if any(map(math.isfinite, values)) else " (no value)")
 
 
-def _name_lines(figure: Any, axes: Any, labels: Sequence[str]) -> None:
+def name_lines(figure: Any, axes: Any, labels: Sequence[str]) -> None:
     """A legend beside the axes. Matplotlib would leave out a line whose own label begins with an underscore."""
     legend = figure.legend(axes.lines, [str(i) for i in range(len(labels))], loc="outside right upper", fontsize=8)
     for text, label in zip(legend.get_texts(), labels, strict=True):

@@ -1,0 +1,226 @@
+"""A profile as tables, for the terminal and as Markdown: the same sections in the same order."""
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from spd_bench.report.comparison import one_line
+from spd_bench.report.profile import (
+    DENSE,
+    LITERAL,
+    SPARSE,
+    ModelProfile,
+    Profile,
+    crossovers,
+    digits,
+    literal_over,
+    over_dense,
+    spread_text,
+    targets,
+)
+from spd_bench.timing import Spread, ratio
+
+WIDTH = 160
+NONE = "–"
+
+
+class Table(NamedTuple):
+    """One section: its heading, column titles, rows whose first cell names them, and remarks below."""
+
+    heading: str
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    remarks: Sequence[str] = ()
+
+
+def profile_terminal(profile: Profile) -> str:
+    """Everything a profile says, no wider than WIDTH."""
+    parts = ["\n".join(_wrapped(_headline(profile)))]
+    for table in _tables(profile):
+        parts.append("\n".join([table.heading, "", _grid(table, "simple"), *_wrapped(table.remarks)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def profile_markdown(profile: Profile) -> str:
+    """The same as Markdown."""
+    parts = ["\n".join(f"- {line}" for line in _headline(profile))]
+    for table in _tables(profile):
+        remarks = "".join(f"\n- {line}" for line in table.remarks)
+        parts.append(f"### {table.heading}\n\n{_grid(table, 'pipe')}" + (f"\n{remarks}" if remarks else ""))
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(table: Table, form: str) -> str:
+    from tabulate import tabulate
+
+    align = ["left", *["right"] * (len(table.titles) - 1)]
+    return str(tabulate(table.rows, headers=table.titles, tablefmt=form, disable_numparse=True, colalign=align))
+
+
+def _wrapped(lines: Iterable[str]) -> Iterator[str]:
+    return (textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+
+
+def _headline(profile: Profile) -> list[str]:
+    height, width = profile.image_size
+    lines = [f"STAND-INS: {'; '.join(profile.stand_ins)}"] if profile.stand_ins else []
+    lines += [
+        f"Cost of suite {profile.suite}, profile {profile.profile}: {profile.encoder} at {height}×{width}, one image",
+        f"Medians of {profile.rounds} rounds, with quartiles; each round calls everything once, ratios are within it",
+        "Initial weights and a random image: what is timed does not depend on training, but for how near to each other "
+        "B4 reads",
+        *profile.settings.lines(),
+    ]
+    lines += [f"NOT MEASURED {name}: {why}" for name, why in profile.skipped.items()]
+    return [one_line(line) for line in lines]
+
+
+def _tables(profile: Profile) -> Iterator[Table]:
+    yield _times(profile)
+    if profile.model(DENSE):
+        yield _ratios(profile)
+        yield _end_to_end(profile)
+    if profile.model(LITERAL):
+        yield _literal(profile)
+    if crossovers(profile):
+        yield _crossovers(profile)
+    yield _memory(profile)
+    yield _work(profile)
+    yield from (_blocks(model) for model in profile.models if model.kind != "baseline" or model.name == LITERAL)
+    if profile.training:
+        yield _training(profile)
+    yield _targets(profile)
+
+
+def _titles(profile: Profile, what: str) -> list[str]:
+    return [f"{what} K={k}".strip() for k in profile.ks]
+
+
+def _times(profile: Profile) -> Table:
+    rows = [
+        [
+            one_line(model.name),
+            spread_text(model.prepare.spread, scale=1e3),
+            *(spread_text(model.decode[k].spread, scale=1e3) for k in profile.ks),
+        ]
+        for model in profile.models
+    ]
+    encode = f"T_encode, the same for all: {spread_text(profile.encode.spread, scale=1e3)} ms"
+    return Table("Times in ms", ["model", "T_prepare", *_titles(profile, "T_decode")], rows, [encode])
+
+
+def _share(found: Spread | None) -> str:
+    return NONE if found is None else spread_text(found)
+
+
+def _ratios(profile: Profile) -> Table:
+    rows = [
+        [
+            one_line(model.name),
+            _share(over_dense(profile, model.prepare, profile.ks[0])),
+            *(_share(over_dense(profile, model.decode[k], k)) for k in profile.ks),
+        ]
+        for model in profile.models
+    ]
+    remark = f"T_dpt: T_prepare + T_decode(K) of {DENSE}, the dense head in the same precision"
+    return Table("Shares of T_dpt", ["model", "T_prepare", *_titles(profile, "T_decode")], rows, [remark])
+
+
+def _end_to_end(profile: Profile) -> Table:
+    dense = profile.model(DENSE)
+    assert dense is not None
+    rows = [
+        [
+            one_line(model.name),
+            *(
+                _share(ratio(profile.encode + model.whole(k), profile.encode + dense.whole(k)))
+                for k in profile.ks
+            ),
+        ]
+        for model in profile.models
+    ]  # fmt: skip
+    free = ratio(profile.encode, profile.encode + dense.whole(profile.ks[0]))
+    remark = f"The encoder alone, all that a decoder could leave: {spread_text(free)}"
+    title = "End to end: T_encode + T_prepare + T_decode(K), as a share of the dense model's"
+    return Table(title, ["model", *_titles(profile, "")], rows, [remark])
+
+
+def _literal(profile: Profile) -> Table:
+    cells = [_share(literal_over(profile, k)) for k in profile.ks]
+    return Table(
+        "Literal transcription over base, T_decode(K)", ["", *_titles(profile, "")], [[LITERAL, *cells]],
+        ["The transcription decodes all K together, as its formulas stand; the base in chunks"],
+    )  # fmt: skip
+
+
+def _crossovers(profile: Profile) -> Table:
+    names = {DENSE: "dense head", SPARSE: "sparse-tail DPT"}
+    rows = [[f"{one_line(profile.base.name)} and {names[n]} ({n})", at.text] for n, at in crossovers(profile).items()]
+    remark = "Between two measured K the logarithm of the ratio is taken as linear in log K"
+    return Table("Crossover: T_prepare + T_decode(K) equal at", ["", "K"], rows, [remark])
+
+
+def _memory(profile: Profile) -> Table:
+    rows = [
+        [
+            one_line(model.name),
+            digits(model.prepare_peak / 1e6),
+            *(digits(model.decode_peak[k] / 1e6) for k in profile.ks),
+        ]
+        for model in profile.models
+    ]
+    on_gpu = profile.settings.device.startswith("cuda")
+    how = "by the caching allocator" if on_gpu else "of tensors; a library's own scratch is not seen"
+    remark = f"Highest above what was held before the call, {how}"
+    return Table("Peak memory in MB", ["model", "prepare", *_titles(profile, "decode")], rows, [remark])
+
+
+def _work(profile: Profile) -> Table:
+    rows = [
+        [
+            one_line(model.name),
+            f"{model.parameters:,}",
+            digits(model.prepare_macs / 1e6),
+            digits(sum(work.chunk.macs for work in model.decode_work.values()) / 1e6),
+            digits(model.query_macs / 1e6),
+        ]
+        for model in profile.models
+    ]
+    titles = ["model", "trainable parameters", "M per image", "M per chunk of queries", "M per query"]
+    remark = "Matrix products, convolutions, attention and bilinear reads; one FLOP count is two multiply-adds"
+    return Table("Multiply-adds", titles, rows, [remark])
+
+
+def _blocks(model: ModelProfile) -> Table:
+    rows = []
+    for block in dict.fromkeys([*model.prepare_work, *model.decode_work]):
+        image, decode = model.prepare_work.get(block), model.decode_work.get(block)
+        per_image = [digits(image.macs / 1e6), digits(image.bytes / 1e6)] if image else [NONE, NONE]
+        per_query = [digits(decode.query.macs / 1e6), digits(decode.query.bytes / 1e3)] if decode else [NONE, NONE]
+        per_chunk = [digits(decode.chunk.macs / 1e6), digits(decode.chunk.bytes / 1e6)] if decode else [NONE, NONE]
+        rows.append([block, *per_image, *per_query, *per_chunk])
+    titles = ["block", "M/image", "MB/image", "M/query", "kB/query", "M/chunk", "MB/chunk"]
+    remark = (
+        "Bytes: parameters, inputs and outputs of the block once each, in fp32; what it makes and uses up itself and "
+        "repeated reads come on top"
+    )
+    return Table(f"Multiply-adds and least traffic by block: {one_line(model.name)}", titles, rows, [remark])
+
+
+def _training(profile: Profile) -> Table:
+    assert profile.training is not None
+    timed = [(model.name, model.step) for model in profile.models if model.step is not None]
+    base = profile.base.step
+    assert base is not None
+    rows = [[one_line(name), spread_text(step.spread), spread_text(ratio(step, base))] for name, step in timed]
+    shape = profile.training
+    title = f"Training step (features given, B={shape.batch}, K={shape.queries}; forward, backward, clipping, AdamW)"
+    return Table(title, ["model", "s", "over base"], rows)
+
+
+def _targets(profile: Profile) -> Table:
+    rows = [[t.what, t.first, t.final, t.measured, t.met] for t in targets(profile)]
+    remarks = ["Set for DAv2-S at 518×518 on a quiet machine; medians decide"]
+    if profile.image_size != (518, 518) or profile.stand_ins:
+        remarks.append("This profile is of another size or of stand-ins: it decides none of them")
+    return Table("Targets", ["what", "first", "final", "measured", "met"], rows, remarks)
