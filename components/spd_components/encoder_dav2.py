@@ -24,17 +24,21 @@ from spd_components import dav2_weights
 from spd_components.dav2_release import SHA256, Release, ReleasedFile, find_weights
 from spd_components.dav2_sizes import BASE, LARGE, SMALL, DAv2Size
 from spd_components.dav2_weights import read_weights
-from spd_components.encoder_support import PATCH, computing_in, patch_grid
+from spd_components.encoder_backends import Backend, Precision, TorchBackend
+from spd_components.encoder_openvino import OpenVINOBackend
+from spd_components.encoder_support import PATCH, patch_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+BACKENDS: Mapping[str, type[Backend]] = {"torch": TorchBackend, "openvino": OpenVINOBackend}
+"""Who can compute the ViT."""
 
 
 class DAv2Encoder(Encoder):
     """A frozen ViT of Depth Anything V2 (§3); a subclass names its `size`.
 
-    Raises DataError for weights that are not there, damaged or of another model, and ConfigError for an input
-    whose sides are not multiples of 14.
+    Raises DataError for weights that are not there, damaged or of another model, and ConfigError for a backend that
+    this machine cannot run and for an input whose sides are not multiples of 14.
     """
 
     version = 2
@@ -56,8 +60,10 @@ class DAv2Encoder(Encoder):
         """Whether `repo` may be downloaded; otherwise only the local cache is read."""
         random_weights: bool = False
         """Run without weights, on random ones: for trying the machinery, never for results."""
-        precision: Literal["fp32", "bf16"] = "fp32"
+        precision: Precision = "fp32"
         """Precision of matrix products; the four maps are float32 in both."""
+        backend: Literal["torch", "openvino"] = "torch"
+        """Who computes the ViT: PyTorch, or OpenVINO, faster on CPUs (pip install 'spd-bench[openvino]')."""
         position_embeddings: Literal["authors", "transformers"] = "authors"
         """Whose resize of the position embeddings inputs other than 518×518 get; there nothing is resized (R-23)."""
 
@@ -75,6 +81,7 @@ class DAv2Encoder(Encoder):
         super().__init__()
         self.config = config
         self.channels = self.size.dim
+        self._backend = BACKENDS[config.backend](config.precision)
         self.backbone: nn.Module
         if config.random_weights:
             self.stand_in = f"random weights instead of DAv2-{self.size.name[0]}"
@@ -100,6 +107,8 @@ class DAv2Encoder(Encoder):
     @classmethod
     def missing(cls, config: Any) -> str | None:
         """What is missing to build it with this config and how to get it; None if nothing is."""
+        if gap := BACKENDS[config.backend].missing(config.precision):
+            return gap
         try:
             if not config.random_weights and not (config.repo and config.hub):
                 find_weights(config, cls.size)
@@ -131,9 +140,8 @@ class DAv2Encoder(Encoder):
         grid = patch_grid(image_B3HW, encoder=self.size.encoder)
         mean, std = self.get_buffer("mean_311"), self.get_buffer("std_311")
         normal_B3HW = (image_B3HW.to(mean.dtype) - mean) / std
-        with computing_in(self.config.precision, image_B3HW.device):
-            tokens_BTC = self.backbone(normal_B3HW).feature_maps
-        first, second, third, fourth = (tap[:, 1:].unflatten(1, grid).to(mean.dtype) for tap in tokens_BTC)
+        taps_BTC = self._backend.taps(self.backbone, normal_B3HW)
+        first, second, third, fourth = (tap[:, 1:].unflatten(1, grid).to(mean.dtype) for tap in taps_BTC)
         return Features((first, second, third, fourth))
 
     def depth_head_state(self) -> Mapping[str, Tensor]:
