@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spd_bench import registry
-from spd_bench.errors import ConfigError, DataError, SpdError, did_you_mean
+from spd_bench import files, registry
+from spd_bench.errors import ConfigError, DataError, SpdError, StateError, did_you_mean
 
 PAPER_BUDGET = {
     "Pyramid neck (§4)": "~298K",
@@ -93,6 +93,38 @@ def describe_weights(path: Path) -> dict[str, str]:
     raise DataError(
         "no encoder knows this file", where=str(path), hint=f"encoders: {', '.join(registry.names('encoder'))}"
     )
+
+
+def identity_differences(first: Path, second: Path) -> list[dict[str, str]]:
+    """Fields in which the identities of two trained runs differ, each with both values.
+
+    Raises ConfigError where there is no run.
+    """
+    ours, theirs = (dict(_fields(_identity(path))) for path in (first, second))
+    return [
+        {"field": key, str(first): ours.get(key, "–"), str(second): theirs.get(key, "–")}
+        for key in dict.fromkeys([*ours, *theirs])
+        if ours.get(key) != theirs.get(key)
+    ]
+
+
+def _identity(path: Path) -> Any:
+    file = path / "run.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ConfigError("no run.json there", where=str(path), hint="name a folder below runs/trained")
+    try:
+        return files.read_json(file)["identity"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateError(f"cannot be read as a run ({error!r})", where=str(file)) from error
+
+
+def _fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every leaf of nested mappings as (dotted key, text)."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _fields(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value if isinstance(value, str) else files.canonical(value)
 
 
 def parameter_budget(suite_name: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ g is the true depth and p the clamped prediction, both in metres, e = ln p − l
 """
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ class Metric(Component):
     formula: ClassVar[str]
     lower_is_better: ClassVar[bool] = True
     aggregation: ClassVar[str] = "per image, then mean over images"
+    averaged: ClassVar[Literal["mean", "root_mean_square"]] = "mean"
+    """How the values of images become the reported number; statistics work on that scale."""
     min_points: ClassVar[int] = 1
     """Fewest points per image for which the metric means anything."""
 
@@ -78,6 +80,7 @@ class RMSEPooled(Metric):
     unit = "m"
     formula = "√ mean (g − p)²"
     aggregation = "mean square per image, mean over images, then the root"
+    averaged = "root_mean_square"
 
     def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
         """The mean squared error of one image."""

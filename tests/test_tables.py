@@ -203,16 +203,35 @@ def test_terminal_table_in_full():
 
 
 def test_default_table_has_the_primary_at_every_k_the_others_at_the_primary_k_and_costs():
-    timed = replace(WORSE, seconds={"train": 1234.4, "decode_ms": 0.4567})
+    timed = replace(WORSE, seconds={"T_decode(1055)_ms": 0.4567, "train": 1234.4})
     table = render(comparison(BASE, timed), format="markdown").split("\n\n")[2]
     header, _, base, worse = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert header == [
         *("composition", "difference", "n", "absrel K=1", "absrel K=64", "absrel K=256", "Δ absrel K=256"),
-        *("rmse K=256", "delta1 K=256", "trainable parameters", "train s", "decode ms"),
+        *("trainable parameters", "T_decode(1055) ms", "train s", "rmse K=256", "delta1 K=256"),
     ]
-    assert worse[7:] == ["1.200 ± 0.100", "0.8800 ± 0.0100", "1,234,567", "1234", "0.457"]
-    assert base[3:9] == ["**0.1100 ± 0.0100**"] * 3 + ["base", "**1.100 ± 0.100**", "**0.8900 ± 0.0100**"]
-    assert base[10:] == ["–", "–"]
+    assert worse[7:] == ["1,234,567", "0.457", "1234", "1.200 ± 0.100", "0.8800 ± 0.0100"]
+    assert base[3:7] == ["**0.1100 ± 0.0100**"] * 3 + ["base"]
+    assert base[8:] == ["–", "–", "**1.100 ± 0.100**", "**0.8900 ± 0.0100**"]
+
+
+def test_times_say_what_they_are_wherever_they_are_shown():
+    timed = replace(WORSE, seconds={"T_prepare_ms": 1.0})
+    said = "Times as the runs took them"
+    assert said in " ".join(render(comparison(BASE, timed), format="terminal").split())
+    assert said not in render(comparison(BASE, timed), format="terminal", metric="absrel")
+    assert said not in render(comparison(BASE, WORSE), format="terminal")
+
+
+def test_accuracy_at_four_k_and_cost_stand_in_one_line():
+    rows = [replace(r, seconds={"T_prepare_ms": 9.5, "T_decode(1055)_ms": 64.2, "train": 317.0}) for r in (BASE, WORSE)]
+    rows = [replace(r, values=r.values | {("absrel", 1024): r.values["absrel", 1]}) for r in rows]
+    text = render(comparison(*rows, ks=(1, 64, 256, 1024)), format="terminal")
+    (first, *_) = lines_of(text, "worse")
+    cells = re.split(r" {2,}", first)
+    # name, difference, n, absrel at four K, Δ, parameters, T_prepare, T_decode
+    assert cells[3:7] == ["0.1200±0.0100"] * 4
+    assert cells[8:11] == ["1,234,567", "9.5", "64.2"]
 
 
 def test_one_seed_shows_neither_n_nor_spread():

@@ -69,6 +69,26 @@ def curves(root: Path, suite: str | None = None) -> dict[str, list[tuple[int, fl
     return found
 
 
+def watched(root: Path, suite: str | None = None) -> list[dict[str, str]]:
+    """What the blocks of each run told of themselves at the end of training: rows of the same keys, for people."""
+    found: dict[str, dict[str, float]] = {}
+    for run in record(root, suite)["rows"]:
+        path = root / run["folder"] / "done.json"
+        rows = files.read_json(path)["rows"] if path.exists() else []
+        told = {
+            key.removeprefix("diagnose/"): value
+            for key, value in (rows[-1][1] if rows else {}).items()
+            if key.startswith("diagnose/")
+        }
+        if told:
+            found[f"{run['composition']} seed {run['seed']}"] = told
+    keys = list(dict.fromkeys(key for told in found.values() for key in told))
+    return [
+        {"run": name} | {key: f"{told[key]:.3g}" if key in told else "–" for key in keys}
+        for name, told in found.items()
+    ]
+
+
 def _numbers(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     """What one run's folder says; nothing for a run that failed."""
     folder = root / run["folder"]
@@ -96,9 +116,10 @@ def _row(name: str, runs: list[dict[str, Any]]) -> Row:
     failures = [f"seed {run['seed']}: {run['failure']}" for run in runs if run["failure"]]
     cells = done[0]["scores"] if done else {}
     costs = {
+        "T_prepare_ms": [run["cost"]["prepare_ms"] for run in done],
+        # an evaluation decodes all the points of an image in one call
+        **{f"T_decode({run['cost']['points']})_ms": [r["cost"]["decode_ms"] for r in done] for run in done[:1]},
         "train": [run["train_s"] for run in done],
-        "prepare_ms": [run["cost"]["prepare_ms"] for run in done],
-        "decode_ms": [run["cost"]["decode_ms"] for run in done],
     }
     return Row(
         name=name,

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from spd_bench.errors import ConfigError, StateError, did_you_mean
-
-VERDICT_SEEDS = 3
-"""With fewer seeds than this a comparison is exploratory."""
+from spd_bench.stats import VERDICT_SEEDS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,22 @@ from importlib import resources
 from spd_bench.report.comparison import Comparison, definitions, headline, notes
 from spd_bench.report.figures import by_k_svg, curves_svg, primary_svg
 from spd_bench.report.tables import html_tables
+from spd_bench.report.verdict_tables import html_block
+from spd_bench.report.verdicts import Verdicts
 
 
 def html_report(
-    comparison: Comparison, curves: Mapping[str, Sequence[tuple[int, float]]], *, configuration: str
+    comparison: Comparison,
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    *,
+    configuration: str,
+    verdicts: Verdicts | None = None,
+    watched: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """The page: stand-ins, caption, tables, figures, every metric at every K, provenance, resolved configuration.
 
-    curves: validation curves as name → [(step, value)]; may be empty. The same input gives the same text.
+    curves: validation curves as name → [(step, value)]; may be empty. watched: what blocks told of themselves at the
+    end of training, a row per run (`collect.watched`). The same input gives the same text.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -30,6 +38,8 @@ def html_report(
         headline=headline(comparison),
         notes=notes(comparison),
         main_tables=Markup(html_tables(comparison)),  # noqa: S704  html_tables escapes every cell
+        verdicts=Markup(html_block(verdicts)) if verdicts else "",  # noqa: S704  html_block escapes every cell
+        watched=watched,
         figures=_figures(comparison, curves),
         metrics=[
             {

@@ -30,9 +30,11 @@ from spd_bench.report.comparison import (
     ranked,
     summary,
 )
+from spd_bench.report.verdict_tables import with_verdicts
+from spd_bench.report.verdicts import Verdicts
 
-WIDTH = 120
-"""Columns of a terminal that tables and captions keep to."""
+WIDTH = 160
+"""Columns of a terminal that tables and captions keep to: accuracy at four K and cost stand side by side."""
 GAP = 2
 NAME_WIDTH = 40
 DIFFERENCE_WIDTH = 16
@@ -42,6 +44,10 @@ TITLE_PADDING = 2
 
 ALIGNED_HEADING = "Ground-truth-aligned: fitted to the scored image's own ground truth, not comparable with other rows"
 LEGEND = "best mean among rows that are neither failed nor GT-aligned"
+TIMES = (
+    "Times as the runs took them: T_prepare and T_decode(K) per image, median over the evaluation, all its K points in "
+    "one call; train in all. They hold for their machine and its load: compare speed with spd-bench profile"
+)
 NONE = "–"
 
 
@@ -77,16 +83,18 @@ def render(
     metric: str | None = None,
     ks: Sequence[int] | None = None,
     baseline: str | None = None,
+    verdicts: Verdicts | None = None,
 ) -> str:
-    """The comparison in one of FORMATS.
+    """The comparison in one of FORMATS, with what `verdicts` say of the differences.
 
     By default: the primary metric at every K (or those in `ks`), its relative difference from the base at the
-    primary K, the other metrics at the primary K, trainable parameters and times. With `metric`: that one alone.
+    primary K, trainable parameters and times, the other metrics at the primary K. With `metric`: that one alone.
     `baseline` names another row to take differences from. Raises ConfigError for a name, K or format it does not know.
     """
     if format not in _WRITERS:
         raise ConfigError(f'unknown table format "{format}"', hint=did_you_mean(format, FORMATS))
-    return _WRITERS[format](_view(comparison, metric, ks, baseline))
+    text = _WRITERS[format](_view(comparison, metric, ks, baseline))
+    return with_verdicts(text, verdicts, format) if verdicts else text
 
 
 def html_tables(comparison: Comparison, *, metric: str | None = None) -> str:
@@ -132,12 +140,12 @@ def _columns(view: _View, rows: Sequence[Row]) -> list[_Column]:
     if view.reference is not None and not rows[0].gt_aligned:
         title = (f"Δ {first.name}", f"K={k}")
         columns.append(_Column(title, [_percent(row, view.reference, first, k) for row in rows], leads=True))
-    return columns + others + (_costs(view.comparison, rows) if view.costs else [])
+    return columns + (_costs(view.comparison, rows) if view.costs else []) + others
 
 
 def _costs(comparison: Comparison, rows: Sequence[Row]) -> list[_Column]:
     counts = [NONE if row.trainable_parameters is None else f"{row.trainable_parameters:,}" for row in rows]
-    parameters = _Column(("trainable", "parameters"), counts)
+    parameters = _Column(("trainable", "parameters"), counts, leads=True)
     return [parameters, *(_timed(rows, key) for key in _timings(comparison))]
 
 
@@ -199,7 +207,7 @@ def _timed(rows: Sequence[Row], key: str) -> _Column:
     unit = "ms" if key.endswith("_ms") else "s"
     found = [row.seconds.get(key) for row in rows]
     cells = [NONE if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in found]
-    return _Column((one_line(key.removesuffix("_ms")), unit), cells)
+    return _Column((one_line(key.removesuffix("_ms")), unit), cells, leads=True)
 
 
 def _sections(view: _View) -> Iterator[tuple[str, list[_Column]]]:
@@ -250,8 +258,9 @@ def _terminal(view: _View) -> str:
 
 
 def _remarks(view: _View) -> list[str]:
-    """What stands below the tables: notes on single rows and the definitions of the metrics shown."""
-    return notes(view.comparison) + definitions(dict.fromkeys(info for info, _ in view.cells))
+    """What stands below the tables: notes on single rows, what the times are, and definitions of the metrics shown."""
+    timed = [TIMES] if view.costs and _timings(view.comparison) else []
+    return notes(view.comparison) + timed + definitions(dict.fromkeys(info for info, _ in view.cells))
 
 
 def _width(column: _Column) -> int:
