@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spd_bench.errors import SpdError
+from spd_bench.errors import ConfigError, SpdError
 
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -27,6 +27,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 data_app = typer.Typer(help="Look at RGB-D data, and pack it for fast training.", no_args_is_help=True)
+cache_app = typer.Typer(help="Frozen features on disk, shared by all suites.", no_args_is_help=True)
 weights_app = typer.Typer(help="Look at files of encoder weights.", no_args_is_help=True)
 app = typer.Typer(
     name="spd-bench",
@@ -39,6 +40,7 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
+app.add_typer(cache_app, name="cache")
 
 
 class Format(StrEnum):
@@ -114,20 +116,97 @@ def compare(
     suite: Annotated[str | None, typer.Argument(help="Name of a suite that was run; default: the latest.")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="One metric at every K.")] = None,
     k: Annotated[list[int] | None, typer.Option("--k", help="Only these K; repeatable.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="Row that differences are taken from; default: the base.")
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", help="Form of the table.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write there instead of printing.")] = None,
     runs: RootOption = RUNS,
 ) -> None:
-    """Show the comparison table of a finished suite, rebuilt from its run folders."""
+    """Show the comparison table of a finished suite and what can be said of its differences, from its run folders."""
     from spd_bench import files
     from spd_bench.report.collect import collect
     from spd_bench.report.tables import render
+    from spd_bench.report.verdicts import judged
 
-    table = render(collect(runs, suite), format=format_.value, metric=metric, ks=tuple(k) if k else None)
+    comparison = collect(runs, suite)
+    ks = tuple(k) if k else None
+    at = ks[0] if ks and comparison.primary[1] not in ks else None
+    name = comparison.row(baseline).name if baseline else None
+    if metric is not None:
+        comparison.metric(metric)  # refuses an unknown one
+    verdicts = judged(runs, suite, metric=metric, k=at, reference=name)
+    table = render(comparison, format=format_.value, metric=metric, ks=ks, baseline=baseline, verdicts=verdicts)
     if output is None:
         typer.echo(table)
     else:
         files.write_text(output, table + "\n")
+
+
+@app.command()
+def profile(
+    suite: SuiteArg,
+    composition: Annotated[
+        list[str] | None, typer.Option("--only", help="These compositions beside the base; repeatable.")
+    ] = None,
+    profile_: ProfileOption = None,
+    set_: SetOption = None,
+    k: Annotated[str, typer.Option("--k", help="Numbers of query points, with commas.")] = "1,64,256,1024,4096",
+    rounds: Annotated[int, typer.Option("--rounds", min=3, help="Times that everything is measured.")] = 9,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of a CPU.")] = 1,
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16.")] = "fp32",
+    training: Annotated[
+        str | None, typer.Option("--training", help="Also time a training step of this many images and queries: 8,256.")
+    ] = None,
+    runs: RootOption = RUNS,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure T_encode, T_prepare, T_decode(K), memory and arithmetic beside the literal form and the dense heads."""
+    from spd_bench import timing
+
+    if device != "cuda" and not timing.is_pinned(threads):
+        raise typer.Exit(timing.run_pinned(sys.orig_argv, threads))
+    from spd_bench.display import counting
+    from spd_bench.profiling import profile_suite, track_profile, write_profile
+    from spd_bench.report.profile import TrainingShape
+    from spd_bench.report.profile_tables import profile_terminal
+    from spd_bench.session import device_named
+    from spd_bench.suite import load_suite
+    from spd_bench.tracking import Tracker
+
+    shape = TrainingShape(*_numbers(training, "--training", 2)) if training else None
+    with counting("measuring") as on_call:
+        measured = profile_suite(
+            load_suite(suite, profile=profile_, sets=set_ or ()),
+            only=composition or (),
+            ks=_numbers(k, "--k"),
+            rounds=rounds,
+            threads=threads,
+            device=device_named(device),
+            precision=precision,
+            training=shape,
+            on_call=on_call,
+        )
+    typer.echo(profile_terminal(measured))
+    paths = write_profile(measured, runs)
+    track_profile(Tracker(runs), measured, paths)
+    typer.echo("written: " + ", ".join(map(str, paths)))
+
+
+@app.command()
+def why(
+    first: Annotated[Path, typer.Argument(help="Folder of a run, or its run.json.", metavar="RUN_A")],
+    second: Annotated[Path, typer.Argument(help="Folder of another run.", metavar="RUN_B")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say which fields of two runs' identities differ."""
+    from spd_bench.describe import identity_differences
+
+    rows = identity_differences(first, second)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(_table(rows) if rows else "the two runs have the same identity")
 
 
 @app.command()
@@ -287,6 +366,91 @@ def data_prepare(
     typer.echo(f"{packed}\nuse it:  spd-bench run SUITE --data {output}")
 
 
+@cache_app.command("build")
+def cache_build(
+    suite: SuiteArg,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    data: DataOption = None,
+    only: OnlyOption = None,
+    skip: SkipOption = None,
+    runs: RootOption = RUNS,
+    device: DeviceOption = "auto",
+) -> None:
+    """Encode what a suite's runs will read with data.cache: disk; its size is shown first, and nothing is trained."""
+    from spd_bench.session import build_cache
+
+    chosen = _selection(only, skip)
+    build_cache(suite, profile=profile, sets=set_ or (), data=data, root=runs, device=device, selection=chosen)
+
+
+@cache_app.command("ls")
+def cache_ls(runs: RootOption = RUNS, as_json: JsonOption = False) -> None:
+    """List what lies in the cache, the one used last first."""
+    import time
+
+    rows = [
+        {
+            "key": entry.key,
+            "features": entry.what,
+            "data": entry.data,
+            "views": entry.views,
+            "MB": round(entry.bytes / 1e6, 1),
+            "last used": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used)),
+            "suites": ", ".join(entry.suites),
+        }
+        for entry in _cache(runs).entries()
+    ]
+    typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else _table(rows) if rows else "empty")
+
+
+@cache_app.command("verify")
+def cache_verify(
+    key: Annotated[str, typer.Argument(help="Key, or its beginning; default: everything.")] = "",
+    runs: RootOption = RUNS,
+) -> None:
+    """Compare every checksum; damaged shards are listed (exit code 7) and made anew by the next run that needs them."""
+    from spd_bench.display import counting
+
+    with counting("verifying") as on_shard:
+        damaged = _cache(runs).verify(on_shard, key)
+    typer.echo("\n".join(f"damaged: {path}" for path in damaged) or "every shard is whole")
+    if damaged:
+        raise typer.Exit(7)
+
+
+@cache_app.command("rm")
+def cache_rm(
+    key: Annotated[str | None, typer.Argument(help="Key, or its beginning.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
+    older_than: Annotated[float | None, typer.Option("--older-than", min=0, help="Unused for this many days.")] = None,
+    to_limit: Annotated[
+        float | None, typer.Option("--to-limit", min=0, help="Least recently used first, down to this many GB.")
+    ] = None,
+    runs: RootOption = RUNS,
+) -> None:
+    """Remove features; what a process is using stays."""
+    if sum([key is not None, all_, older_than is not None, to_limit is not None]) != 1:
+        raise ConfigError("give one of KEY, --all, --older-than and --to-limit", where="cache rm")
+    cache = _cache(runs)
+    if key is not None:
+        typer.echo(f"removed {cache.remove(key).key}")
+        return
+    if older_than is not None:
+        removal = cache.remove_older(older_than)
+    else:
+        removal = cache.remove_all() if to_limit is None else cache.remove_to(to_limit * 1e9)
+    freed = sum(entry.bytes for entry in removal.removed) / 1e6
+    typer.echo(f"removed {len(removal.removed)} ({freed:.1f} MB), left {len(removal.in_use)} in use")
+
+
+def _cache(runs: Path) -> Any:
+    from spd_bench.data.feature_cache import FeatureCache
+    from spd_bench.runs import FEATURES
+
+    return FeatureCache(runs / FEATURES)
+
+
 @weights_app.command("check")
 def weights_check(
     path: Annotated[Path, typer.Argument(help="File or folder of weights.")], as_json: JsonOption = False
@@ -296,6 +460,15 @@ def weights_check(
 
     found = describe_weights(path)
     typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else _list(found))
+
+
+def _numbers(text: str, option: str, count: int | None = None) -> list[int]:
+    """Whole numbers with commas between them."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts) or (count is not None and len(parts) != count):
+        wanted = f"{count} positive whole numbers" if count else "positive whole numbers"
+        raise ConfigError(f'expected {wanted} with commas, found "{text}"', where=option)
+    return [int(part) for part in parts]
 
 
 def _selection(only: Sequence[str] | None, skip: Sequence[str] | None) -> Any:

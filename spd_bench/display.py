@@ -81,6 +81,10 @@ class Display:
         """A frame has been checked."""
         self.bar.update(self.task, completed=done, total=total, description="checking frames")
 
+    def view(self, done: int, total: int) -> None:
+        """A view has been encoded."""
+        self.bar.update(self.task, completed=done, total=total, description="encoding views")
+
     def done(self, outcome: Outcome, primary: Any) -> None:
         """One line about a finished job."""
         self.finished += 1

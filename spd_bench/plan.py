@@ -265,6 +265,10 @@ class Experiment:
             parts.append(registry.load("baseline", composition.baseline.use))
         return [part.stand_in for part in parts if part.stand_in]
 
+    def is_trained(self, composition: Composition) -> bool:
+        """Whether training changes anything in it."""
+        return composition.baseline is None or registry.load("baseline", composition.baseline.use).trained
+
     def is_gt_aligned(self, composition: Composition) -> bool:
         """Whether ground truth of the scored image enters a composition's predictions (R-27)."""
         return composition.name in self._gt_aligned
@@ -274,23 +278,51 @@ class Experiment:
         train = suite.train.model_dump(mode="json", exclude={"workers", "loss"})
         train_identity = {
             "format": FORMAT,
-            "model": _slot_identity({s: c for s, c in composition.slots.items() if s != "encoder"})
-            if composition.baseline is None
-            else _slot_identity({"baseline": composition.baseline}),
-            "encoder": _slot_identity({"encoder": composition.slots["encoder"]})
-            | {"weights": self.encoder_of(composition).digest()},
+            "model": self._model_identity(composition),
+            "encoder": self._encoder_identity(composition),
             "train": train | _slot_identity({"loss": suite.train.loss}),
-            "data": {
-                "dataset": suite.data.dataset.use,
-                "version": self.data.version,
-                "digest": self.data.digest(),
-                "image_size": list(suite.data.image_size),
-                "augment": suite.data.augment.model_dump(mode="json"),
-            }
+            "data": self._data_identity()
+            | {"augment": suite.data.augment.model_dump(mode="json")}
+            | ({"features": "float16"} if suite.data.cache == "disk" else {})
             | _slot_identity({"query_sampler": suite.data.query_sampler}),
             "seed": seed,
         }
-        return Job(composition=composition, seed=seed, train_identity=train_identity, eval_identity=self.judge.identity)
+        return Job(
+            composition=composition,
+            seed=seed,
+            train_identity=train_identity,
+            eval_identity=self.judge.identity | self._computed_by(composition),
+        )
+
+    def _model_identity(self, composition: Composition) -> dict[str, Any]:
+        baseline = composition.baseline
+        if baseline is None:
+            return _slot_identity({s: c for s, c in composition.slots.items() if s != "encoder"})
+        trained_as = registry.load("baseline", baseline.use).trained_as or baseline.use
+        return _slot_identity({"baseline": Choice(use=trained_as, options=baseline.options)})
+
+    def _computed_by(self, composition: Composition) -> dict[str, Any]:
+        """For a baseline that shares another's training: its own identity, so that it is scored and timed itself."""
+        baseline = composition.baseline
+        shared = baseline is not None and registry.load("baseline", baseline.use).trained_as is not None
+        return {"computed_by": _slot_identity({"baseline": baseline})} if baseline is not None and shared else {}
+
+    def features_identity(self, encoder: Encoder) -> dict[str, Any]:
+        """Everything that changes the frozen features of frames as they are; `encoder` is one of `encoder_of`."""
+        composition = next(c for c in self.compositions if self.encoder_of(c) is encoder)
+        return {"harness": FORMAT, "encoder": self._encoder_identity(composition), "data": self._data_identity()}
+
+    def _encoder_identity(self, composition: Composition) -> dict[str, Any]:
+        weights = self.encoder_of(composition).digest()
+        return _slot_identity({"encoder": composition.slots["encoder"]}) | {"weights": weights}
+
+    def _data_identity(self) -> dict[str, Any]:
+        return {
+            "dataset": self.suite.data.dataset.use,
+            "version": self.data.version,
+            "digest": self.data.digest(),
+            "image_size": list(self.suite.data.image_size),
+        }
 
 
 def _slot_identity(choices: Mapping[str, Choice]) -> dict[str, Any]:

@@ -8,9 +8,11 @@
         predictions.h5  every scored point: the record
         scores.json     the numbers; its presence says that the evaluation is finished
 <root>/checked/<id>.json    data whose every frame has been read once
+<root>/features/<key>/      frozen features, with `data.cache: disk`
     <root>/suites/<suite>.json   the latest run of each suite: which folders its table is made of
 """
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +28,10 @@ from spd_bench import files, score, train
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.compose import Composition
 from spd_bench.data.batches import BatchPlan, ScoredImages
+from spd_bench.data.feature_shelf import Pass
 from spd_bench.data.preflight import check_frames
 from spd_bench.data.randomness import generator
+from spd_bench.data.stored_features import StoredFeatures, build
 from spd_bench.data.views import FrozenFeatures, Views, unit_range
 from spd_bench.diagnose import diagnose, label
 from spd_bench.errors import ConfigError, DataError, SpdError
@@ -36,6 +40,8 @@ from spd_bench.evaluate import predict
 from spd_bench.evaluate import save as save_predictions
 from spd_bench.plan import Experiment, Job
 
+FEATURES = "features"
+"""Folder of the cache of frozen features, below the root."""
 VALIDATION_QUERIES = 256
 WATCHED_IMAGES, WATCHED_QUERIES = 4, 64
 """Validation images and queries of each on which the blocks are watched once per epoch."""
@@ -191,7 +197,8 @@ class Runner:
         groups: dict[tuple[int, Encoder], dict[train.Training, Job]] = {}
         for job in jobs:
             with self._failures_of(job):
-                if self._is_trained(job) or self.is_done(job):
+                begun = {other.train_id for group in groups.values() for other in group.values()}
+                if self._is_trained(job) or self.is_done(job) or job.train_id in begun:
                     continue
                 model = self._start(job)
                 if model.trained:
@@ -315,9 +322,49 @@ class Runner:
 
     def _frozen(self, model: PointDepthModel) -> FrozenFeatures:
         """Features are shared by every model on the same encoder."""
-        if model.encoder not in self._features:
-            self._features[model.encoder] = FrozenFeatures(model.encoder.to(self.device))
-        return self._features[model.encoder]
+        return self._features_of(model.encoder)
+
+    def _features_of(self, encoder: Encoder) -> FrozenFeatures:
+        if encoder not in self._features:
+            on_device, suite = encoder.to(self.device), self.experiment.suite
+            self._features[encoder] = (
+                FrozenFeatures(on_device)
+                if suite.data.cache == "memory"
+                else StoredFeatures(
+                    on_device,
+                    self.root / FEATURES,
+                    self.experiment.features_identity(encoder),
+                    self.views,
+                    device=self.device,
+                    suite=suite.suite,
+                )
+            )
+        return self._features[encoder]
+
+    def build_features(self, tell: Callable[[str], None], on_view: Callable[[int, int], None]) -> None:
+        """With `data.cache: disk`, encodes what the jobs that are not done will read and is not there yet.
+
+        tell: of the sizes, before it starts. Raises ResourceError where the disk or the limit is too small.
+        """
+        suite = self.experiment.suite
+        wanted: dict[StoredFeatures, set[Pass]] = {}
+        for job in self.experiment.jobs if suite.data.cache == "disk" else []:
+            if not self.is_done(job):
+                features = self._features_of(self.experiment.encoder_of(job.composition))
+                assert isinstance(features, StoredFeatures)
+                wanted.setdefault(features, set()).update(self._passes(job))
+        build(wanted, limit_gb=suite.data.cache_limit_gb, workers=suite.train.workers, tell=tell, on_view=on_view)
+
+    def _passes(self, job: Job) -> set[Pass]:
+        """Which views of which splits a job reads."""
+        passes = {Pass("test")}
+        if self.experiment.is_trained(job.composition) and not self._is_trained(job):
+            passes.add(Pass("val"))
+            first = self.experiment.data.frames("train")[0]
+            for epoch in range(math.ceil(self._optimisation().steps / self._steps_per_epoch())):
+                view = self.views.training(first, seed=job.seed, epoch=epoch)
+                passes.add(Pass("train", view.seed, view.number))
+        return passes
 
     def _prior_depths(self) -> torch.Tensor:
         """Depths in metres at random valid pixels of evenly spaced training frames, for `fit_prior`."""

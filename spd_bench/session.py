@@ -21,10 +21,11 @@ from spd_bench.ablate import Selection
 from spd_bench.build_order import BuildOrder
 from spd_bench.display import Display
 from spd_bench.errors import BusyError, ConfigError, DataError, SpdError
-from spd_bench.report.collect import collect, curves, record
+from spd_bench.report.collect import collect, curves, record, watched
 from spd_bench.report.comparison import Comparison
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
+from spd_bench.report.verdicts import Verdicts, judged
 from spd_bench.runs import Outcome, Runner, record_suite
 from spd_bench.suite import Suite
 from spd_bench.tracking import Tracker
@@ -60,12 +61,9 @@ def run_suite(
 
     Raises ConfigError or DataError before anything is trained, BusyError if the suite is running elsewhere.
     """
-    console = Console(stderr=True)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
+    console = _console()
     chosen = plan.choose(suite, profile=profile, sets=sets, data=data, selection=selection)
-    where = _device(device)
+    where = device_named(device)
     name = chosen.suite.suite
     root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(root / f".{name}.lock")
@@ -74,6 +72,15 @@ def run_suite(
             return (_run_steps if chosen.steps else _run)(chosen, root, where, console)
     except Timeout:
         raise BusyError(f'suite "{name}" is being run by another process', where=str(root)) from None
+
+
+def _console() -> Console:
+    """Where progress and warnings go."""
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    return console
 
 
 def plan_suite(
@@ -104,11 +111,31 @@ def plan_suite(
     return rows, _title(chosen, experiment)
 
 
+def build_cache(
+    suite: str,
+    *,
+    profile: str | None,
+    sets: Sequence[str],
+    data: str | None,
+    root: Path,
+    device: str,
+    selection: Selection = plan.EVERYTHING,
+) -> None:
+    """Encodes, with `data.cache: disk`, what a suite's runs will read and is not there yet; trains nothing."""
+    console = _console()
+    chosen = plan.choose(suite, profile=profile, sets=[*sets, "data.cache=disk"], data=data, selection=selection)
+    where = device_named(device)
+    for planned in chosen.steps.values() or [chosen.suite]:
+        experiment = plan.Experiment(planned, selection=plan.EVERYTHING if chosen.steps else selection)
+        _build_features(Runner(experiment, root, where), console)
+
+
 def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console) -> Finished:
     experiment = plan.Experiment(chosen.suite, selection=chosen.selection)
     console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
     runner = Runner(experiment, root, device)
     _check_data(runner, console)
+    _build_features(runner, console)
     tracker = Tracker(root)
     source = _provenance(device)
     with _tracked_suite(tracker, chosen, experiment, source, root) as parent:
@@ -116,10 +143,11 @@ def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console
         tracked = {tracker.store: parent}
         record_suite(root, experiment, outcomes, why=chosen.why, provenance=source, tracked=tracked)
         comparison = collect(root, chosen.suite.suite)
-        report = _report(root, chosen.suite, comparison)
+        verdicts = judged(root, chosen.suite.suite)
+        report = _report(root, chosen.suite, comparison, verdicts)
         tracker.log_files(parent, sorted(report.parent.glob(f"{chosen.suite.suite}.*")))
     failed = sum(bool(outcome.failure) for outcome in outcomes)
-    return Finished(render(comparison, format="terminal"), report, tracker.store, failed)
+    return Finished(render(comparison, format="terminal", verdicts=verdicts), report, tracker.store, failed)
 
 
 def _run_steps(chosen: plan.Chosen, root: Path, device: torch.device, console: Console) -> Finished:
@@ -137,6 +165,8 @@ def _run_steps(chosen: plan.Chosen, root: Path, device: torch.device, console: C
                 console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
                 _check_data(runner, console)
                 parent = stack.enter_context(_tracked_suite(tracker, chosen, experiment, source, root))
+            if chosen.suite.steps[name].train:
+                _build_features(runner, console)
             outcomes = _run_jobs(runner, tracker, parent, console) if chosen.suite.steps[name].train else []
             result = walk.examine(name, runner, outcomes)
             console.print(result.line(), highlight=False, markup=False, soft_wrap=True)
@@ -150,6 +180,13 @@ def _run_steps(chosen: plan.Chosen, root: Path, device: torch.device, console: C
 def _check_data(runner: Runner, console: Console) -> None:
     with Display(console, 0) as display:
         runner.check_data(display.frame)
+
+
+def _build_features(runner: Runner, console: Console) -> None:
+    with Display(console, 0) as display:
+        runner.build_features(
+            lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True), display.view
+        )
 
 
 def _run_jobs(runner: Runner, tracker: Tracker, parent: str | None, console: Console) -> list[Outcome]:
@@ -194,15 +231,16 @@ def _tracked_before(root: Path, suite: Suite, store: str) -> str | None:
     return last.get("tracked", {}).get(store) if same else None
 
 
-def _report(root: Path, suite: Suite, comparison: Comparison) -> Path:
+def _report(root: Path, suite: Suite, comparison: Comparison, verdicts: Verdicts | None) -> Path:
     """Writes the page, the tables as Markdown, CSV and JSON, and the resolved configuration."""
     stem = root / "reports" / suite.suite
     resolved = json.dumps(suite.dump(), indent=1, ensure_ascii=False)
     files.write_text(stem.with_suffix(".suite.json"), resolved + "\n")
     for suffix, form in ((".md", "markdown"), (".csv", "csv"), (".json", "json")):
-        files.write_text(stem.with_suffix(suffix), render(comparison, format=form) + "\n")
+        files.write_text(stem.with_suffix(suffix), render(comparison, format=form, verdicts=verdicts) + "\n")
     page = stem.with_suffix(".html")
-    files.write_text(page, html_report(comparison, curves(root, suite.suite), configuration=resolved))
+    drawn, told = curves(root, suite.suite), watched(root, suite.suite)
+    files.write_text(page, html_report(comparison, drawn, configuration=resolved, verdicts=verdicts, watched=told))
     return page
 
 
@@ -211,7 +249,7 @@ def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
     if parent is None:
         return
     mark = outcome.folder / "mlflow.json"
-    job, key = outcome.job, f"{tracker.store} {parent}"
+    job, key = outcome.job, f"{tracker.store} {parent} {outcome.job.composition.name}"
     known = files.read_json(mark) if mark.exists() else {}
     if outcome.reused and key in known:
         return
@@ -257,7 +295,8 @@ def _title(chosen: plan.Chosen, experiment: plan.Experiment) -> str:
     return "\n".join(lines)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device that --device means; ConfigError for an unknown name, DataError for one that is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

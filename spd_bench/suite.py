@@ -146,6 +146,11 @@ class Augment(_Part):
     """How many augmented views of a frame exist, one after the other in successive epochs; 0: a new one each time.
     Features of views that come again are not encoded again."""
 
+    @property
+    def always_new(self) -> bool:
+        """Whether every epoch shows views that do not come again."""
+        return self.enabled and self.views == 0
+
     @model_validator(mode="after")
     def _zoom_is_possible(self) -> "Augment":
         if self.zoom[1] < 1 and not self.allow_padding:
@@ -163,6 +168,21 @@ class Data(_Part):
     """[height, width] of the network's input (R-23)."""
     query_sampler: Component = Choice(use="uniform")
     augment: Augment = Augment()
+    cache: Literal["memory", "disk"] = "memory"
+    """Where features of views that come again are kept: in this process, in float32, or below the folder of all runs,
+    in float16, for every run on the same encoder and data. float16 changes numbers: it counts as another training."""
+    cache_limit_gb: Annotated[float, Field(gt=0)] | None = None
+    """Size that the whole cache on disk must not exceed; null: what the disk has free."""
+
+    @model_validator(mode="after")
+    def _cacheable(self) -> "Data":
+        if self.cache == "disk" and self.augment.always_new:
+            raise PydanticCustomError(
+                "cache",
+                "cache: disk keeps views that come again, and with augment.views: 0 no training view does",
+                {"hint": "set augment.views, to 4 say, or augment.enabled: false, or keep cache: memory"},
+            )
+        return self
 
 
 class Train(_Part):
@@ -238,6 +258,8 @@ class Report(_Part):
 
     primary: Primary = Primary()
     family: Annotated[tuple[Axis, ...], AfterValidator(_unique)] = ("leave_one_out",)
+    equivalence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the base's value below which a difference does not matter, declared before looking."""
 
 
 class Checks(_Part):

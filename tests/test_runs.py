@@ -157,6 +157,29 @@ def test_views_that_never_come_again_are_encoded_once_for_all_models(
 
 
 @pytest.mark.usefixtures("no_tracking")
+@pytest.mark.parametrize("new_views", [False, True])
+def test_two_ways_to_compute_one_baseline_share_its_training(
+    suite: Path, trainings: list[int], new_views: bool
+) -> None:
+    text = suite.read_text().replace("baselines: [constant]", "baselines: [dpt_sparse, dpt_trained]")
+    text = text.replace("axes: {leave_one_out: [b3]}", "").replace(
+        "enabled: false", f"enabled: {str(new_views).lower()}"
+    )
+    suite.write_text(text)
+    run(suite)
+    assert sorted(trainings) == sorted([0, 1, 2, 3] * 2)  # v13, and one of the two
+    rows = {row.name: row for row in collect(suite.parent / "runs").rows}
+    sparse, dense = (rows[name].values["absrel", 8][0] for name in ("dpt_sparse", "dpt_trained"))
+    assert sparse == pytest.approx(dense, rel=1e-5)
+    assert rows["dpt_sparse"].trainable_parameters == rows["dpt_trained"].trainable_parameters
+    evaluations = list((suite.parent / "runs/trained").glob("dpt_*/eval-*/scores.json"))
+    assert len(evaluations) == 2  # each is scored and timed itself
+    trainings.clear()
+    run(suite)
+    assert trainings == []
+
+
+@pytest.mark.usefixtures("no_tracking")
 def test_another_k_is_scored_without_training_again(suite: Path, trainings: list[int]) -> None:
     run(suite)
     run(suite, "eval.k=[1, 8, 32]")
