@@ -27,14 +27,14 @@ Letters: B images, K points, N = B·K points of a batch, P positions, S cells al
 columns of T, 2 an (x, y) pair.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spd_baselines.dpt_head import PATCH, dense_xy
-from spd_baselines.dpt_trained import DPTTrained
+from spd_baselines.dpt_training import TrainedDPT
 from spd_baselines.output import depth_of
 from spd_bench.api import Features
 from spd_bench.geometry import bilinear_weights
@@ -45,14 +45,14 @@ T_CELLS, G_CELLS = 4, 8
 """Cells of T and of G along one side of a patch of 14 pixels."""
 
 
-class DPTSparse(DPTTrained):
+class DPTSparse(TrainedDPT):
     """DPT head as `dpt_trained` has it, evaluated exactly where the queries need it and nowhere else (R-27a, R-29).
 
     Checkpoints of the two are interchangeable, and both start from the same weights.
     Raises ConfigError as `dpt_trained` does.
     """
 
-    registered: ClassVar[str] = "dpt_sparse"
+    registered = "dpt_sparse"
     trained_as = "dpt_trained"
 
     def prepare(self, features: Features) -> Tensor:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from spd_bench.errors import ConfigError, StateError, did_you_mean
-from spd_bench.stats import VERDICT_SEEDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +206,8 @@ def caption(comparison: Comparison) -> list[str]:
 
 def headline(comparison: Comparison) -> list[str]:
     """First and loudly what stands in for what; then data, protocol, images and seeds, and how far to trust them."""
+    from spd_bench.stats import VERDICT_SEEDS  # brings numpy along
+
     lines = [
         stand_in_line(comparison),
         f"Data: {comparison.dataset}",

@@ -7,12 +7,15 @@ forbids the browser whatever slipped through. Figures are embedded as images, in
 import base64
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from spd_bench.report.comparison import Comparison, definitions, headline, notes
 from spd_bench.report.figures import by_k_svg, curves_svg, primary_svg
 from spd_bench.report.tables import html_tables
 from spd_bench.report.verdict_tables import html_block
-from spd_bench.report.verdicts import Verdicts
+
+if TYPE_CHECKING:
+    from spd_bench.report.verdicts import Verdicts
 
 
 def html_report(
@@ -20,7 +23,7 @@ def html_report(
     curves: Mapping[str, Sequence[tuple[int, float]]],
     *,
     configuration: str,
-    verdicts: Verdicts | None = None,
+    verdicts: "Verdicts | None" = None,
     watched: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """The page: stand-ins, caption, tables, figures, every metric at every K, provenance, resolved configuration.

@@ -13,7 +13,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spd_bench.errors import ConfigError, did_you_mean
 from spd_bench.report.comparison import (
@@ -31,7 +31,9 @@ from spd_bench.report.comparison import (
     summary,
 )
 from spd_bench.report.verdict_tables import with_verdicts
-from spd_bench.report.verdicts import Verdicts
+
+if TYPE_CHECKING:
+    from spd_bench.report.verdicts import Verdicts
 
 WIDTH = 160
 """Columns of a terminal that tables and captions keep to: accuracy at four K and cost stand side by side."""
@@ -83,7 +85,7 @@ def render(
     metric: str | None = None,
     ks: Sequence[int] | None = None,
     baseline: str | None = None,
-    verdicts: Verdicts | None = None,
+    verdicts: "Verdicts | None" = None,
 ) -> str:
     """The comparison in one of FORMATS, with what `verdicts` say of the differences.
 

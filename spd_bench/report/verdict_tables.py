@@ -5,11 +5,13 @@ import json
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spd_bench.report.comparison import one_line
-from spd_bench.report.verdicts import Verdicts
-from spd_bench.stats import Finding, Interval, PairedDifference
+
+if TYPE_CHECKING:
+    from spd_bench.report.verdicts import Verdicts
+    from spd_bench.stats import Finding, Interval, PairedDifference
 
 HEADERS = (
     "composition",
@@ -29,32 +31,32 @@ WIDTH = 160
 _STYLES = {"terminal": "simple", "markdown": "pipe"}
 
 
-def banner(verdicts: Verdicts) -> str:
+def banner(verdicts: "Verdicts") -> str:
     """A line in capitals where the reference differs from itself; "" where it does not, or was not tried."""
     if verdicts.control.passed is False:
         return one_line(f"A/A CONTROL FAILED, do not trust the verdicts: {verdicts.control.reason}")
     return ""
 
 
-def heading(verdicts: Verdicts) -> str:
+def heading(verdicts: "Verdicts") -> str:
     """What is compared with what."""
     return f"Paired differences from {verdicts.reference}: {verdicts.metric} at K={verdicts.k}"
 
 
-def rows(verdicts: Verdicts) -> list[tuple[str, ...]]:
+def rows(verdicts: "Verdicts") -> list[tuple[str, ...]]:
     """One row per composition, the declared family first."""
     judged = [_row(name, found.difference, found, verdicts) for name, found in verdicts.findings.items()]
     return judged + [_row(name, found, None, verdicts) for name, found in verdicts.others.items()]
 
 
-def _filled(verdicts: Verdicts) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _filled(verdicts: "Verdicts") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headers and rows without the columns that say nothing in any row."""
     found = rows(verdicts)
     kept = [i for i in range(len(HEADERS)) if any(row[i] not in ("", NONE) for row in found)]
     return tuple(HEADERS[i] for i in kept), [tuple(row[i] for i in kept) for row in found]
 
 
-def remarks(verdicts: Verdicts) -> Iterator[str]:
+def remarks(verdicts: "Verdicts") -> Iterator[str]:
     """What must stand below the table."""
     first = next(iter([*(f.difference for f in verdicts.findings.values()), *verdicts.others.values()]), None)
     if first is not None:
@@ -76,7 +78,7 @@ def remarks(verdicts: Verdicts) -> Iterator[str]:
     yield f"A/A control {state}: {control.reason.removeprefix('not run: ')}."
 
 
-def with_verdicts(text: str, verdicts: Verdicts, form: str) -> str:
+def with_verdicts(text: str, verdicts: "Verdicts", form: str) -> str:
     """A comparison rendered in a format of `tables`, and the verdicts: behind it, the banner before it.
 
     CSV stays as it is, one row per composition; LaTeX gets them as comments.
@@ -95,7 +97,7 @@ def with_verdicts(text: str, verdicts: Verdicts, form: str) -> str:
     return text
 
 
-def block(verdicts: Verdicts, form: str) -> str:
+def block(verdicts: "Verdicts", form: str) -> str:
     """Heading, table and remarks as text."""
     from tabulate import tabulate
 
@@ -110,7 +112,7 @@ def block(verdicts: Verdicts, form: str) -> str:
     return "\n\n".join([f"{mark}{heading(verdicts)}", str(body), said])
 
 
-def html_block(verdicts: Verdicts) -> str:
+def html_block(verdicts: "Verdicts") -> str:
     """The same as a fragment of HTML, everything escaped."""
 
     def line(tag: str, cells: Iterable[str]) -> str:
@@ -124,7 +126,7 @@ def html_block(verdicts: Verdicts) -> str:
     return f"{alarm}<h4>{html.escape(heading(verdicts))}</h4>\n{body}\n<ul>\n{said}\n</ul>"
 
 
-def plain(verdicts: Verdicts) -> dict[str, Any]:
+def plain(verdicts: "Verdicts") -> dict[str, Any]:
     """Everything in full precision, for JSON."""
     return {
         "reference": verdicts.reference,
@@ -143,7 +145,7 @@ def plain(verdicts: Verdicts) -> dict[str, Any]:
     }
 
 
-def _row(name: str, difference: PairedDifference, finding: Finding | None, verdicts: Verdicts) -> tuple[str, ...]:
+def _row(name: str, difference: "PairedDifference", finding: "Finding | None", verdicts: "Verdicts") -> tuple[str, ...]:
     digits = 3 if verdicts.unit == "m" else 4
     p = finding.p_adjusted if finding else difference.p
     return (
@@ -160,5 +162,5 @@ def _row(name: str, difference: PairedDifference, finding: Finding | None, verdi
     )
 
 
-def _interval(interval: Interval | None, digits: int) -> str:
+def _interval(interval: "Interval | None", digits: int) -> str:
     return NONE if interval is None else f"{interval.low:+.{digits}f} … {interval.high:+.{digits}f}"
