@@ -484,7 +484,8 @@ def _judge(difference: PairedDifference, p_adjusted: float | None, size: int) ->
     """The verdict on one member of a family of `size`, and its note."""
     interval = difference.interval
     if difference.exploratory or interval is None or p_adjusted is None:
-        note = f"{difference.seeds} seeds, {difference.scenes} scenes: no verdict"
+        seeds = "1 seed" if difference.seeds == 1 else f"{difference.seeds} seeds"
+        note = f"{seeds}, {difference.scenes} scenes: no verdict"
         return Finding(difference=difference, p_adjusted=p_adjusted, verdict="exploratory", note=note)
     apart = not interval.holds(0)
     significant = apart and p_adjusted < ALPHA
