@@ -204,6 +204,18 @@ def _component(suite: Suite, slot: str, choice: Choice, *keys: str) -> Any:
     return registry.load(slot, choice.use)(check_options(choice, slot, suite=suite, keys=keys))
 
 
+def build_model(composition: Composition, encoder: Encoder, *, seed: int) -> PointDepthModel:
+    """A fresh model of a composition on an encoder that is built already."""
+
+    def part(slot: str, choice: Choice) -> Part:
+        return Part(choice.use, check_options(choice, slot), composition.places.get(slot))
+
+    if composition.baseline is not None:
+        return compose.build_baseline(part("baseline", composition.baseline), encoder, seed=seed)
+    parts = {slot: part(slot, choice) for slot, choice in composition.slots.items() if slot != "encoder"}
+    return compose.build(parts, encoder, seed=seed)
+
+
 class Experiment:
     """A suite with its data set opened, its encoder built, its models checked and its jobs listed.
 
@@ -226,18 +238,8 @@ class Experiment:
         self.jobs = [self._job(composition, seed) for composition in self.compositions for seed in suite.seeds]
 
     def model(self, composition: Composition, seed: int) -> PointDepthModel:
-        """A fresh model of a composition."""
-        if composition.baseline is not None:
-            place = composition.places.get("baseline")
-            part = Part(composition.baseline.use, check_options(composition.baseline, "baseline"), place)
-            return compose.build_baseline(part, self.encoder_of(composition), seed=seed)
-        parts = {
-            slot: Part(choice.use, check_options(choice, slot), composition.places.get(slot))
-            for slot, choice in composition.slots.items()
-        }
-        encoder = self.encoder_of(composition)
-        parts.pop("encoder")
-        return compose.build(parts, encoder, seed=seed)
+        """A fresh model of a composition, on its own encoder."""
+        return build_model(composition, self.encoder_of(composition), seed=seed)
 
     def encoder_of(self, composition: Composition) -> Encoder:
         """The encoder of a composition, built once and shared by all that name the same."""

@@ -25,6 +25,7 @@ from spd_bench.compose import Part
 from spd_bench.data.randomness import torch_seed
 from spd_bench.errors import ConfigError, DataError, SpdError
 from spd_bench.flops import decode_work, prepare_work
+from spd_bench.plan import build_model
 from spd_bench.report.profile import (
     DENSE,
     LITERAL,
@@ -159,7 +160,7 @@ def _subjects(
                 where=composition.where,
                 hint="profile it in a suite whose base has that encoder",
             )
-        model = _model(composition, encoder)
+        model = build_model(composition, encoder, seed=0)
         if model.gt_aligned:
             raise ConfigError(f"{composition.name} needs ground truth to decode", where=composition.where)
         _try(model, features)
@@ -189,16 +190,6 @@ def _try(model: PointDepthModel, features: Features) -> None:
     model.to(like.device).eval()
     model.fit_prior(torch.tensor([1.0, 2.0, 3.0]))
     model.decode(model.prepare(features), torch.full((1, 1, 2), 0.5, device=like.device))
-
-
-def _model(composition: Composition, encoder: Encoder) -> PointDepthModel:
-    def part(slot: str, choice: Choice) -> Part:
-        return Part(choice.use, check_options(choice, slot), composition.places.get(slot))
-
-    if composition.baseline is not None:
-        return compose.build_baseline(part("baseline", composition.baseline), encoder, seed=0)
-    parts = {slot: part(slot, choice) for slot, choice in composition.slots.items() if slot != "encoder"}
-    return compose.build(parts, encoder, seed=0)
 
 
 def _reference(name: str, base: Composition, encoder: Encoder) -> PointDepthModel:

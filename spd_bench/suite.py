@@ -825,7 +825,8 @@ def _suggestion(name: str, model: type[BaseModel], keys: Keys) -> str:
     """For an unknown key: where in a suite that very key belongs, else the nearest one that belongs here."""
     owner: type[BaseModel] = model
     for key in keys:
-        owner = _submodel(owner.model_fields[str(key)].annotation) or owner
+        if str(key) in owner.model_fields:  # else it is a name of the user's own, such as that of a step
+            owner = _submodel(owner.model_fields[str(key)].annotation) or owner
     if model is Suite:
         elsewhere = [path for path in _paths(Suite) if path.endswith(f".{name}")]
         if elsewhere:

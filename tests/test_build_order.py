@@ -258,6 +258,7 @@ def test_a_plan_lists_the_jobs_of_every_step(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ("lambda_si: 0", "lambda_sj: 0", "train.lambda_sj"),
+        ("train: false\n    checks", "train: false\n    chekcs", "steps.shapes.chekcs: unknown key"),
         ("b3: skip", "b3: skid", 'unknown b3 "skid"'),
         ("set: {base", "set: {axes: {leave_one_out: [b2]}, base", "a step cannot change this"),
         ("absrel: BOUND", "absrl: 0.3", "unknown metric"),
