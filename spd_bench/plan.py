@@ -277,7 +277,7 @@ class Experiment:
 
     def _job(self, composition: Composition, seed: int) -> Job:
         suite = self.suite
-        train = suite.train.model_dump(mode="json", exclude={"workers", "loss"})
+        train = suite.train.model_dump(mode="json", exclude={"workers", "validations", "loss"})
         train_identity = {
             "format": FORMAT,
             "model": self._model_identity(composition),

@@ -205,7 +205,7 @@ class Train(_Part):
     """Weight of the structure term of the loss (§7.2)."""
     precision: Literal["fp32", "bf16"] = "bf16"
     validations: Count = 5
-    """Times that the validation split is scored, spread evenly over training."""
+    """Times that the validation split is scored, spread evenly over training; the numbers do not depend on it."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read data; the numbers do not depend on it."""
 
