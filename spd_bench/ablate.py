@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from spd_bench.errors import ConfigError, did_you_mean
-from spd_bench.suite import MODEL_SLOTS, Axes, Choice, Suite, check_components, check_options, dotted, load_component
+from spd_bench.suite import MODEL_SLOTS, Axes, Choice, Suite
+from spd_bench.suite_checks import check_components, check_options, dotted, load_component
 from spd_bench.yamlio import Keys
 
 NAME_LENGTH = 64

@@ -171,7 +171,7 @@ def profile(
     from spd_bench.report.profile import TrainingShape
     from spd_bench.report.profile_tables import profile_terminal
     from spd_bench.session import device_named
-    from spd_bench.suite import load_suite
+    from spd_bench.suite_file import load_suite
     from spd_bench.tracking import Tracker
 
     shape = TrainingShape(*_numbers(training, "--training", 2)) if training else None
@@ -212,7 +212,7 @@ def why(
 @app.command()
 def check(suite: SuiteArg, profile: ProfileOption = None, set_: SetOption = None, data: DataOption = None) -> None:
     """Check a suite's file, names and values without importing any component."""
-    from spd_bench.suite import load_suite
+    from spd_bench.suite_file import load_suite
 
     loaded = load_suite(suite, profile=profile, sets=set_ or (), data=data)
     typer.echo(f"{loaded.suite}: no problem found in the file; `spd-bench plan {suite}` checks the models too")

@@ -132,7 +132,8 @@ def parameter_budget(suite_name: str) -> list[dict[str, Any]]:
     from spd_bench import compose
     from spd_bench.ablate import compositions
     from spd_bench.api import CHAIN, Dims
-    from spd_bench.suite import check_options, load_suite
+    from spd_bench.suite_checks import check_options
+    from spd_bench.suite_file import load_suite
 
     suite = load_suite(suite_name)
     base = compositions(suite)[0]

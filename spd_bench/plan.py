@@ -18,7 +18,9 @@ from spd_bench.data.elsewhere import TestElsewhere
 from spd_bench.errors import DataError, SpdError
 from spd_bench.metrics import Metric
 from spd_bench.protocol import Protocol, protocol
-from spd_bench.suite import Choice, Suite, check_options, load_suite
+from spd_bench.suite import Choice, Suite
+from spd_bench.suite_checks import check_options
+from spd_bench.suite_file import load_suite
 
 EVERYTHING = Selection()
 FORMAT = 1

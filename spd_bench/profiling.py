@@ -38,7 +38,8 @@ from spd_bench.report.profile import (
 )
 from spd_bench.report.profile_figures import profile_svg
 from spd_bench.report.profile_tables import profile_markdown
-from spd_bench.suite import Choice, Suite, check_options
+from spd_bench.suite import Choice, Suite
+from spd_bench.suite_checks import check_options
 from spd_bench.timing import Timing, measure, peak_memory, settings
 from spd_bench.tracking import Tracker
 from spd_bench.train import autocast, parameter_groups

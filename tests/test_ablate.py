@@ -10,7 +10,8 @@ import pytest
 from spd_bench import registry
 from spd_bench.ablate import Alias, Composition, Selection, compositions
 from spd_bench.errors import ConfigError
-from spd_bench.suite import Choice, load_suite
+from spd_bench.suite import Choice
+from spd_bench.suite_file import load_suite
 
 PLUGIN = """
 from pydantic import BaseModel, ConfigDict, Field

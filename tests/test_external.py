@@ -23,7 +23,8 @@ from spd_bench.report.comparison import notes
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import ALIGNED_HEADING, FORMATS, render
 from spd_bench.runs import Runner, record_suite
-from spd_bench.suite import Suite, load_suite
+from spd_bench.suite import Suite
+from spd_bench.suite_file import load_suite
 
 SUITE = """
 suite: tiny

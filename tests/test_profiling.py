@@ -28,7 +28,8 @@ from spd_bench.report.profile import (
 )
 from spd_bench.report.profile_figures import profile_svg
 from spd_bench.report.profile_tables import WIDTH, profile_markdown, profile_terminal
-from spd_bench.suite import Suite, load_suite
+from spd_bench.suite import Suite
+from spd_bench.suite_file import load_suite
 from spd_bench.testing import PatchEncoder
 from spd_bench.timing import DecodeWork, Settings, Timing, Work
 from spd_bench.tracking import Tracker

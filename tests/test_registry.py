@@ -59,9 +59,9 @@ def test_own_components_are_listed_from_metadata_alone() -> None:
 def test_front_of_the_harness_imports_nothing_heavy() -> None:
     code = """
         import sys
-        from spd_bench import ablate, registry, suite, yamlio
+        from spd_bench import ablate, registry, suite, suite_file, yamlio
         registry.entries()
-        suite.load_suite("v13_ablation", profile="smoke")
+        suite_file.load_suite("v13_ablation", profile="smoke")
         suite.json_schema()
         print(sorted({"torch", "mlflow", "optuna", "scipy", "transformers", "h5py", "kornia"} & set(sys.modules)))
     """

@@ -13,17 +13,9 @@ from hypothesis import strategies as st
 
 from spd_bench import registry
 from spd_bench.errors import ConfigError, DataError
-from spd_bench.suite import (
-    MODEL_SLOTS,
-    Choice,
-    Suite,
-    check_components,
-    check_options,
-    find_suite,
-    json_schema,
-    load_suite,
-    shipped,
-)
+from spd_bench.suite import MODEL_SLOTS, Choice, Suite, json_schema
+from spd_bench.suite_checks import check_components, check_options
+from spd_bench.suite_file import find_suite, load_suite, shipped
 from spd_bench.yamlio import parse_yaml
 
 SUITE = """\

@@ -12,7 +12,9 @@ import numpy as np
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
 from spd_bench.errors import ConfigError, DataError
 from spd_bench.protocol import Protocol
-from spd_bench.suite import Choice, check_options, load_component, recognised
+from spd_bench.suite import Choice
+from spd_bench.suite_checks import check_options, load_component
+from spd_bench.suite_file import recognised
 
 SHOWN = 10
 """Problems that are listed; the rest are counted."""

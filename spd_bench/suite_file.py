@@ -1,0 +1,156 @@
+"""How a suite is read: found, inherited, overridden and checked.
+
+Order of precedence, later wins: the file that `extends` names, the file, a profile, `--set`, `--data`.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from spd_bench import registry
+from spd_bench.errors import ConfigError, DataError, did_you_mean
+from spd_bench.suite import Suite
+from spd_bench.suite_checks import parse, problems_of, profile_problems, refuse
+from spd_bench.suite_forms import dig, long_form, names, with_profile, with_step
+from spd_bench.yamlio import Node, kind, load_yaml, merge, setting
+
+
+def shipped() -> dict[str, Path]:
+    """Suites that come with this distribution, by name."""
+    package = Path(__file__).parent
+    folder = package / "suites"  # in a wheel; in a checkout they lie beside the package
+    found = folder if folder.is_dir() else package.parent / "suites"
+    return {path.stem: path for path in sorted(found.glob("*.yaml"))}
+
+
+def find_suite(path_or_name: str | Path) -> Path:
+    """The file that is meant: this path, else a shipped suite (`name`, `name.yaml` or `suites/name.yaml`).
+
+    Raises ConfigError for an unknown one.
+    """
+    path = Path(path_or_name)
+    return path if _is_file(path) else _find_shipped(path)
+
+
+def _find_shipped(path: Path) -> Path:
+    name = path.name.removesuffix(".yaml")
+    known = shipped()
+    if path.parent in (Path(), Path("suites")) and name in known:
+        return _short(known[name])
+    raise ConfigError(f'no suite "{path}", as a file or among those shipped', hint=did_you_mean(name, known))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def load_suite(
+    path_or_name: str | Path,
+    *,
+    profile: str | None = None,
+    sets: Iterable[str] = (),
+    data: str | Path | None = None,
+    step: str | None = None,
+) -> Suite:
+    """Read and check a suite.
+
+    profile: named override of the suite to apply. step: step of a build order to take, as a suite of its own. data:
+    file or folder of RGB-D data; the data set whose layout it has is used, the suite's own first. sets: "a.b=value"
+    overrides, the last one wins.
+
+    Raises ConfigError listing every problem, one a line; the profiles that are not asked for are checked too.
+    """
+    path = find_suite(path_or_name)
+    tree = _inherited(path)
+    known = names(tree, "profiles")
+    if profile is not None and profile not in known:
+        raise ConfigError(f'unknown profile "{profile}"', where=str(path), hint=did_you_mean(profile, known))
+    problems = problems_of(tree) + [problem for name in known for problem in profile_problems(tree, name)]
+    tree = with_profile(tree, profile)
+    if step is not None:
+        tree = with_step(tree, step)
+    for text in sets:
+        tree = merge(tree, long_form(setting(text)))
+    if data is not None:
+        tree = _with_data(tree, Path(data))
+    refuse(problems + problems_of(tree))
+    suite = parse(tree)
+    suite._source, suite._profile = tree, profile
+    return suite
+
+
+def _inherited(path: Path, below: tuple[Path, ...] = ()) -> Node:
+    """A suite file laid over what it extends; `below` are the files that led here."""
+    tree = long_form(load_yaml(path))
+    extends = tree.value.get("extends")
+    if extends is None or extends.value is None:
+        return tree
+    chain = (*below, path)
+    parent = _parent(extends, path)
+    if parent.resolve() in [file.resolve() for file in chain]:
+        circle = " → ".join(str(file) for file in (*chain, parent))
+        raise ConfigError(f"extends goes in a circle: {circle}", where=extends.place)
+    inherited = _inherited(parent, chain)
+    own = {key: node for key, node in tree.value.items() if key != "extends"}
+    passed_on = {key: node for key, node in inherited.value.items() if key not in ("suite", "description")}
+    return merge(Node(passed_on, tree.place), Node(own, tree.place))
+
+
+def _parent(extends: Node, path: Path) -> Path:
+    """The file that `extends` means: beside this one or below its folder, else a shipped suite."""
+    text = extends.value
+    if not isinstance(text, str):
+        raise ConfigError(f"extends: should be the name of a suite, found {kind(text)}", where=extends.place)
+    folder = path.parent
+    for name in (text, f"{text}.yaml"):
+        if _is_file(folder / name):
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise ConfigError(f'extends: "{text}" leaves the folder of this suite', where=extends.place)
+            return folder / name
+    try:
+        return _find_shipped(Path(text))
+    except ConfigError as error:
+        raise ConfigError(f"extends: {error.message}", where=extends.place, hint=error.hint) from error
+
+
+def _with_data(tree: Node, path: Path) -> Node:
+    """The tree with the data set that recognises `path` as its layout, rooted there."""
+    where = f"--data {path}"
+    own = dig(tree.plain(), ("data", "dataset", "use"))
+    name = recognised(path, preferred=own, where=where, hint="choose with --set data.dataset=NAME")
+    choice = {"use": Node(name, where, where), "root": Node(str(path), where, where)}
+    return merge(tree, Node({"data": Node({"dataset": Node(choice, where, where)}, where, where)}, where))
+
+
+def recognised(path: Path, *, preferred: str | None = None, where: str, hint: str) -> str:
+    """Name of the data set that knows this layout, `preferred` before others.
+
+    Raises DataError if there is nothing at `path`, or if none or several know it.
+    """
+    if not path.exists():
+        raise DataError("no such file or folder", where=where)
+    able = [name for name in registry.names("dataset") if _recognises(name, path)]
+    if preferred in able:
+        able = [preferred]
+    if len(able) != 1:
+        raise DataError(
+            f"several data sets have this layout: {', '.join(able)}" if able else "no data set has this layout",
+            where=where,
+            hint=f"known layouts: {', '.join(registry.names('dataset'))}; {hint}",
+        )
+    return able[0]
+
+
+def _recognises(name: str, path: Path) -> bool:
+    """Whether a data set knows this layout; one that cannot be imported knows none."""
+    try:
+        return bool(registry.load("dataset", name).recognise(path))
+    except registry.PluginError:
+        return False
+
+
+def _short(path: Path) -> Path:
+    """A path as a reader at this working directory would write it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

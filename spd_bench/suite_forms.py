@@ -1,0 +1,115 @@
+"""The raw tree of a suite file in one form, and the tree that a profile or a step of a build order makes of it."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from spd_bench import registry
+from spd_bench.errors import ConfigError
+from spd_bench.suite import MODEL_SLOTS
+from spd_bench.yamlio import Keys, Node, merge
+
+_CHOICES: tuple[tuple[Keys, str], ...] = (
+    *((("base", slot), slot) for slot in MODEL_SLOTS),
+    (("data", "dataset"), "dataset"),
+    (("data", "test"), "dataset"),
+    (("data", "query_sampler"), "query_sampler"),
+    (("train", "loss"), "loss"),
+)
+
+
+def long_form(tree: Node) -> Node:
+    """Components as `{use: name}` and grid paths as "slot.option", here and in every profile, ready to be merged."""
+    tops: list[Keys] = [(), *((("profiles", name)) for name in names(tree, "profiles"))]
+    tops += [(*top, "steps", name, "set") for top in tops for name in names(tree.nearest(top), "steps")]
+    for top in tops:
+        for keys, _ in _CHOICES:
+            tree = _edit(tree, top + keys, _named)
+        tree = _edit(tree, (*top, "axes", "grid"), _flat)
+    return tree
+
+
+def names(node: Node, key: str) -> list[str]:
+    """The keys of a mapping that lies under `key`; none where there is no such mapping."""
+    found = node.value.get(key) if isinstance(node.value, dict) else None
+    return list(found.value) if found is not None and isinstance(found.value, dict) else []
+
+
+def _named(node: Node) -> Node:
+    return Node({"use": node}, node.place, node.key) if isinstance(node.value, str) else node
+
+
+def _flat(node: Node) -> Node:
+    if not isinstance(node.value, dict):
+        return node
+    flat: dict[str, Node] = {}
+    for slot, child in node.value.items():
+        nested = isinstance(child.value, dict)
+        members = {f"{slot}.{key}": item for key, item in child.value.items()} if nested else {slot: child}
+        for key, item in members.items():
+            if key in flat:
+                raise ConfigError(f'"{key}" is given twice; first at {flat[key].key}', where=item.key)
+            flat[key] = item
+    return Node(flat, node.place, node.key)
+
+
+def _edit(node: Node, keys: Keys, change: Callable[[Node], Node]) -> Node:
+    """The tree with the node at `keys`, if there is one, changed."""
+    if not keys:
+        return change(node)
+    if not isinstance(node.value, dict) or keys[0] not in node.value:
+        return node
+    child = _edit(node.value[keys[0]], keys[1:], change)
+    return Node({**node.value, keys[0]: child}, node.place, node.key)
+
+
+def with_profile(tree: Node, name: str | None) -> Node:
+    """The tree with the values of one of its profiles laid over it."""
+    if name is None:
+        return tree
+    profile = tree.nearest(("profiles", name))
+    return merge(tree, Node(profile.value, profile.place)) if isinstance(profile.value, dict) else tree
+
+
+def with_step(tree: Node, name: str) -> Node:
+    """The suite that a step of its build order stands for, called after the step, with the baselines that it names."""
+    step = tree.nearest(("steps", name))
+    values = step.nearest(("set",)) if isinstance(step.value, dict) and "set" in step.value else Node({}, step.place)
+    baselines = []
+    if isinstance(step.value, dict):
+        better = step.nearest(("checks", "better_than"))
+        baselines += better.value if isinstance(better.value, list) else []
+        close = step.nearest(("checks", "close_to"))
+        near = close.value if isinstance(close.value, dict) and close is not step.nearest(("checks",)) else {}
+        baselines += [Node(key, node.key, node.key) for key, node in near.items()]
+    alone = {
+        "base": Node({"name": Node(name, step.head, step.head)}, step.head),
+        "baselines": Node(_first_of_each(baselines), step.head),
+        "steps": Node(None, step.head),
+    }
+    laid = merge(tree, Node(values.value, values.place)) if isinstance(values.value, dict) else tree
+    return merge(laid, Node(alone, step.head))
+
+
+def _first_of_each(nodes: list[Node]) -> list[Node]:
+    """The nodes without those that repeat the value of one before."""
+    return list({json.dumps(node.plain(), sort_keys=True): node for node in reversed(nodes)}.values())[::-1]
+
+
+def dig(value: Any, keys: Keys) -> Any:
+    """The value at `keys` in plain data of any shape, None where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def choices(plain: Mapping[str, Any]) -> Iterator[tuple[Keys, str, Any]]:
+    """Every component that a suite names, as (keys, slot, value as written); shapes that are wrong are passed by."""
+    for keys, slot in _CHOICES:
+        if (value := dig(plain, keys)) is not None:
+            yield keys, slot, value
+    swap = dig(plain, ("axes", "swap"))
+    lists = [(("axes", "swap", slot), slot, items) for slot, items in swap.items()] if isinstance(swap, dict) else []
+    for keys, slot, items in [*lists, (("baselines",), "baseline", plain.get("baselines"))]:
+        if slot in registry.SLOTS and isinstance(items, list):
+            yield from (((*keys, i), slot, item) for i, item in enumerate(items))
