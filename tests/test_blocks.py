@@ -2,10 +2,12 @@
 
 import fnmatch
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from spd_bench.api import Block, Dims, Encoder, Features, Level, Neck, Pyramid, QueryState, Scene
@@ -30,6 +32,10 @@ from spd_components.routing_uniform_grid import UniformGrid
 DIMS = Dims()
 B, K = 2, 5
 V13 = (LocalTokens, LocalCrossAttention, GlobalCrossAttention, TopKAttention, DeformableRead, FusedCrossAttention)
+
+
+def levels_of(scene: Scene) -> list[Level]:
+    return [scene.pyramid.l1, scene.pyramid.l2, scene.pyramid.l3, scene.pyramid.l4]
 
 
 def make(component: Any, **options: Any) -> Any:
@@ -235,7 +241,7 @@ def test_difference_code_is_the_code_of_the_difference() -> None:
 def test_ring_offsets_by_hand() -> None:
     # four heads look right, down, left, up; sample m lies m cells away, on every level
     right_down_left_up = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    offset_NLM2 = ring_offsets(4)
+    offset_NLM2 = ring_offsets(4, levels=3, samples=4)
     assert offset_NLM2.shape == (4, 3, 4, 2)
     for m in range(4):
         for level in range(3):
@@ -244,7 +250,7 @@ def test_ring_offsets_by_hand() -> None:
 
 def test_ring_offsets_of_six_heads_reach_the_square() -> None:
     # head 1 looks at 60°, (½, √3/2); scaled so that the longer side is 1: (1/√3, 1)
-    offset_NLM2 = ring_offsets(6)
+    offset_NLM2 = ring_offsets(6, levels=3, samples=4)
     assert torch.allclose(offset_NLM2[1, 2, 2], 3 * torch.tensor([1 / math.sqrt(3), 1.0]), atol=1e-6)
     assert torch.allclose(offset_NLM2.abs().amax(-1), torch.arange(1.0, 5).expand(6, 3, 4), atol=1e-6)
 
@@ -252,8 +258,48 @@ def test_ring_offsets_of_six_heads_reach_the_square() -> None:
 def test_b4_starts_on_the_ring_with_equal_weights() -> None:
     b4 = make(DeformableRead)
     u = torch.randn(7, 192)
-    assert torch.equal(b4.offset(u), ring_offsets(6).flatten().expand(7, -1))
+    assert torch.equal(b4.offset(u), ring_offsets(6, levels=3, samples=4).flatten().expand(7, -1))
     assert torch.equal(b4.weight(u), torch.zeros(7, 72))
+
+
+def test_fewer_levels_and_samples_are_the_full_read_with_the_others_weighted_nothing(traced: Traced) -> None:
+    # 2 of 3 levels and 3 of 4 samples: a score of -1e9 takes a sample out of the softmax of the full block
+    scene, after = traced
+    small, full = make(DeformableRead, levels=(2, 4), samples=3).double(), make(DeformableRead).double()
+    g = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in full.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=g, dtype=torch.float64) / 20)
+        kept = torch.zeros(6, 3, 4, dtype=torch.bool)
+        kept[:, [0, 2], :3] = True
+        small.load_state_dict(
+            {
+                name: full.state_dict()[name]
+                if not name.startswith(("offset.", "weight."))
+                else full.state_dict()[name].unflatten(0, (6, 3, 4, -1))[kept].flatten(0, 1)
+                for name in small.state_dict()
+            }
+        )
+        full.weight.bias[~kept.flatten()] = -1e9
+        pyramid = Pyramid(*(replace(level, map_BHWC=level.map_BHWC.double()) for level in levels_of(scene)))
+        state = replace(after["routing"], h_BKD=torch.randn(B, K, 192, generator=g, dtype=torch.float64))
+        state = replace(state, xy_BK2=state.xy_BK2.double())
+        evidence = [
+            block(state, Scene(pyramid, {"b4": block.prepare(pyramid)})).tokens[-1].tokens_BKTD
+            for block in (small, full)
+        ]
+        full.weight.bias[0] = 1.0
+        other = full(state, Scene(pyramid, {"b4": full.prepare(pyramid)})).tokens[-1].tokens_BKTD
+    assert torch.allclose(evidence[0], evidence[1], rtol=0, atol=1e-12)
+    assert not torch.allclose(evidence[0], other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{"levels": (3, 2)}, {"levels": (2, 2)}, {"levels": ()}, {"levels": (1,)}, {"samples": 0}]
+)
+def test_levels_and_samples_that_make_no_read(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        DeformableRead.Config(**options)
 
 
 # sampling under a mirror

@@ -7,9 +7,13 @@ P Fourier features, 2 an (x, y) pair.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, TokenPart
@@ -17,8 +21,6 @@ from spd_bench.geometry import Stack, Table, batch_offset, weighted_rows
 from spd_components.anchors import site_centres
 from spd_components.layers import fourier
 
-NUM_LEVELS = 3
-NUM_SAMPLES = 4
 ANCHOR_FREQ = 8
 PAD = 2
 
@@ -27,8 +29,8 @@ PAD = 2
 class DeformableMaps:
     """B4's share of the pre-compute (§5.2, §5.3).
 
-    values: L̂2, L̂3, L̂4 as one stack of tables of D channels. conditioning_BSD: W_u's part on g for each site of L4,
-    with W_g and the bias folded in. site_xy_S2: the sites in the unit square.
+    values: the levels that are read, L̂2, L̂3, L̂4, as one stack of tables of D channels. conditioning_BSD: W_u's part
+    on g for each site of L4, with W_g and the bias folded in. site_xy_S2: the sites in the unit square.
     """
 
     values: Stack
@@ -36,14 +38,17 @@ class DeformableMaps:
     site_xy_S2: Tensor
 
 
-def ring_offsets(heads: int) -> Tensor:
-    """Initial offsets of Deformable-DETR (R-13): head n looks in direction 2πn/N, sample m at distance m cells."""
+def ring_offsets(heads: int, *, levels: int, samples: int) -> Tensor:
+    """Initial offsets of Deformable-DETR (R-13): head n looks in direction 2πn/N, sample m at distance m cells.
+
+    The same on each level: [N, L, M, 2].
+    """
     angle_N = torch.arange(heads) * (2 * math.pi / heads)
     direction_N2 = torch.stack([angle_N.cos(), angle_N.sin()], dim=-1)
     direction_N2 = direction_N2 / direction_N2.abs().amax(-1, keepdim=True)
-    distance_M = torch.arange(1, NUM_SAMPLES + 1, dtype=direction_N2.dtype)
+    distance_M = torch.arange(1, samples + 1, dtype=direction_N2.dtype)
     offset_NM2 = direction_N2[:, None] * distance_M[:, None]
-    return offset_NM2[:, None].expand(-1, NUM_LEVELS, -1, -1)
+    return offset_NM2[:, None].expand(-1, levels, -1, -1)
 
 
 def difference_code(p_BKR2: Tensor, q_BK2: Tensor) -> Tensor:
@@ -51,6 +56,12 @@ def difference_code(p_BKR2: Tensor, q_BK2: Tensor) -> Tensor:
     sin_p, cos_p = fourier(p_BKR2, ANCHOR_FREQ).unflatten(-1, (2, 2, ANCHOR_FREQ)).unbind(-2)
     sin_q, cos_q = fourier(q_BK2, ANCHOR_FREQ).unflatten(-1, (2, 2, ANCHOR_FREQ))[:, :, None].unbind(-2)
     return torch.stack([sin_p * cos_q - cos_p * sin_q, cos_p * cos_q + sin_p * sin_q], dim=-2).flatten(-3)
+
+
+def _ascending(levels: tuple[int, ...]) -> tuple[int, ...]:
+    if any(high <= low for low, high in pairwise(levels)):
+        raise PydanticCustomError("levels", "should be levels in ascending order, each once")
+    return levels
 
 
 class DeformableRead(Block):
@@ -61,8 +72,11 @@ class DeformableRead(Block):
         a    = softmax over level and sample of W^a u_r + b^a                (R-14)
         h_r  = W_O [Σ a · L̂_n(p_r + Δ)]_n + b_O, times the routing gate      (R-12)
 
+    With fewer `levels` or `samples` the softmax runs over those that are left, and the rest is the same: a fair
+    comparison of where to look and how often.
+
     Exact rearrangements: W_u is split, its g part folded with W_g and computed once per site; φ comes from angle
-    addition; the 12 samples of a head are one weighted gather with the softmax weights folded in.
+    addition; all samples of a head are one weighted gather with the softmax weights folded in.
     """
 
     slot = "b4"
@@ -79,16 +93,22 @@ class DeformableRead(Block):
     }
 
     class Config(ComponentConfig):
-        """No options."""
+        """Options of B4."""
+
+        levels: Annotated[tuple[Literal[2, 3, 4], ...], AfterValidator(_ascending)] = Field(
+            default=(2, 3, 4), min_length=1, strict=False
+        )
+        """Levels of the pyramid that are read."""
+        samples: int = Field(default=4, ge=1, le=16)
+        """Samples per head and level."""
 
     def __init__(self, config: Config, dims: Dims) -> None:
         super().__init__(config, dims)
-        _, low, high, deep = dims.pyramid
-        per_anchor = dims.heads * NUM_LEVELS * NUM_SAMPLES
-        self.anchor = nn.Linear(deep, dims.core)
-        self.value2 = nn.Linear(low, dims.core, bias=False)
-        self.value3 = nn.Linear(high, dims.core, bias=False)
-        self.value4 = nn.Linear(deep, dims.core, bias=False)
+        self.levels, self.samples = config.levels, config.samples
+        per_anchor = dims.heads * self._per_head
+        self.anchor = nn.Linear(dims.pyramid[3], dims.core)
+        for level in self.levels:
+            self.add_module(f"value{level}", nn.Linear(dims.pyramid[level - 1], dims.core, bias=False))
         self.condition = nn.Linear(2 * dims.core + 4 * ANCHOR_FREQ, dims.core)
         self.condition_norm = nn.LayerNorm(dims.core)
         self.offset = nn.Linear(dims.core, 2 * per_anchor)
@@ -99,12 +119,18 @@ class DeformableRead(Block):
         nn.init.zeros_(self.weight.weight)
         nn.init.zeros_(self.weight.bias)
         with torch.no_grad():
-            self.offset.bias.copy_(ring_offsets(dims.heads).flatten())
+            ring_NLM2 = ring_offsets(dims.heads, levels=len(self.levels), samples=self.samples)
+            self.offset.bias.copy_(ring_NLM2.flatten())
+
+    @property
+    def _per_head(self) -> int:
+        """Samples of a head on all levels, L·M."""
+        return len(self.levels) * self.samples
 
     def prepare(self, pyramid: Pyramid) -> DeformableMaps:
-        """L̂2–L̂4 and the conditioning of every site, once per image."""
-        projected = ((self.value2, pyramid.l2), (self.value3, pyramid.l3), (self.value4, pyramid.l4))
-        values = Stack.of([Table.of(proj(lvl.map_BHWC), extent=lvl.extent, pad=PAD) for proj, lvl in projected])
+        """The projected levels and the conditioning of every site, once per image."""
+        read = [(self.get_submodule(f"value{level}"), getattr(pyramid, f"l{level}")) for level in self.levels]
+        values = Stack.of([Table.of(proj(lvl.map_BHWC), extent=lvl.extent, pad=PAD) for proj, lvl in read])
         on_anchor = self._condition_weights()[1]
         folded_weight = on_anchor @ self.anchor.weight
         folded_bias = F.linear(self.anchor.bias, on_anchor, self.condition.bias)
@@ -125,7 +151,7 @@ class DeformableRead(Block):
     def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
         """Lookups per query, sampling offsets in cells of their level, and the entropy of the weights.
 
-        Spread is over queries and anchors, 0 before training; entropy is a share of ln 12.
+        Spread is over queries and anchors, 0 before training; entropy is a share of that of equal weights.
         """
         x_QT, y_QT, alpha_QT = self._samples(state, scene.prepared[self.slot])
         entropy = -torch.special.xlogy(alpha_QT, alpha_QT).sum() / (self.dims.heads * len(alpha_QT))
@@ -133,7 +159,7 @@ class DeformableRead(Block):
             "lookups": alpha_QT.numel() / state.xy_BK2[..., 0].numel(),
             "offset_length_cells": float(torch.hypot(x_QT, y_QT).mean()),
             "offset_spread_cells": float(torch.stack([x_QT, y_QT]).std(1, correction=0).mean()),
-            "weight_entropy": float(entropy) / math.log(NUM_LEVELS * NUM_SAMPLES),
+            "weight_entropy": float(entropy) / (math.log(self._per_head) or 1),
         }
 
     def _samples(self, state: QueryState, maps: DeformableMaps) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,8 +170,8 @@ class DeformableRead(Block):
         x_QT, y_QT = (
             F.linear(u_QD, self.offset.weight[axis::2], self.offset.bias[axis::2]).to(dtype) for axis in (0, 1)
         )
-        score_QNS = self.weight(u_QD).to(dtype).view(-1, self.dims.heads, NUM_LEVELS * NUM_SAMPLES)
-        # a softmax in three steps: over twelve numbers the stock one is five times slower
+        score_QNS = self.weight(u_QD).to(dtype).view(-1, self.dims.heads, self._per_head)
+        # a softmax in three steps: over so few numbers the stock one is five times slower
         raised_QNS = (score_QNS - score_QNS.detach().amax(-1, keepdim=True)).exp()
         return x_QT, y_QT, (raised_QNS / raised_QNS.sum(-1, keepdim=True)).flatten(1)
 
@@ -173,13 +199,13 @@ class DeformableRead(Block):
     def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, alpha_QT: Tensor) -> Tensor:
         """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D].
 
-        All levels and corners of an (anchor, head) are one bag of 48 rows. One row per (cell, head): head n of cell c
-        is row c·N + n of the stack seen as E channels wide.
+        All levels and corners of an (anchor, head) are one bag: 48 rows for 3 levels and 4 samples. One row per (cell,
+        head): head n of cell c is row c·N + n of the stack seen as E channels wide.
         """
-        heads, values, samples = self.dims.heads, maps.values, NUM_LEVELS * NUM_SAMPLES
+        heads, values, samples = self.dims.heads, maps.values, self._per_head
         order_T = torch.arange(heads * samples, device=x_QT.device)
         anchor_xy_Q2 = maps.site_xy_S2.to(x_QT.dtype)[site_BKR.flatten()]
-        row_QT, stride_T, fx_QT, fy_QT = values.taps(anchor_xy_Q2, x_QT, y_QT, order_T % samples // NUM_SAMPLES)
+        row_QT, stride_T, fx_QT, fy_QT = values.taps(anchor_xy_Q2, x_QT, y_QT, order_T % samples // self.samples)
         image_B = batch_offset(site_BKR.shape[0], values.rows_per_image * heads, like=row_QT).to(row_QT.dtype)
         row_QT = row_QT * heads + (order_T // samples).to(row_QT.dtype)
         row_QT = (row_QT.view(len(image_B), -1) + image_B[:, None]).view(row_QT.shape)
