@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spd_bench import fused
+
 
 def pixel_to_unit(uv_img: Tensor, *, width: int, height: int) -> Tensor:
     """Centre of each pixel (u, v) as a point of the unit square, R-03: x = (u + 0.5) / W."""
@@ -186,6 +188,39 @@ class Stack:
         last = self.levels[-1]
         row_QT = row_QT.clamp(0, self.rows_per_image - last.stride - 2)
         return row_QT, stride_T.to(torch.int32), x - x_low, y - y_low
+
+    def fused_read(
+        self, site_BKR: Tensor, site_xy_S2: Tensor, x_QT: Tensor, y_QT: Tensor, weight_QT: Tensor, *, per_level: int
+    ) -> Tensor:
+        """Σ over a head's samples of weight times the bilinear read at (x, y) cells from its site, in one pass: [Q, C].
+
+        The samples of a head are `per_level` on each level in turn; head n has the n-th share of the channels. Only
+        where `fused.ready`.
+        """
+
+        def constant(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype).repeat_interleave(per_level)
+
+        real, whole, levels = x_QT.dtype, torch.int64, self.levels
+        return fused.levels_read(
+            self.rows_NC,
+            self.rows_per_image,
+            scale=(
+                constant([t.width / t.extent[0] for t in levels], real),
+                constant([t.height / t.extent[1] for t in levels], real),
+            ),
+            limit=(
+                constant([t.width + 0.5 for t in levels], real),
+                constant([t.height + 0.5 for t in levels], real),
+            ),
+            stride_S=constant([t.stride for t in levels], whole),
+            corner_S=constant([t.pad * (t.stride + 1) + t.first for t in levels], whole),
+            site_BKR=site_BKR,
+            site_xy_S2=site_xy_S2,
+            x_QT=x_QT,
+            y_QT=y_QT,
+            weight_QT=weight_QT,
+        )
 
 
 def batch_offset(batch: int, rows_per_map: int, *, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The training loss of §7.2."""
+"""The training loss of §7.2 and what it is compared with. λ_si belongs to the training (`train.lambda_si`)."""
 
 from typing import Any, NamedTuple
 
@@ -15,6 +15,16 @@ class LossParts(NamedTuple):
 
     point: Tensor
     structure: Tensor
+
+
+def huber_of_inverse(predicted_m_BK: Tensor, truth_m_BK: Tensor, delta: float) -> Tensor:
+    """L_point of §7.2: mean over queries of Huber_δ(1/d̂ − 1/d*), δ in 1/m (R-16)."""
+    return F.huber_loss(1 / predicted_m_BK, 1 / truth_m_BK, delta=delta)
+
+
+def point_alone(point: Tensor) -> LossParts:
+    """A loss without a structure term: whatever λ_si is, L = L_point."""
+    return LossParts(point, torch.zeros_like(point))
 
 
 class HuberSilog(Component):
@@ -41,8 +51,55 @@ class HuberSilog(Component):
 
     def __call__(self, predicted_m_BK: Tensor, truth_m_BK: Tensor) -> LossParts:
         """Both terms, each a scalar."""
-        point = F.huber_loss(1 / predicted_m_BK, 1 / truth_m_BK, delta=self.config.huber_delta)
+        point = huber_of_inverse(predicted_m_BK, truth_m_BK, self.config.huber_delta)
         e_BK = predicted_m_BK.log() - truth_m_BK.log()
         # the root has no gradient at zero, hence the 1e-8 (R-17)
         inside_B = e_BK.square().mean(1) - self.config.lambda_var * e_BK.mean(1).square() + 1e-8
         return LossParts(point, torch.sqrt(inside_B).mean())
+
+
+class HuberOnly(Component):
+    """Huber on inverse depth alone: L_point of §7.2 without L_silog, whatever λ_si is (R-16).
+
+        L = mean over queries of Huber_δ(1/d̂ − 1/d*)
+
+    A fair comparison with `huber_silog`: the same data term with the same threshold; only the structure term is gone,
+    as with `train.lambda_si: 0`.
+    """
+
+    slot = "loss"
+
+    class Config(ComponentConfig):
+        """Options of the loss."""
+
+        huber_delta: float = Field(default=1.0, gt=0)
+        """Threshold of the Huber loss in 1/m (R-16)."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __call__(self, predicted_m_BK: Tensor, truth_m_BK: Tensor) -> LossParts:
+        """L_point, and a structure term that is zero."""
+        return point_alone(huber_of_inverse(predicted_m_BK, truth_m_BK, self.config.huber_delta))
+
+
+class AbsoluteError(Component):
+    """Absolute error of depth in metres, in place of Huber and L_silog, whatever λ_si is.
+
+        L = mean over queries of |d̂ − d*|
+
+    A fair comparison with `huber_silog`: the same outputs, queries and schedule; only how an error counts is different,
+    a metre the same near and far, and nothing per image.
+    """
+
+    slot = "loss"
+
+    class Config(ComponentConfig):
+        """No options."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __call__(self, predicted_m_BK: Tensor, truth_m_BK: Tensor) -> LossParts:
+        """The mean absolute error, and a structure term that is zero."""
+        return point_alone(F.l1_loss(predicted_m_BK, truth_m_BK))

@@ -1,13 +1,15 @@
-"""The training loss of §7.2 by hand: Huber on inverse depth, scale-invariant log error per image (R-16, R-17)."""
+"""The training loss of §7.2 by hand: Huber on inverse depth, scale-invariant log error per image (R-16, R-17);
+and the losses that it is compared with."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from spd_bench.losses import HuberSilog
+from spd_bench.losses import AbsoluteError, HuberOnly, HuberSilog, LossParts
 
 LN2 = math.log(2)
 
@@ -105,3 +107,72 @@ def test_defaults_are_the_readings() -> None:
 def test_impossible_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(options))):
         HuberSilog.Config(**options)
+
+
+# losses that it is compared with
+
+
+@pytest.mark.parametrize("delta", [0.1, 1.0])
+def test_huber_alone_is_the_data_term_of_the_paper(delta: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    truth_m, predicted_m = (torch.rand(2, 3, 5, generator=g, dtype=torch.float64) * 4 + 0.2).unbind()
+    alone = HuberOnly(HuberOnly.Config(huber_delta=delta))(predicted_m, truth_m)
+    both = loss(huber_delta=delta)(predicted_m, truth_m)
+    assert torch.equal(alone.point, both.point)
+    assert alone.structure.item() == 0
+    assert both.structure.item() > 0.1
+
+
+def expect_absolute_error(l1: Callable[[Tensor, Tensor], LossParts]) -> None:
+    # |2 − 1|, |3 − 3|, |9 − 9.5|, |0.5 − 1|: mean(1, 0, ½, ½) = ½ over queries of both images
+    parts = l1(metres([2.0, 3.0], [9.0, 0.5]), metres([1.0, 3.0], [9.5, 1.0]))
+    assert parts.point.item() == pytest.approx(1 / 2, rel=0, abs=1e-12)
+    assert parts.structure.item() == 0
+
+
+def test_absolute_error_by_hand() -> None:
+    expect_absolute_error(AbsoluteError(AbsoluteError.Config()))
+    inverse = torch.nn.L1Loss()  # of 1/m: (½ + 0 + …)/4, not of metres
+    with pytest.raises(AssertionError):
+        expect_absolute_error(lambda d, t: LossParts(inverse(1 / d, 1 / t), torch.zeros(())))
+
+
+def test_absolute_error_counts_a_metre_alike_near_and_far() -> None:
+    l1 = AbsoluteError(AbsoluteError.Config())
+    near, far = l1(metres([2.0]), metres([1.0])), l1(metres([10.0]), metres([9.0]))
+    assert near.point.item() == far.point.item() == 1
+    # the gradient is the sign of the error, shared among the queries
+    predicted_m = metres([2.0, 3.0, 0.5, 9.0]).requires_grad_()
+    l1(predicted_m, metres([1.0, 4.0, 0.6, 9.0])).point.backward()
+    assert predicted_m.grad is not None
+    assert predicted_m.grad.tolist() == [[0.25, -0.25, -0.25, 0]]
+
+
+@pytest.mark.parametrize("alone", [HuberOnly(HuberOnly.Config()), AbsoluteError(AbsoluteError.Config())])
+def test_lambda_si_changes_nothing_without_a_structure_term(alone: Callable[[Tensor, Tensor], LossParts]) -> None:
+    """As the training adds them up: L_point + λ_si · L_structure, value and gradient."""
+
+    def trained(of: Callable[[Tensor, Tensor], LossParts], lambda_si: float) -> tuple[float, list[list[float]]]:
+        predicted_m = metres([2.0, 0.7], [5.0, 1.0]).requires_grad_()
+        parts = of(predicted_m, metres([1.0, 1.0], [4.0, 3.0]))
+        total = parts.point + lambda_si * parts.structure
+        total.backward()
+        assert predicted_m.grad is not None
+        return total.item(), predicted_m.grad.tolist()
+
+    assert trained(alone, 0.5) == trained(alone, 0.0) == trained(alone, 100.0)
+    assert trained(loss(), 0.5) != trained(loss(), 0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_loss_gives_two_scalars_in_the_precision_of_the_depths(dtype: torch.dtype) -> None:
+    for component in (HuberSilog, HuberOnly, AbsoluteError):
+        parts = component(component.Config())(metres([2.0]).to(dtype), metres([1.0]).to(dtype))
+        assert {(part.dtype, part.shape) for part in parts} == {(dtype, torch.Size([]))}
+
+
+def test_huber_alone_refuses_impossible_options() -> None:
+    for options in ({"huber_delta": 0.0}, {"lambda_var": 0.5}):
+        with pytest.raises(ValidationError, match=next(iter(options))):
+            HuberOnly.Config(**options)
+    assert HuberOnly.Config().model_dump() == {"huber_delta": HuberSilog.Config().huber_delta}

@@ -52,6 +52,7 @@ def test_own_components_are_listed_from_metadata_alone() -> None:
     assert [(e.name, e.distribution) for e in listed] == [
         ("global_cross_attention", "spd-bench"),
         ("skip", "spd-bench"),
+        ("with_position", "spd-bench"),
     ]
     assert {e.slot for e in registry.entries()} == set(registry.SLOTS)
 
@@ -148,7 +149,7 @@ def test_one_name_from_two_distributions_has_to_be_qualified(install: Install) -
     assert caught.value.message == 'b3 "mine" is registered by plugin-one and plugin-two'
     assert caught.value.hint == 'write "plugin-one:mine" or "plugin-two:mine"'
     assert registry.load("b3", "plugin-two:mine").__module__ == "fake_two"
-    assert registry.names("b3") == ["global_cross_attention", "plugin-one:mine", "plugin-two:mine", "skip"]
+    assert registry.names("b3") == ["global_cross_attention", "plugin-one:mine", "plugin-two:mine", "skip", "with_position"]
 
 
 def test_unknown_name_gets_the_nearest_one_and_the_slots_that_have_it() -> None:
@@ -165,7 +166,7 @@ def test_unknown_name_gets_the_nearest_one_and_the_slots_that_have_it() -> None:
 def test_variable_narrows_which_distributions_are_seen(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("plugin-one", {"spd_bench.b3": {"one": "fake_one:Good"}}, "fake_one")
     install("plugin-two", {"spd_bench.b3": {"two": "fake_two:Good"}}, "fake_two")
-    own = ["global_cross_attention", "skip"]
+    own = ["global_cross_attention", "skip", "with_position"]
 
     assert registry.names("b3") == sorted([*own, "one", "two"])
     monkeypatch.setenv("SPD_BENCH_PLUGINS", "")

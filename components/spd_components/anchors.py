@@ -1,5 +1,6 @@
-"""What every routing rule shares: the sites of L4 and how many of them there are."""
+"""What routing rules share: the sites of L4, how many of them there are, and the choice of the best R."""
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -28,3 +29,15 @@ def check_anchor_count(r: int, l4: Level) -> None:
             f"routing.r: {r} anchors asked of {sites} sites of L4 ({l4.height}×{l4.width})",
             hint="lower routing.r or raise data.image_size",
         )
+
+
+def top_sites(weight_BKS: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """The R largest weights of each query and their sites, largest first, ties to the lower index (R-11)."""
+    # a stable descending sort keeps equal weights in the order of their sites
+    weight_BKS, site_BKS = torch.sort(weight_BKS, dim=-1, descending=True, stable=True)
+    return weight_BKS[..., :r], site_BKS[..., :r]
+
+
+def straight_through(weight_BKR: Tensor) -> Tensor:
+    """The gate of R-12: 1 + w − stopgrad(w), one in value, with the gradient of w."""
+    return 1 + (weight_BKR - weight_BKR.detach())

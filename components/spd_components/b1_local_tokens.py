@@ -5,7 +5,7 @@ Letters: B images, K queries, T tokens, D core width, C channels of a map, 2 an 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,104 @@ from spd_components.layers import fourier
 
 R_MAX = 6.0
 """Reach of a learned offset in cells of L1, r_max of §6.1."""
-NUM_LEARNED = 8
 SATURATED = 0.95
 """Share of r_max beyond which an offset counts as held by it."""
 POSITION_FREQ = 8
 OFFSET_FREQ = 4
 PAD = 4
 """Border of zeros that a 5×5 neighbourhood can reach from anywhere in the image."""
+
+
+class L1Tokens(Block):
+    """The seed and the tokens of L1, t⁽¹⁾: what every B1 has. A subclass says how many, and makes the layers.
+
+    The order in which layers are made decides their initial weights, so it is the subclass's own.
+    """
+
+    slot = "b1"
+    reads: ClassVar[frozenset[str]] = frozenset()
+    writes: ClassVar[frozenset[str]] = frozenset({"h", "tokens"})
+    budget = {"": "B1: feature extraction + tokens (§6.1)"}
+
+    side: ClassVar[int] = 5
+    """Cells along a side of the neighbourhood, odd."""
+    learned: ClassVar[int] = 8
+    """Number of learned offsets; without any there is no layer `offset`."""
+    centre_is_token: ClassVar[bool] = False
+    """R-01: the centre enters through the seed alone."""
+
+    offset: nn.Linear
+    local: nn.Linear
+    seed: nn.Linear
+
+    class Config(ComponentConfig):
+        """No options."""
+
+    def _seed(self, centre_BKC: Tensor, xy_BK2: Tensor) -> Tensor:
+        """h⁽⁰⁾ = W_q [f_q; pe(q)]; the residual stream h stays in full precision under autocast."""
+        position_BKP = fourier(xy_BK2, POSITION_FREQ).to(centre_BKC.dtype)
+        return self.seed(torch.cat([centre_BKC, position_BKP], dim=-1)).to(xy_BK2.dtype)  # type: ignore[no-any-return]
+
+    def _around(self, l1: Table, xy_BK2: Tensor) -> tuple[Tensor, Tensor]:
+        """L1 at the whole neighbourhood of each query, row-major, and at its centre, which is f_q."""
+        around_BKTC = l1.read_neighbourhood(l1.xy_lvl(xy_BK2), self.side)
+        return around_BKTC, around_BKTC[:, :, self.side**2 // 2]
+
+    def _local_tokens(self, l1: Table, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
+        """t⁽¹⁾ without e_L1. W_loc is split into its parts on features and on φ(δ)."""
+        points = [self._at_cells(around_BKTC, xy_BK2)]
+        if self.learned:
+            points.append(self._at_learned(l1, xy_BK2, centre_BKC))
+        features_BKTC, offset_BKTD = (torch.cat(parts, dim=2) for parts in zip(*points, strict=True))
+        return F.gelu(F.linear(features_BKTC, self._split_local()[0]) + offset_BKTD)
+
+    def _at_cells(self, around_BKTC: Tensor, xy_BK2: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the neighbourhood's cells, and W_loc's part on φ(δ), which is the same for every query."""
+        cell_T2 = neighbourhood(self.side, like=xy_BK2)
+        if not self.centre_is_token:
+            around_BKTC, cell_T2 = _without_centre(around_BKTC, dim=2), _without_centre(cell_T2, dim=0)
+        offset_TD = self._on_offset(cell_T2)
+        return around_BKTC, offset_TD.expand(*around_BKTC.shape[:2], -1, -1)
+
+    def _at_learned(self, l1: Table, xy_BK2: Tensor, centre_BKC: Tensor) -> tuple[Tensor, Tensor]:
+        """Features at the learned offsets, and W_loc's part on φ(δ)."""
+        batch, count, channels = centre_BKC.shape
+        learned_BKT2 = self._learned_offsets(centre_BKC, xy_BK2)
+        at_BN2 = (l1.xy_lvl(xy_BK2)[:, :, None] + learned_BKT2).view(batch, -1, 2)
+        return l1.read(at_BN2).view(batch, count, self.learned, channels), self._on_offset(learned_BKT2)
+
+    def _learned_offsets(self, centre_BKC: Tensor, xy_BK2: Tensor) -> Tensor:
+        """Δ_m = r_max·tanh(W_off f_q + b_off) in cells of L1, [B, K, 8, 2]; in full precision under autocast (R-03)."""
+        raw_BKN = self.offset(centre_BKC).to(xy_BK2.dtype)
+        return R_MAX * torch.tanh(raw_BKN).view(*centre_BKC.shape[:2], self.learned, 2)
+
+    def _on_offset(self, offset: Tensor) -> Tensor:
+        """W_loc's part on φ(δ / 2 r_max), with its bias: [..., 2] → [..., D] (R-02)."""
+        on_offset = self._split_local()[1]
+        return F.linear(fourier(offset / (2 * R_MAX), OFFSET_FREQ).to(on_offset.dtype), on_offset, self.local.bias)
+
+    def _split_local(self) -> tuple[Tensor, Tensor]:
+        """W_loc's parts on features and on φ(δ)."""
+        codes = 4 * OFFSET_FREQ
+        return self.local.weight[:, :-codes], self.local.weight[:, -codes:]
+
+    def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
+        """Learned offsets in cells of L1: mean length, spread over queries, and the share that is held by r_max."""
+        if not self.learned:
+            return {}
+        l1: Table = scene.prepared[self.slot].l1
+        offset_BKT2 = self._learned_offsets(l1.read(l1.xy_lvl(state.xy_BK2)), state.xy_BK2)
+        return {
+            "offset_length_cells": float(offset_BKT2.norm(dim=-1).mean()),
+            "offset_spread_cells": float(offset_BKT2.flatten(0, 1).std(0, correction=0).mean()),
+            "offset_saturated": float((offset_BKT2.abs() > SATURATED * R_MAX).float().mean()),
+        }
+
+
+def _without_centre(x: Tensor, *, dim: int) -> Tensor:
+    """The cells around the centre of a row-major neighbourhood (R-01)."""
+    middle = x.shape[dim] // 2
+    return torch.cat([x.narrow(dim, 0, middle), x.narrow(dim, middle + 1, middle)], dim=dim)
 
 
 class LocalMaps(NamedTuple):
@@ -35,12 +126,7 @@ class LocalMaps(NamedTuple):
     l4: Table
 
 
-def _without_centre(x_BKTC: Tensor) -> Tensor:
-    """The 24 cells around the centre of a row-major 5×5 neighbourhood (R-01)."""
-    return torch.cat([x_BKTC[:, :, :12], x_BKTC[:, :, 13:]], dim=2)
-
-
-class LocalTokens(Block):
+class LocalTokens(L1Tokens):
     """Seed h⁽⁰⁾ and T_unified: 32 tokens of L1, 25 of L2, 25 of L3, 9 of L4 (§6.1).
 
         f_q  = L1(q)                                        h⁽⁰⁾ = W_q [f_q; pe(q)]
@@ -53,24 +139,17 @@ class LocalTokens(Block):
     sampling and zero padding (R-09).
     """
 
-    slot = "b1"
-    reads = frozenset()
-    writes = frozenset({"h", "tokens"})
-    budget = {"": "B1: feature extraction + tokens (§6.1)"}
-
-    class Config(ComponentConfig):
-        """No options."""
-
-    def __init__(self, config: Config, dims: Dims) -> None:
+    def __init__(self, config: L1Tokens.Config, dims: Dims) -> None:
         super().__init__(config, dims)
         fine, low, _, deep = dims.pyramid
-        self.offset = nn.Linear(fine, 2 * NUM_LEARNED)
+        if self.learned:
+            self.offset = nn.Linear(fine, 2 * self.learned)
         self.local = nn.Linear(fine + 4 * OFFSET_FREQ, dims.core)
         self.value2 = nn.Linear(low, dims.core, bias=False)
         self.value4 = nn.Linear(deep, dims.core, bias=False)
         self.seed = nn.Linear(fine + 4 * POSITION_FREQ, dims.core)
         self.level_embed = nn.Parameter(0.02 * torch.randn(4, dims.core))
-        self.rpe = nn.Parameter(0.02 * torch.randn(25, dims.core))
+        self.rpe = nn.Parameter(0.02 * torch.randn(self.side**2, dims.core))
 
     def prepare(self, pyramid: Pyramid) -> LocalMaps:
         """The four maps as tables, L2 and L4 already projected."""
@@ -85,57 +164,22 @@ class LocalTokens(Block):
         """Writes h and the first part of the tokens."""
         maps: LocalMaps = scene.prepared[self.slot]
         xy_BK2 = state.xy_BK2
-        around_BKTC = maps.l1.read_neighbourhood(maps.l1.xy_lvl(xy_BK2), 5)
-        centre_BKC = around_BKTC[:, :, 12]
-        tokens_BKTD = torch.cat(
-            [
-                self._local_tokens(maps.l1, xy_BK2, around_BKTC, centre_BKC),
-                maps.l2.read_neighbourhood(maps.l2.xy_lvl(xy_BK2), 5),
-                maps.l3.read_neighbourhood(maps.l3.xy_lvl(xy_BK2), 5),
-                maps.l4.read_neighbourhood(maps.l4.xy_lvl(xy_BK2), 3),
-            ],
-            dim=2,
-        )
-        tokens_BKTD += self._embeddings().to(tokens_BKTD.dtype)  # in place: a second copy of all tokens costs as much
-        position_BKP = fourier(xy_BK2, POSITION_FREQ).to(centre_BKC.dtype)
-        # the residual stream h stays in full precision under autocast
-        h_BKD = self.seed(torch.cat([centre_BKC, position_BKP], dim=-1)).to(xy_BK2.dtype)
-        return replace(state, h_BKD=h_BKD, tokens=(TokenPart(tokens_BKTD),))
+        around_BKTC, centre_BKC = self._around(maps.l1, xy_BK2)
+        levels = [
+            self._local_tokens(maps.l1, xy_BK2, around_BKTC, centre_BKC),
+            maps.l2.read_neighbourhood(maps.l2.xy_lvl(xy_BK2), self.side),
+            maps.l3.read_neighbourhood(maps.l3.xy_lvl(xy_BK2), self.side),
+            maps.l4.read_neighbourhood(maps.l4.xy_lvl(xy_BK2), 3),
+        ]
+        local = levels[0].shape[2]
+        tokens_BKTD = torch.cat(levels, dim=2)
+        # in place: a second copy of all tokens costs as much
+        tokens_BKTD += self._embeddings(local).to(tokens_BKTD.dtype)
+        return replace(state, h_BKD=self._seed(centre_BKC, xy_BK2), tokens=(TokenPart(tokens_BKTD),))
 
-    def _embeddings(self) -> Tensor:
-        """e_L of each token's level and, from L2 on, its place in the relative position table: [91, D] (R-08)."""
-        inner_9D = self.rpe.view(5, 5, -1)[1:4, 1:4].flatten(0, 1)
+    def _embeddings(self, local: int) -> Tensor:
+        """e_L of each token's level and, from L2 on, its place in the relative position table: [T, D] (R-08)."""
+        inner = slice(self.side // 2 - 1, self.side // 2 + 2)
+        inner_9D = self.rpe.view(self.side, self.side, -1)[inner, inner].flatten(0, 1)
         e1, e2, e3, e4 = self.level_embed
-        return torch.cat([e1.expand(32, -1), e2 + self.rpe, e3 + self.rpe, e4 + inner_9D])
-
-    def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
-        """Learned offsets in cells of L1: mean length, spread over queries, and the share that is held by r_max."""
-        l1: Table = scene.prepared[self.slot].l1
-        offset_BKT2 = self._learned_offsets(l1.read(l1.xy_lvl(state.xy_BK2)), state.xy_BK2)
-        return {
-            "offset_length_cells": float(offset_BKT2.norm(dim=-1).mean()),
-            "offset_spread_cells": float(offset_BKT2.flatten(0, 1).std(0, correction=0).mean()),
-            "offset_saturated": float((offset_BKT2.abs() > SATURATED * R_MAX).float().mean()),
-        }
-
-    def _learned_offsets(self, centre_BKC: Tensor, xy_BK2: Tensor) -> Tensor:
-        """Δ_m = r_max·tanh(W_off f_q + b_off) in cells of L1, [B, K, 8, 2]; in full precision under autocast (R-03)."""
-        raw_BKN = self.offset(centre_BKC).to(xy_BK2.dtype)
-        return R_MAX * torch.tanh(raw_BKN).view(*centre_BKC.shape[:2], NUM_LEARNED, 2)
-
-    def _local_tokens(self, l1: Table, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
-        """t⁽¹⁾ without e_L1. W_loc is split: its part on φ(δ) of the fixed ring is the same for every query."""
-        batch, count, _, channels = around_BKTC.shape
-        learned_BKT2 = self._learned_offsets(centre_BKC, xy_BK2)
-        at_BN2 = (l1.xy_lvl(xy_BK2)[:, :, None] + learned_BKT2).view(batch, -1, 2)
-        moved_BKTC = l1.read(at_BN2).view(batch, count, NUM_LEARNED, channels)
-        features_BKTC = torch.cat([_without_centre(around_BKTC), moved_BKTC], dim=2)
-
-        on_features, on_offset = self.local.weight.split([channels, 4 * OFFSET_FREQ], dim=1)
-        ring_T2 = neighbourhood(5, like=xy_BK2)
-        ring_code_TP = fourier(torch.cat([ring_T2[:12], ring_T2[13:]]) / (2 * R_MAX), OFFSET_FREQ)
-        ring_TD = F.linear(ring_code_TP.to(on_offset.dtype), on_offset, self.local.bias)
-        learned_code_BKTP = fourier(learned_BKT2 / (2 * R_MAX), OFFSET_FREQ).to(on_offset.dtype)
-        learned_BKTD = F.linear(learned_code_BKTP, on_offset, self.local.bias)
-        offset_BKTD = torch.cat([ring_TD.expand(batch, count, -1, -1), learned_BKTD], dim=2)
-        return F.gelu(F.linear(features_BKTC, on_features) + offset_BKTD)
+        return torch.cat([e1.expand(local, -1), e2 + self.rpe, e3 + self.rpe, e4 + inner_9D])

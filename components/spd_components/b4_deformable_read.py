@@ -5,7 +5,7 @@ P Fourier features, 2 an (x, y) pair.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
+from spd_bench import fused
 from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, TokenPart
 from spd_bench.geometry import Stack, Table, batch_offset, weighted_rows
 from spd_components.anchors import site_centres
@@ -105,22 +106,25 @@ class DeformableRead(Block):
     def __init__(self, config: Config, dims: Dims) -> None:
         super().__init__(config, dims)
         self.levels, self.samples = config.levels, config.samples
-        per_anchor = dims.heads * self._per_head
+        ring_NLM2 = ring_offsets(dims.heads, levels=len(self.levels), samples=self.samples)
         self.anchor = nn.Linear(dims.pyramid[3], dims.core)
         for level in self.levels:
             self.add_module(f"value{level}", nn.Linear(dims.pyramid[level - 1], dims.core, bias=False))
         self.condition = nn.Linear(2 * dims.core + 4 * ANCHOR_FREQ, dims.core)
         self.condition_norm = nn.LayerNorm(dims.core)
-        self.offset = nn.Linear(dims.core, 2 * per_anchor)
-        self.weight = nn.Linear(dims.core, per_anchor)
+        self._start_offsets(ring_NLM2.flatten())
+        self.weight = nn.Linear(dims.core, dims.heads * self._per_head)
         self.out = nn.Linear(dims.core, dims.core)
         self.evidence_embed = nn.Parameter(0.02 * torch.randn(dims.core))
-        nn.init.zeros_(self.offset.weight)
         nn.init.zeros_(self.weight.weight)
         nn.init.zeros_(self.weight.bias)
+
+    def _start_offsets(self, ring: Tensor) -> None:
+        """W^Δ and b^Δ, whose offsets are those of the ring until they are trained: (x, y) of every sample, flat."""
+        self.offset = nn.Linear(self.dims.core, len(ring))
+        nn.init.zeros_(self.offset.weight)
         with torch.no_grad():
-            ring_NLM2 = ring_offsets(dims.heads, levels=len(self.levels), samples=self.samples)
-            self.offset.bias.copy_(ring_NLM2.flatten())
+            self.offset.bias.copy_(ring)
 
     @property
     def _per_head(self) -> int:
@@ -167,13 +171,15 @@ class DeformableRead(Block):
         u_QD = self._conditioning(state, maps).flatten(0, 2)
         # coordinates stay in full precision under autocast (R-03)
         dtype = state.xy_BK2.dtype
-        x_QT, y_QT = (
-            F.linear(u_QD, self.offset.weight[axis::2], self.offset.bias[axis::2]).to(dtype) for axis in (0, 1)
-        )
+        x_QT, y_QT = (self._offsets(u_QD, axis).to(dtype) for axis in (0, 1))
         score_QNS = self.weight(u_QD).to(dtype).view(-1, self.dims.heads, self._per_head)
         # a softmax in three steps: over so few numbers the stock one is five times slower
         raised_QNS = (score_QNS - score_QNS.detach().amax(-1, keepdim=True)).exp()
         return x_QT, y_QT, (raised_QNS / raised_QNS.sum(-1, keepdim=True)).flatten(1)
+
+    def _offsets(self, u_QD: Tensor, axis: int) -> Tensor:
+        """Δ of every anchor along x (axis 0) or y (axis 1) in cells of its level: [Q, T]."""
+        return F.linear(u_QD, self.offset.weight[axis::2], self.offset.bias[axis::2])
 
     def _condition_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """W_u's parts on h, g and φ."""
@@ -197,9 +203,18 @@ class DeformableRead(Block):
         return self.condition_norm(F.gelu(of_both_QD.view(*site_BKR.shape, core) + of_query_BK1D))  # type: ignore[no-any-return]
 
     def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, alpha_QT: Tensor) -> Tensor:
-        """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D].
+        """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D]."""
+        values, site_xy_S2 = maps.values, maps.site_xy_S2.to(x_QT.dtype)
+        if fused.ready(values.rows_NC, x_QT, y_QT, alpha_QT, heads=self.dims.heads, width=self.dims.head):
+            return values.fused_read(site_BKR, site_xy_S2, x_QT, y_QT, alpha_QT, per_level=self.samples)
+        return self._read_cells(maps, site_BKR, x_QT, y_QT, alpha_QT)
 
-        All levels and corners of an (anchor, head) are one bag: 48 rows for 3 levels and 4 samples. One row per (cell,
+    def _read_cells(
+        self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, alpha_QT: Tensor
+    ) -> Tensor:
+        """`_read` as one weighted gather of the cells that `_cells` names.
+
+        All levels and cells of an (anchor, head) are one bag: 48 rows for 3 levels and 4 samples. One row per (cell,
         head): head n of cell c is row c·N + n of the stack seen as E channels wide.
         """
         heads, values, samples = self.dims.heads, maps.values, self._per_head
@@ -209,15 +224,29 @@ class DeformableRead(Block):
         image_B = batch_offset(site_BKR.shape[0], values.rows_per_image * heads, like=row_QT).to(row_QT.dtype)
         row_QT = row_QT * heads + (order_T // samples).to(row_QT.dtype)
         row_QT = (row_QT.view(len(image_B), -1) + image_B[:, None]).view(row_QT.shape)
-        below_QT = row_QT + stride_T * heads
+        cells = self._cells(row_QT, stride_T * heads, fx_QT, fy_QT, alpha_QT)
+
+        def bags(of_cells_QT: Sequence[Tensor]) -> Tensor:
+            by_head = [of_cell_QT.view(-1, heads, samples) for of_cell_QT in of_cells_QT]
+            return torch.stack(by_head, dim=2).view(-1, len(by_head) * samples)
+
+        rows_ZS, weight_ZS = (bags(of_cells_QT) for of_cells_QT in zip(*cells, strict=True))
+        return weighted_rows(values.rows_NC.view(-1, self.dims.head), rows_ZS, weight_ZS).view(-1, self.dims.core)
+
+    def _cells(
+        self, row_QT: Tensor, down_T: Tensor, fx_QT: Tensor, fy_QT: Tensor, alpha_QT: Tensor
+    ) -> Sequence[tuple[Tensor, Tensor]]:
+        """Cells that each sample reads, as (row, weight): the four around it, bilinear.
+
+        row_QT is that of the upper left one; the cell to its right is N rows on, the one below it `down_T`.
+        """
+        right, below_QT = self.dims.heads, row_QT + down_T
         lower_QT = alpha_QT * fy_QT
         upper_QT = alpha_QT - lower_QT
         right_up_QT, right_down_QT = upper_QT * fx_QT, lower_QT * fx_QT
-
-        def bags(*corners_QT: Tensor) -> Tensor:
-            by_head = [corner_QT.view(-1, heads, samples) for corner_QT in corners_QT]
-            return torch.stack(by_head, dim=2).view(-1, 4 * samples)
-
-        rows_ZS = bags(row_QT, row_QT + heads, below_QT, below_QT + heads)
-        weight_ZS = bags(upper_QT - right_up_QT, right_up_QT, lower_QT - right_down_QT, right_down_QT)
-        return weighted_rows(values.rows_NC.view(-1, self.dims.head), rows_ZS, weight_ZS).view(-1, self.dims.core)
+        return (
+            (row_QT, upper_QT - right_up_QT),
+            (row_QT + right, right_up_QT),
+            (below_QT, lower_QT - right_down_QT),
+            (below_QT + right, right_down_QT),
+        )

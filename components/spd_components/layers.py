@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spd_bench import fused
 from spd_bench.api import Dims, TokenPart
 
 
@@ -70,17 +71,24 @@ class TokenAttentionLayer(nn.Module):
         query_NQE = self.query(self.query_norm(h_BKD)).view(count, heads, width).transpose(0, 1) / math.sqrt(width)
         absorbed_key_NED = (self.key.weight * token_norm.weight).view(heads, width, core)
         absorbed_QND = torch.bmm(query_NQE, absorbed_key_NED).transpose(0, 1)
+        mixed_QND, total_QN1 = self._mixed(absorbed_QND, tokens)
+        absorbed_value_NDE = (self.value.weight * token_norm.weight).view(heads, width, core).transpose(1, 2)
+        read_QNE = torch.bmm(mixed_QND.transpose(0, 1), absorbed_value_NDE).transpose(0, 1)
+        shift_NE = F.linear(token_norm.bias, self.value.weight, self.value.bias).view(heads, width)
+        read_QNE = read_QNE + (shift_NE if total_QN1 is None else total_QN1 * shift_NE)
+        return self.ffn(h_BKD + self.out(read_QNE.reshape(h_BKD.shape)))  # type: ignore[no-any-return]
+
+    def _mixed(self, absorbed_QND: Tensor, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Σ a_t n_t of every head [Q, N, D], and Σ a_t [Q, N, 1]; None for that where it is 1 (no dropout)."""
+        if not self.training and fused.ready(absorbed_QND, *tokens, heads=self.dims.heads, width=self.dims.head):
+            return fused.attend(absorbed_QND, tokens), None
         score_QNT = torch.cat([torch.bmm(absorbed_QND, part_QTD.transpose(1, 2)) for part_QTD in tokens], dim=-1)
         alpha_QNT = F.dropout(score_QNT.softmax(-1), self.dropout, self.training)
         alphas = alpha_QNT.split([part_QTD.shape[1] for part_QTD in tokens], dim=-1)
         mixed_QND = torch.bmm(alphas[0], tokens[0])
         for alpha_QNt, part_QtD in zip(alphas[1:], tokens[1:], strict=True):
             mixed_QND = torch.baddbmm(mixed_QND, alpha_QNt, part_QtD)
-        absorbed_value_NDE = (self.value.weight * token_norm.weight).view(heads, width, core).transpose(1, 2)
-        read_QNE = torch.bmm(mixed_QND.transpose(0, 1), absorbed_value_NDE).transpose(0, 1)
-        shift_NE = F.linear(token_norm.bias, self.value.weight, self.value.bias).view(heads, width)
-        read_QNE = read_QNE + (alpha_QNT.sum(-1, keepdim=True) * shift_NE if self.training else shift_NE)
-        return self.ffn(h_BKD + self.out(read_QNE.reshape(h_BKD.shape)))  # type: ignore[no-any-return]
+        return mixed_QND, alpha_QNT.sum(-1, keepdim=True) if self.training else None
 
 
 class SiteAttentionLayer(nn.Module):
@@ -108,10 +116,18 @@ class SiteAttentionLayer(nn.Module):
         value_BNSE = self.value(l4_BSC).view(shape).transpose(1, 2).contiguous()
         return key_BNES, value_BNSE
 
-    def forward(self, h_BKD: Tensor, key_BNES: Tensor, value_BNSE: Tensor) -> tuple[Tensor, Tensor]:
-        """h after one layer, and the attention weights before dropout [B, N, K, S] (R-10, R-11)."""
+    def forward(
+        self, h_BKD: Tensor, key_BNES: Tensor, value_BNSE: Tensor, *, added_query_BKD: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """h after one layer, and the attention weights before dropout [B, N, K, S] (R-10, R-11).
+
+        added_query_BKD is added to the projected query: what else than h decides where to look.
+        """
         batch, count, core = h_BKD.shape
-        query_BNKE = self.query(self.query_norm(h_BKD)).view(batch, count, self.dims.heads, -1).transpose(1, 2)
+        query_BKD = self.query(self.query_norm(h_BKD))
+        if added_query_BKD is not None:
+            query_BKD = query_BKD + added_query_BKD
+        query_BNKE = query_BKD.view(batch, count, self.dims.heads, -1).transpose(1, 2)
         alpha_BNKS = (query_BNKE / math.sqrt(self.dims.head) @ key_BNES).softmax(-1)
         read_BNKE = F.dropout(alpha_BNKS, self.dropout, self.training) @ value_BNSE
         read_BKD = read_BNKE.transpose(1, 2).reshape(batch, count, core)

@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import torch
-
 from spd_bench.api import Anchors, Block, QueryState, Scene
-from spd_components.anchors import AnchorConfig, check_anchor_count
+from spd_components.anchors import AnchorConfig, check_anchor_count, straight_through, top_sites
 
 
 class TopKAttention(Block):
@@ -26,7 +24,5 @@ class TopKAttention(Block):
         """Writes the anchors."""
         assert state.attention_BKS is not None
         check_anchor_count(self.config.r, scene.pyramid.l4)
-        # a stable descending sort keeps equal weights in the order of their sites
-        weight_BKS, site_BKS = torch.sort(state.attention_BKS, dim=-1, descending=True, stable=True)
-        weight_BKR, site_BKR = weight_BKS[..., : self.config.r], site_BKS[..., : self.config.r]
-        return replace(state, anchors=Anchors(site_BKR, gate_BKR=1 + (weight_BKR - weight_BKR.detach())))
+        weight_BKR, site_BKR = top_sites(state.attention_BKS, self.config.r)
+        return replace(state, anchors=Anchors(site_BKR, gate_BKR=straight_through(weight_BKR)))

@@ -1,0 +1,45 @@
+"""B1 that looks at the finest level alone."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from spd_bench.api import Dims, Pyramid, QueryState, Scene, TokenPart
+from spd_bench.geometry import Table
+from spd_components.b1_local_tokens import OFFSET_FREQ, PAD, POSITION_FREQ, L1Tokens
+
+
+class FineMap(NamedTuple):
+    """What this B1 reads, once per image."""
+
+    l1: Table
+
+
+class L1Only(L1Tokens):
+    """The seed and the 32 tokens of L1 of §6.1: 24 ring cells and 8 learned offsets, with e_L1 to tell them from B4's.
+
+    A fair comparison of what several scales are worth: the same seed and L1 tokens; withheld are L2, L3 and L4, which
+    are 59 of 91 tokens and of 92 lookups and 103,680 of B1's 139,088 parameters. B3 and B4 still read the other levels.
+    """
+
+    def __init__(self, config: L1Tokens.Config, dims: Dims) -> None:
+        super().__init__(config, dims)
+        fine = dims.pyramid[0]
+        self.offset = nn.Linear(fine, 2 * self.learned)
+        self.local = nn.Linear(fine + 4 * OFFSET_FREQ, dims.core)
+        self.seed = nn.Linear(fine + 4 * POSITION_FREQ, dims.core)
+        self.level_embed = nn.Parameter(0.02 * torch.randn(dims.core))
+
+    def prepare(self, pyramid: Pyramid) -> FineMap:
+        """L1 as a table."""
+        return FineMap(Table.of(pyramid.l1.map_BHWC, extent=pyramid.l1.extent, pad=PAD))
+
+    def forward(self, state: QueryState, scene: Scene) -> QueryState:
+        """Writes h and the first part of the tokens."""
+        l1: Table = scene.prepared[self.slot].l1
+        around_BKTC, centre_BKC = self._around(l1, state.xy_BK2)
+        tokens_BKTD = self._local_tokens(l1, state.xy_BK2, around_BKTC, centre_BKC)
+        tokens_BKTD = tokens_BKTD + self.level_embed.to(tokens_BKTD.dtype)
+        return replace(state, h_BKD=self._seed(centre_BKC, state.xy_BK2), tokens=(TokenPart(tokens_BKTD),))

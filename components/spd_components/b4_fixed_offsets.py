@@ -1,0 +1,21 @@
+"""B4 whose samples never move."""
+
+from torch import Tensor
+
+from spd_components.b4_deformable_read import DeformableRead
+
+
+class FixedOffsets(DeformableRead):
+    """As `deformable_read` (§6.4), with Δ = the ring that it starts on (R-13), the same for every anchor and for good.
+
+    The weights a are learned as before. A fair comparison: the same levels, number of samples, attention and start;
+    only that W^Δ and b^Δ do not exist is different (27,792 parameters fewer).
+    """
+
+    def _start_offsets(self, ring: Tensor) -> None:
+        """The ring as constants."""
+        self.register_buffer("ring", ring, persistent=False)
+
+    def _offsets(self, u_QD: Tensor, axis: int) -> Tensor:
+        """The ring along x or y for every anchor: [Q, T]."""
+        return self.get_buffer("ring")[axis::2].expand(len(u_QD), -1)
