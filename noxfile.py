@@ -1,4 +1,4 @@
-"""The checks, each in an environment of its own. `nox` runs `tests`; `nox -s wheel smoke` runs the others."""
+"""The checks, each in an environment of its own. `nox` runs `tests`; `nox -s NAME` runs one of the others."""
 
 import json
 import shutil
@@ -21,7 +21,16 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     session.run("mypy")
     session.run("lint-imports")
-    session.run("pytest", *session.posargs)
+    # a process per core, each with one thread: files are shared out whole, so that their fixtures are made once
+    session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def reliability(session: nox.Session) -> None:
+    """Every fault at every operation, every planted defect and 200 kills of the command: an hour."""
+    session.install("--editable", ".[dev]", *WITHIN)
+    files = [f"tests/test_{name}.py" for name in ("durable", "faults", "damage", "no_silent_number")]
+    session.run("pytest", "-rA", *files, *session.posargs, env={"SPD_BENCH_RELIABILITY": "1"})
 
 
 @nox.session
@@ -56,6 +65,16 @@ def smoke(session: nox.Session) -> None:
     for _ in range(2):
         session.run("spd-bench", "run", "suites/smoke.yaml", "--runs", str(runs))
     session.run("spd-bench", "compare", "smoke", "--runs", str(runs), "--format", "markdown")
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """The decoder's speed and memory as ratios, against benchmarks/reference.json; for an idle machine."""
+    session.install("--editable", ".", *WITHIN)
+    out = Path(session.create_tmp()).resolve() / "benchmarks.json"
+    session.run(
+        "python", "benchmarks/bench.py", "--out", str(out), "--check", "benchmarks/reference.json", *session.posargs
+    )
 
 
 def _empty_folder(session: nox.Session) -> Path:

@@ -1,24 +1,28 @@
 """A suite's axes → the ordered list of models to train, each a difference from `base`.
 
-    leave_one_out   a component replaced by what it names as its stand-in (`Block.left_out`)
-    swap            a component replaced by another
-    grid            one option of a component given another value
-    add_one_in      everything on the axis left out, and then each added alone
+    leave_one_out      a component replaced by what it names as its stand-in (`Link.left_out`)
+    leave_group_out    several left out at once
+    parameter_matched  what these two leave out, with what remains widened to the base's number of parameters
+    swap               a component, or the loss, replaced by another
+    grid               one option of a component, or one value of the training recipe, given another value
+    cross              every combination of several paths' values
+    add_one_in         everything on the axis left out, and then each added alone
 
 A replacement keeps those options that the suite gave to the base's component and that it knows too, so that a
 model differs from `base` in one thing. Models that come out the same are one model, known by several names.
 """
 
 import fnmatch
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from spd_bench.errors import ConfigError, did_you_mean
-from spd_bench.suite import MODEL_SLOTS, Axes, Choice, Suite
-from spd_bench.suite_checks import check_components, check_options, dotted, load_component
+from spd_bench.errors import ConfigError, did_you_mean, quoted
+from spd_bench.suite import MODEL_SLOTS, WITHOUT_EFFECT, Axes, Choice, Suite, Train, target
+from spd_bench.suite_checks import check_components, check_options, check_recipe, dotted, load_component
 from spd_bench.yamlio import Keys
 
 NAME_LENGTH = 64
@@ -33,11 +37,14 @@ class Alias(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """One model to train and score: a component for every slot, or a baseline on the same encoder.
+    """One model to train and score: a component for every slot, or a baseline on the same encoder; and its training.
 
     name: slug, unique in the suite. axis: the axis that asked for it first, "" for the base and baselines.
     difference: what sets it apart from the base, for people; "" for the base itself.
     slots: slot → component with all its options filled in; the encoder alone for a baseline.
+    train: its training recipe, with all options of the loss filled in.
+    parameter_matched: whether it must have as many trainable parameters as the base; ffn: the width of its feed-forward
+    layers that this takes, found once models can be built (`matching`); None: that of `Dims`.
     where: "file:line:column" of the item of the suite that asks for it; places: the same for each slot's component
     (and for "baseline"). None where the suite came from no file.
     """
@@ -47,7 +54,10 @@ class Composition:
     axis: str = ""
     difference: str = ""
     slots: Mapping[str, Choice]
+    train: Train
     baseline: Choice | None = None
+    parameter_matched: bool = False
+    ffn: int | None = None
     aliases: tuple[Alias, ...] = ()
     where: str | None
     places: Mapping[str, str | None]
@@ -62,26 +72,35 @@ class Composition:
         return axis in (self.axis, *(alias.axis for alias in self.aliases))
 
 
+class _NoStandIn(ConfigError):
+    """A component that names nothing to put in its place."""
+
+
 @dataclass(frozen=True)
 class _Wish:
-    """What one item of an axis asks for: other components in some slots. `keys` lead to the item in the suite."""
+    """What one item of an axis asks for; `keys` lead to the item in the suite.
+
+    changes: slot, or "loss" → another component. recipe: other values of the training recipe.
+    """
 
     keys: Keys
     name: str
     alias: str
     changes: Mapping[str, Choice]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     may_equal_base: bool = False
+    parameter_matched: bool = False
 
     @property
     def axis(self) -> str:
-        return str(self.keys[1])
+        return "parameter_matched" if self.parameter_matched else str(self.keys[1])
 
 
 def compositions(suite: Suite) -> list[Composition]:
     """The base, the union of the axes in the order of the file, and the baselines. Imports the components.
 
     Raises ConfigError, with its place, for a bad option, for leaving out a component that names no stand-in, and for
-    an ablation that changes nothing; a grid may pass through the base's own value.
+    an ablation that changes nothing; grid and cross may pass through the base's own values.
     """
     check_components(suite)
     base = _base(suite)
@@ -116,7 +135,8 @@ class Selection:
         for option, patterns in (("--only", self.only), ("--skip", self.skip)):
             for pattern in patterns:
                 if not fnmatch.filter(names, pattern):
-                    raise ConfigError(f'no composition "{pattern}"', where=option, hint=did_you_mean(pattern, names))
+                    message = f"no composition {quoted(pattern)}"
+                    raise ConfigError(message, where=option, hint=did_you_mean(pattern, names))
         return [c for c in found if c.kind == "base" or (_any(c, self.only or ("*",)) and not _any(c, self.skip))]
 
     def __str__(self) -> str:
@@ -130,7 +150,15 @@ def _any(composition: Composition, patterns: Sequence[str]) -> bool:
 
 def _wishes(suite: Suite) -> Iterator[_Wish]:
     written = [keys[1] for keys in suite.places if len(keys) == 2 and keys[0] == "axes"]
-    makers = {"leave_one_out": _left_out, "swap": _swapped, "grid": _grid, "add_one_in": _added_alone}
+    makers = {
+        "leave_one_out": _left_out,
+        "leave_group_out": _group_left_out,
+        "parameter_matched": _matched,
+        "swap": _swapped,
+        "grid": _grid,
+        "cross": _crossed,
+        "add_one_in": _added_alone,
+    }
     for axis in dict.fromkeys([*written, *Axes.model_fields]):
         yield from makers[str(axis)](suite)
 
@@ -139,6 +167,50 @@ def _left_out(suite: Suite) -> Iterator[_Wish]:
     for index, slot in enumerate(suite.axes.leave_one_out):
         keys = ("axes", "leave_one_out", index)
         yield _Wish(keys, f"no-{slot}", f"no-{slot}", _stand_ins(suite, slot, keys))
+
+
+def _group_left_out(suite: Suite) -> Iterator[_Wish]:
+    for index, group in enumerate(suite.axes.leave_group_out):
+        keys = ("axes", "leave_group_out", index)
+        name = "-".join(["no", *sorted(group, key=MODEL_SLOTS.index)])
+        yield _Wish(keys, name, name, _group_stand_ins(suite, group, keys))
+
+
+def _group_stand_ins(suite: Suite, group: Sequence[str], keys: Keys) -> dict[str, Choice]:
+    """What stands in for several components at once.
+
+    Two of them may want a further slot differently: one so that it still works without what it used to read, one
+    because nobody reads it any more. If the group names that slot, the last of them in the chain decides, as it is the
+    one that the slot serves; else that is refused.
+    """
+    changes: dict[str, Choice] = {}
+    wanted_by: dict[str, str] = {}
+    for slot in sorted(group, key=MODEL_SLOTS.index):
+        try:
+            stand_ins = _stand_ins(suite, slot, (*keys, group.index(slot)))
+        except _NoStandIn:
+            continue  # another of the group may say what to put there
+        for place, choice in stand_ins.items():
+            if place not in group and changes.get(place, choice) != choice:
+                raise ConfigError(
+                    f'{dotted(keys)}: without {wanted_by[place]}, {place} becomes "{changes[place].use}", and without '
+                    f'{slot} "{choice.use}"',
+                    where=suite.place(*keys),
+                    hint=f"name {place} in the group too: it then becomes {choice.use}",
+                )
+            changes[place], wanted_by[place] = choice, slot
+    for index, slot in enumerate(group):
+        if slot not in changes:
+            _stand_ins(suite, slot, (*keys, index))  # refuses it
+    return changes
+
+
+def _matched(suite: Suite) -> Iterator[_Wish]:
+    if suite.axes.parameter_matched:
+        for wish in [*_left_out(suite), *_group_left_out(suite)]:
+            name = f"{wish.name}-matched"
+            # its keys lead to the item that is left out, whose control this is
+            yield replace(wish, name=name, alias=name, parameter_matched=True)
 
 
 def _swapped(suite: Suite) -> Iterator[_Wish]:
@@ -150,11 +222,43 @@ def _swapped(suite: Suite) -> Iterator[_Wish]:
 
 def _grid(suite: Suite) -> Iterator[_Wish]:
     for path, values in suite.axes.grid.items():
-        slot, option = path.split(".")
         for index, value in enumerate(values):
-            choice = Choice(use=suite.base.slots()[slot].use, options={option: value})
-            name, alias = f"{path}-{_text(value)}", f"{path}={_text(value)}"
-            yield _Wish(("axes", "grid", path, index), name, alias, {slot: choice}, may_equal_base=True)
+            yield _set(suite, ("axes", "grid", path, index), {path: value})
+
+
+def _crossed(suite: Suite) -> Iterator[_Wish]:
+    for index, crossing in enumerate(suite.axes.cross):
+        for values in itertools.product(*crossing.values()):
+            yield _set(suite, ("axes", "cross", index), dict(zip(crossing, values, strict=True)))
+
+
+def _set(suite: Suite, keys: Keys, values: Mapping[str, Any]) -> _Wish:
+    """Every path given its value; a component before the options that are given to it."""
+    changes: dict[str, Choice] = {}
+    recipe: dict[str, Any] = {}
+    for path in sorted(values, key=lambda path: path.count(".")):
+        meant = target(path)
+        assert meant is not None  # checked when the suite was read
+        if meant.part == "train":
+            recipe[meant.option] = values[path]
+        elif not meant.option:
+            changes[meant.part] = Choice.read(values[path])
+        else:
+            into = changes.get(meant.part, Choice(use=suite.asked[meant.part].use))
+            changes[meant.part] = Choice(use=into.use, options={**into.options, meant.option: values[path]})
+    texts = {path: _value(path, value) for path, value in values.items()}
+    name = "-".join(f"{path}-{text}" for path, text in texts.items())
+    alias = ",".join(f"{path}={text}" for path, text in texts.items())
+    return _Wish(keys, name, alias, changes, recipe, may_equal_base=True)
+
+
+def _value(path: str, value: Any) -> str:
+    """A value as names have it."""
+    meant = target(path)
+    if meant is None or meant.option:
+        return _text(value)
+    choice = Choice.read(value)
+    return _with_options(choice.use, choice)
 
 
 def _added_alone(suite: Suite) -> Iterator[_Wish]:
@@ -185,7 +289,7 @@ def _stand_ins(suite: Suite, slot: str, keys: Keys) -> dict[str, Choice]:
     base = suite.base.slots()[slot]
     left_out: Mapping[str, str] = getattr(load_component(base, slot), "left_out", {})
     if not left_out:
-        raise ConfigError(
+        raise _NoStandIn(
             f'{dotted(keys)}: {slot} "{base.use}" names no stand-in (left_out), so it cannot be left out',
             where=suite.place(*keys),
             hint=f"say with axes.swap.{slot} what to put there",
@@ -196,23 +300,35 @@ def _stand_ins(suite: Suite, slot: str, keys: Keys) -> dict[str, Choice]:
 def _base(suite: Suite) -> Composition:
     slots = {slot: _filled(suite, slot, choice, ("base", slot)) for slot, choice in suite.base.slots().items()}
     places = {slot: suite.place("base", slot, "use") for slot in slots}
-    return Composition(name=suite.base.name, kind="base", slots=slots, where=suite.place("base"), places=places)
+    loss = _filled(suite, "loss", suite.train.loss, ("train", "loss"))
+    return Composition(
+        name=suite.base.name,
+        kind="base",
+        slots=slots,
+        train=suite.train.model_copy(update={"loss": loss}),
+        where=suite.place("base"),
+        places=places,
+    )
 
 
 def _ablation(suite: Suite, base: Composition, wish: _Wish) -> Composition:
-    slots, places = dict(base.slots), dict(base.places)
-    for slot, choice in wish.changes.items():
-        slots[slot] = _filled(suite, slot, _like_base(suite, slot, choice, wish.keys), wish.keys)
-        places[slot] = suite.place(*wish.keys)
-    return Composition(
+    changed = {
+        part: _filled(suite, part, _like_base(suite, part, choice, wish.keys), wish.keys)
+        for part, choice in wish.changes.items()
+    }
+    where = suite.place(*wish.keys)
+    recipe = dict(wish.recipe) | ({"loss": changed.pop("loss").plain()} if "loss" in changed else {})
+    made = Composition(
         name=wish.name,
         kind="ablation",
         axis=wish.axis,
-        difference=_difference(base.slots, slots, wish.changes),
-        slots=slots,
-        where=suite.place(*wish.keys),
-        places=places,
+        slots={**base.slots, **changed},
+        train=check_recipe(base.train, recipe, suite=suite, keys=wish.keys) if recipe else base.train,
+        parameter_matched=wish.parameter_matched,
+        where=where,
+        places={**base.places, **dict.fromkeys(changed, where)},
     )
+    return replace(made, difference=_difference(base, made, wish.changes))
 
 
 def _baseline(suite: Suite, base: Composition, index: int, choice: Choice) -> Composition:
@@ -227,6 +343,7 @@ def _baseline(suite: Suite, base: Composition, index: int, choice: Choice) -> Co
         kind="baseline",
         difference=f"baseline: {choice.use}{_given(choice)}",
         slots={"encoder": encoder},
+        train=base.train,
         baseline=_filled(suite, "baseline", choice, keys),
         where=suite.place(*keys),
         places={"encoder": base.places["encoder"], "baseline": suite.place(*keys)},
@@ -234,9 +351,9 @@ def _baseline(suite: Suite, base: Composition, index: int, choice: Choice) -> Co
 
 
 def _like_base(suite: Suite, slot: str, choice: Choice, keys: Keys) -> Choice:
-    """The choice with the base's options for this slot, where it knows them and does not set them itself."""
+    """The choice with the base's options for this part, where it knows them and does not set them itself."""
     known = load_component(choice, slot, suite=suite, keys=keys).Config.model_fields
-    kept = {key: value for key, value in suite.base.slots()[slot].options.items() if key in known}
+    kept = {key: value for key, value in suite.asked[slot].options.items() if key in known}
     return Choice(use=choice.use, options={**kept, **choice.options})
 
 
@@ -246,16 +363,26 @@ def _filled(suite: Suite, slot: str, choice: Choice, keys: Keys) -> Choice:
     return Choice(use=choice.use, options=config.model_dump(mode="json"))
 
 
-def _difference(base: Mapping[str, Choice], slots: Mapping[str, Choice], asked: Mapping[str, Choice]) -> str:
-    parts: list[str] = []
-    for slot in MODEL_SLOTS:
-        old, new = base[slot], slots[slot]
-        if old.use != new.use:
-            parts.append(f"{slot}: {old.use} → {new.use}{_given(asked[slot])}")
-            continue
-        changed = [key for key, value in new.options.items() if old.options[key] != value]
-        parts += [f"{slot}.{key}: {_text(old.options[key])} → {_text(new.options[key])}" for key in changed]
+def _difference(base: Composition, made: Composition, asked: Mapping[str, Choice]) -> str:
+    old, new = ({**c.slots, "loss": c.train.loss} for c in (base, made))
+    parts = [
+        text
+        for part in (*MODEL_SLOTS, "loss")
+        for text in _changed("train.loss" if part == "loss" else part, old[part], new[part], asked.get(part))
+    ]
+    before, after = (c.train.model_dump(mode="json", exclude={"loss"}) for c in (base, made))
+    parts += [f"train.{key}: {_text(before[key])} → {_text(after[key])}" for key in after if after[key] != before[key]]
     return ", ".join(parts)
+
+
+def _changed(path: str, old: Choice, new: Choice, asked: Choice | None) -> Iterator[str]:
+    """Another component with the options that were given to it, or the options that differ."""
+    if old.use != new.use:
+        yield f"{path}: {old.use} → {new.use}{_given(asked) if asked else ''}"
+        return
+    for key, value in new.options.items():
+        if old.options[key] != value:
+            yield f"{path}.{key}: {_text(old.options[key])} → {_text(value)}"
 
 
 def _with_options(name: str, choice: Choice) -> str:
@@ -272,10 +399,11 @@ def _text(value: Any) -> str:
 
 
 def _content(composition: Composition) -> str:
-    """What the model is, whatever it is called."""
+    """What the model is and how it is trained, whatever it is called."""
     slots = {slot: choice.plain() for slot, choice in composition.slots.items()}
     baseline = composition.baseline.plain() if composition.baseline else None
-    return json.dumps([slots, baseline], sort_keys=True)
+    train = composition.train.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+    return json.dumps([slots, baseline, train, composition.parameter_matched], sort_keys=True)
 
 
 def _add(found: dict[str, Composition], made: Composition, alias: Alias) -> None:

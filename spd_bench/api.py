@@ -14,15 +14,15 @@ Letters used in tensor names, here and in every file (a subset is repeated there
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from spd_bench import fused
 from spd_bench.errors import ConfigError, did_you_mean
 
 CHAIN: tuple[str, ...] = ("neck", "b1", "b2", "b3", "routing", "b4", "b5", "depth_head")
@@ -124,7 +124,21 @@ class TokenPart:
     @cached_property
     def standard_BKTD(self) -> Tensor:
         """Tokens with mean 0 and variance 1 over D (LayerNorm without its affine part, eps 1e-5)."""
-        return F.layer_norm(self.tokens_BKTD, self.tokens_BKTD.shape[-1:])
+        return fused.standardise(self.tokens_BKTD)
+
+
+class StandardTokens(TokenPart):
+    """Tokens of which the standardised form was computed alone; the tokens follow if they are asked for."""
+
+    _tokens: Callable[[], Tensor]
+
+    def __init__(self, standard_BKTD: Tensor, tokens: Callable[[], Tensor]) -> None:
+        vars(self).update(standard_BKTD=standard_BKTD, _tokens=tokens)
+
+    @cached_property
+    def tokens_BKTD(self) -> Tensor:
+        """The tokens themselves."""
+        return self._tokens()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
-from spd_bench.errors import ConfigError, SpdError
+from spd_bench.errors import EXIT_CODES, ConfigError, SpdError, Stopped, WorkerBug, shortage
 
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -26,21 +28,39 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+
+class RunByDefault(typer.core.TyperGroup):
+    """A group of commands in which whatever names none of them is meant for `run`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with `run` put before them where no command is named."""
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
 data_app = typer.Typer(help="Look at RGB-D data, and pack it for fast training.", no_args_is_help=True)
 cache_app = typer.Typer(help="Frozen features on disk, shared by all suites.", no_args_is_help=True)
 weights_app = typer.Typer(help="Look at files of encoder weights.", no_args_is_help=True)
+sweep_app = typer.Typer(
+    help="Search for the best values of a suite: `sweep FILE` is short for `sweep run FILE`.",
+    no_args_is_help=True,
+    cls=RunByDefault,
+)
 app = typer.Typer(
     name="spd-bench",
     help="Ablation and evaluation harness for sparse query-point depth (SPD v13).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
 )
 
 
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(cache_app, name="cache")
+app.add_typer(sweep_app, name="sweep")
 
 
 class Format(StrEnum):
@@ -67,9 +87,16 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 OnlyOption = Annotated[
     list[str] | None, typer.Option("--only", help="Only these compositions and the base; * is a wildcard; repeatable.")
 ]
+SeedsOption = Annotated[
+    str | None, typer.Option("--seeds", help="In place of the suite's: numbers and ranges, as 0,1,2 or 0-4.")
+]
 SkipOption = Annotated[list[str] | None, typer.Option("--skip", help="Not these compositions; repeatable.")]
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="Data set component, where the layout is not recognised.")
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option("--storage", help="Database of the trials, sqlite:/// or postgresql://; default: below --runs."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 RUNS = Path("runs")
@@ -85,58 +112,86 @@ def run(
     data: DataOption = None,
     only: OnlyOption = None,
     skip: SkipOption = None,
+    seeds: SeedsOption = None,
     runs: RootOption = RUNS,
     device: DeviceOption = "auto",
+    time_limit: Annotated[
+        str | None, typer.Option("--time-limit", help="Stop in good order (exit code 75) after 3h30m, 90m or 45s.")
+    ] = None,
+    stall: Annotated[
+        float, typer.Option("--stall", min=1, help="Give a run up that makes no progress for so many seconds.")
+    ] = 600,
+    join: Annotated[
+        bool, typer.Option("--join", help="Share the jobs of a suite with the process that runs it.")
+    ] = False,
 ) -> None:
     """Train and score every composition of a suite, log to MLflow, and print the comparison table.
 
     Finished work is skipped and an interrupted training goes on: run the same command again.
     """
-    from spd_bench.session import run_suite
+    from spd_bench.supervise import Limits, run_suite, seconds
 
-    outcome = run_suite(
+    ended = run_suite(
         suite,
         profile=profile,
-        sets=set_ or (),
+        sets=_overrides(set_, seeds),
         data=data,
         root=runs,
         device=device,
         selection=_selection(only, skip),
+        limits=Limits(stall, seconds(time_limit, where="--time-limit") if time_limit else None),
+        join=join,
+        command=" ".join(["spd-bench", *sys.argv[1:]]),
+        tell=_say,
     )
-    typer.echo(outcome.table)
-    typer.echo(f"\nreport:  {outcome.report}\nMLflow:  {outcome.tracking}")
-    if outcome.comparable:
-        typer.echo("tables:  spd-bench compare --metric absrel")
-    if outcome.failed:
-        raise typer.Exit(4)
+    if not ended["table"]:
+        typer.echo(f"no job is left to start; the process that leads awaits {ended['left']} and writes the report")
+    else:
+        typer.echo(ended["table"])
+        typer.echo(f"\nreport:  {ended['report']}\nMLflow:  {ended['tracking']}")
+        if ended["comparable"]:
+            typer.echo("tables:  spd-bench compare --metric absrel")
+    if ended["failed"]:
+        raise typer.Exit(5 if ended["starved"] else 4)
 
 
 @app.command()
 def compare(
-    suite: Annotated[str | None, typer.Argument(help="Name of a suite that was run; default: the latest.")] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Suites that were run, or single rows of them; default: the suite that ran last.",
+            metavar="[[ROOT:]SUITE[/COMPOSITION]]...",
+        ),
+    ] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="One metric at every K.")] = None,
     k: Annotated[list[int] | None, typer.Option("--k", help="Only these K; repeatable.")] = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="Row that differences are taken from; default: the base.")
+        str | None, typer.Option("--baseline", help="Row that differences are taken from; default: the first base.")
+    ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--family",
+            help="Axis, or names of rows (* is a wildcard), whose p are adjusted together and get verdicts; "
+            "repeatable. Default: what the suite declares; of several suites, their bases.",
+        ),
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="Form of the table.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write there instead of printing.")] = None,
     runs: RootOption = RUNS,
 ) -> None:
-    """Show the comparison table of a finished suite and what can be said of its differences, from its run folders."""
-    from spd_bench import files
-    from spd_bench.report.collect import collect
-    from spd_bench.report.tables import render
-    from spd_bench.report.verdicts import judged
+    """Show the table of a finished suite, or of several in one, and what can be said of its differences.
 
-    comparison = collect(runs, suite)
-    ks = tuple(k) if k else None
-    at = ks[0] if ks and comparison.primary[1] not in ks else None
-    name = comparison.row(baseline).name if baseline else None
-    if metric is not None:
-        comparison.metric(metric)  # refuses an unknown one
-    verdicts = judged(runs, suite, metric=metric, k=at, reference=name)
-    table = render(comparison, format=format_.value, metric=metric, ks=ks, baseline=baseline, verdicts=verdicts)
+    Two suites: spd-bench compare mine theirs. Two rows: compare mine/no-b3 mine/no-b4. The runs of another machine:
+    compare mine /mnt/other/runs:mine.
+    """
+    from spd_bench import files
+    from spd_bench.report.compare import compared
+
+    table = compared(
+        sources or (), runs, format=format_.value, metric=metric, ks=k or (), baseline=baseline, family=family or ()
+    )
     if output is None:
         typer.echo(table)
     else:
@@ -210,6 +265,16 @@ def why(
 
 
 @app.command()
+def sync(runs: RootOption = RUNS) -> None:
+    """Tell MLflow what could not be told while runs were made; results never wait for it."""
+    from spd_bench.tracking import Tracker
+
+    tracker = Tracker(runs)
+    told, left = tracker.sync()
+    typer.echo(f"{tracker.store}: told {told} calls" + (f"; {left} wait for another database" if left else ""))
+
+
+@app.command()
 def check(suite: SuiteArg, profile: ProfileOption = None, set_: SetOption = None, data: DataOption = None) -> None:
     """Check a suite's file, names and values without importing any component."""
     from spd_bench.suite_file import load_suite
@@ -226,14 +291,25 @@ def plan(
     data: DataOption = None,
     only: OnlyOption = None,
     skip: SkipOption = None,
+    seeds: SeedsOption = None,
     runs: RootOption = RUNS,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """List every composition as its difference from the base, and what `run` would train; writes nothing."""
+    """List every composition as its difference from the base, what `run` would do, and for how long; writes nothing.
+
+    Minutes are estimated from finished runs below the folder of all runs on the same kind of device.
+    """
     from spd_bench.session import plan_suite
 
     rows, title = plan_suite(
-        suite, profile=profile, sets=set_ or (), data=data, root=runs, selection=_selection(only, skip)
+        suite,
+        profile=profile,
+        sets=_overrides(set_, seeds),
+        data=data,
+        root=runs,
+        device=device,
+        selection=_selection(only, skip),
     )
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -322,6 +398,75 @@ def score(
             on_image=on_image,
         )
     typer.echo(table(scored))
+
+
+@sweep_app.command("run")
+def sweep_run(
+    sweep: Annotated[str, typer.Argument(help="Sweep file, or the name of a shipped sweep.", metavar="SWEEP")],
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    data: DataOption = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="Trials of all workers together; default: the file's.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=1, help="Seconds after which no further trial is begun.")
+    ] = None,
+    storage: StorageOption = None,
+    runs: RootOption = RUNS,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a suite's base with values that a sampler proposes, and choose by the validation split.
+
+    Any number of processes that are given the same command share the trials. Nothing is trained twice: what a suite or
+    another sweep has trained counts, and the same command goes on after a stop.
+    """
+    from spd_bench.sweep import run_sweep
+
+    swept = run_sweep(
+        sweep,
+        profile=profile,
+        sets=set_ or (),
+        data=data,
+        root=runs,
+        device=device,
+        storage=storage,
+        trials=trials,
+        timeout=timeout,
+    )
+    typer.echo(swept.table)
+    typer.echo(f"\nstudy:   {swept.summary.study} in {swept.database}")
+    typer.echo(f"report:  {swept.report}\nMLflow:  {swept.tracking}")
+    typer.echo(f"more:    spd-bench sweep show {swept.summary.study} --write-suite best.yaml")
+    if swept.finished and not swept.summary.best:
+        raise typer.Exit(4)
+
+
+@sweep_app.command("show")
+def sweep_show(
+    name: Annotated[str | None, typer.Argument(help="Sweep or study; default: the latest.", metavar="SWEEP")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Trials in the table.")] = 10,
+    write_suite: Annotated[
+        Path | None, typer.Option("--write-suite", help="Write a suite that confirms the best trial over fresh seeds.")
+    ] = None,
+    trial: Annotated[int | None, typer.Option("--trial", help="Trial for --write-suite; default: the best.")] = None,
+    storage: StorageOption = None,
+    runs: RootOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a sweep's best trials or its front, what mattered, and what stood in for the real thing."""
+    from spd_bench.report.sweep_tables import terminal
+    from spd_bench.sweep import show_sweep, write_confirming, write_page
+
+    summary = show_sweep(name, root=runs, storage=storage)
+    if write_suite is not None:
+        write_confirming(summary, trial, write_suite)
+        typer.echo(f"written: {write_suite}\nconfirm it:  spd-bench run {write_suite}")
+        return
+    if as_json:
+        typer.echo(json.dumps(summary.plain(), indent=1, ensure_ascii=False))
+    else:
+        typer.echo(f"{terminal(summary, top=top)}\n\nreport:  {write_page(summary, runs)}")
 
 
 @data_app.command("inspect")
@@ -471,6 +616,11 @@ def _numbers(text: str, option: str, count: int | None = None) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _overrides(sets: Sequence[str] | None, seeds: str | None) -> list[str]:
+    """What lies over a suite's values, in order: --set, then --seeds."""
+    return [*(sets or ()), *([] if seeds is None else [f"--seeds {seeds}"])]
+
+
 def _selection(only: Sequence[str] | None, skip: Sequence[str] | None) -> Any:
     from spd_bench.ablate import Selection
 
@@ -498,16 +648,25 @@ def main() -> None:
     except SpdError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
+    except Stopped as stopped:
+        again = shlex.join(["spd-bench", *sys.argv[1:]])
+        _say(f"stopped by {stopped.reason}; the same command goes on from here:\n  {again}")
+        sys.exit(stopped.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             _say("stopped; the same command goes on from here")
         raise
     except Exception as error:
+        if lacks := shortage(error):
+            _say(f"error: {lacks}")
+            sys.exit(lacks.exit_code)
         with tempfile.NamedTemporaryFile(
             "w", prefix="spd-bench-", suffix=".txt", delete=False, encoding="utf-8"
         ) as crash:
-            traceback.print_exc(file=crash)
-        _say(f"error: a bug in spd-bench: {type(error).__name__}: {error}\n  hint: please report it with {crash.name}")
+            crash.write(getattr(error, "traceback", None) or traceback.format_exc())
+            crash.write(f"\n{sys.version} on {sys.platform}\nspd-bench {' '.join(sys.argv[1:])}\n")
+        what = str(error) if isinstance(error, WorkerBug) else f"{type(error).__name__}: {error}"
+        _say(f"error: a bug in spd-bench: {what}\n  hint: please report it with {crash.name}")
         sys.exit(1)
 
 

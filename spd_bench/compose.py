@@ -81,14 +81,15 @@ def build_encoder(part: Part) -> Encoder:
     return encoder.requires_grad_(False).eval()
 
 
-def build(parts: Mapping[str, Part], encoder: Encoder, *, seed: int) -> Composition:
+def build(parts: Mapping[str, Part], encoder: Encoder, *, seed: int, ffn: int | None = None) -> Composition:
     """A composition with the initial weights that (seed, slot, component) determine.
 
-    Raises ConfigError for a chain that reads what nothing before it writes.
+    ffn: hidden width of feed-forward layers where it is not the paper's. Raises ConfigError for a chain that reads
+    what nothing before it writes.
     """
     classes = {slot: registry.load(slot, parts[slot].name) for slot in CHAIN}
     _check_chain(classes, parts)
-    dims = Dims(features=encoder.channels)
+    dims = Dims(features=encoder.channels, ffn=ffn or Dims.ffn)
     built: dict[str, nn.Module] = {}
     for slot in CHAIN:
         with _initial_weights(seed, slot, parts[slot].name):

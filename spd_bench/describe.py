@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from spd_bench import files, registry
-from spd_bench.errors import ConfigError, DataError, SpdError, StateError, did_you_mean
+from spd_bench.errors import ConfigError, DataError, SpdError, StateError, did_you_mean, quoted
+from spd_bench.identities import differences
 
 PAPER_BUDGET = {
     "Pyramid neck (§4)": "~298K",
@@ -29,7 +30,8 @@ def describe_component(name: str) -> str:
     slot, _, short = name.rpartition("/")
     found = [entry for entry in registry.entries(slot or None) if entry.name == short]
     if not found:
-        raise ConfigError(f'no component "{name}"', hint=did_you_mean(short, [e.name for e in registry.entries()]))
+        known = [entry.name for entry in registry.entries()]
+        raise ConfigError(f"no component {quoted(name)}", hint=did_you_mean(short, known))
     return "\n\n".join(_describe(entry) for entry in found)
 
 
@@ -100,12 +102,8 @@ def identity_differences(first: Path, second: Path) -> list[dict[str, str]]:
 
     Raises ConfigError where there is no run.
     """
-    ours, theirs = (dict(_fields(_identity(path))) for path in (first, second))
-    return [
-        {"field": key, str(first): ours.get(key, "–"), str(second): theirs.get(key, "–")}
-        for key in dict.fromkeys([*ours, *theirs])
-        if ours.get(key) != theirs.get(key)
-    ]
+    found = differences(_identity(first), _identity(second))
+    return [{"field": field, str(first): ours, str(second): theirs} for field, ours, theirs in found]
 
 
 def _identity(path: Path) -> Any:
@@ -113,18 +111,9 @@ def _identity(path: Path) -> Any:
     if not file.is_file():
         raise ConfigError("no run.json there", where=str(path), hint="name a folder below runs/trained")
     try:
-        return files.read_json(file)["identity"]
-    except (ValueError, KeyError, TypeError) as error:
+        return files.read_record(file)["identity"]
+    except KeyError as error:
         raise StateError(f"cannot be read as a run ({error!r})", where=str(file)) from error
-
-
-def _fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every leaf of nested mappings as (dotted key, text)."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _fields(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value if isinstance(value, str) else files.canonical(value)
 
 
 def parameter_budget(suite_name: str) -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ follows. It is written whole under its name or not at all (`files.write_bytes`).
 """
 
 import hashlib
+import io
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +25,33 @@ def seal(mark: str, digest: str) -> bytes:
     return f"{mark}, SHA-256 of the HDF5 data: {digest}\n".encode().ljust(SEAL_BYTES, b"\0")
 
 
-def write_sealed(path: Path, mark: str, content: bytes) -> None:
-    """Replaces `path` by `content` behind its seal, at once or not at all."""
-    files.write_bytes(path, seal(mark, hashlib.sha256(content).hexdigest()) + content)
+def write_sealed(path: Path, mark: str, content: bytes) -> str:
+    """Replaces `path` by `content` behind its seal, at once or not at all; returns the SHA-256 of the file."""
+    whole = seal(mark, hashlib.sha256(content).hexdigest()) + content
+    files.write_bytes(path, whole)
+    return hashlib.sha256(whole).hexdigest()
+
+
+def write_archive(path: Path, mark: str, archive: bytes) -> str:
+    """Replaces `path` by a zip archive whose comment, which its readers skip, is its seal; returns its SHA-256."""
+    comment = _comment(mark, archive)
+    whole = archive[:-2] + len(comment).to_bytes(2, "little") + comment
+    files.write_bytes(path, whole)
+    return hashlib.sha256(whole).hexdigest()
+
+
+def check_archive(content: bytes, mark: str) -> None:
+    """BadZipFile unless an archive is what was written; those of earlier versions have only their own checksums."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        comment, damaged = archive.comment, archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+    if comment and comment != _comment(mark, content[: -2 - len(comment)] + b"\0\0"):
+        raise zipfile.BadZipFile("its SHA-256 is not the one it was written with")
+
+
+def _comment(mark: str, archive: bytes) -> bytes:
+    return f"{mark}, SHA-256 {hashlib.sha256(archive).hexdigest()}".encode()
 
 
 def is_whole(path: Path, mark: str) -> bool:
@@ -40,7 +66,7 @@ def is_whole(path: Path, mark: str) -> bool:
 def clear_debris(folder: Path) -> None:
     """Removes what killed processes left half-written; only for who holds the folder's lock."""
     for left in folder.glob(".*.tmp"):
-        left.unlink()
+        files.remove(left)
 
 
 def require_space(folder: Path, needed: int, *, what: str, hint: str) -> None:

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, each with the exit code of the command that met it.
+"""Errors that a user can mend, each with the exit code of the command that met it (`EXIT_CODES`).
 
     SpdError            1   a bug of ours, unless a subclass says otherwise
     ├─ ConfigError      2   suite, option or command line
@@ -7,12 +7,38 @@
     ├─ ResourceError    5   disk, memory or a process ran out
     ├─ BusyError        6   another process holds the folder
     └─ StateError       7   saved state that cannot be used
+    Stopped      75 130 143   asked to stop by a signal or a time limit; no error
 
 Only `spd_bench.cli` formats them; nothing else prints or exits.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+EXIT_CODES = {
+    0: "everything is done",
+    1: "a bug in spd-bench; the message names a file with its traceback",
+    2: "suite, option or command line",
+    3: "data or weights: missing, damaged, wrong unit",
+    4: "the suite finished, some of its runs failed",
+    5: "disk full or read-only, out of memory, or a process was lost",
+    6: "another process runs this suite",
+    7: "saved state that cannot be used",
+    75: "stopped by SIGUSR1 or --time-limit; the same command goes on",
+    130: "stopped by SIGINT (Ctrl-C); the same command goes on",
+    143: "stopped by SIGTERM; the same command goes on",
+}
+"""Every exit code and what it says."""
+TIME_LIMIT = "the time limit"
+STOP_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75, TIME_LIMIT: 75}
+"""What stops the work in good order → exit code."""
+OUT_OF_MEMORY = "out of memory"
+"""How the failure of a run that memory did not suffice for begins."""
+
+
+LONGEST_NAME = 200
+"""Characters of a name that are compared with the known ones."""
 
 
 class SpdError(Exception):
@@ -30,8 +56,8 @@ class SpdError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.message}" if self.where else self.message
-        return f"{text}\n  hint: {self.hint}" if self.hint else text
+        text = f"{printable(self.where)}: {self.message}" if self.where else self.message
+        return printable(f"{text}\n  hint: {self.hint}" if self.hint else text, keep="\n")
 
     def at(self, where: str) -> "SpdError":
         """The same error with a place, if it had none yet."""
@@ -76,11 +102,63 @@ class StateError(SpdError):
     exit_code = 7
 
 
+class Stopped(BaseException):
+    """The work was asked to stop and has done so in good order; like KeyboardInterrupt, it is nobody's error.
+
+    reason: a key of `STOP_CODES`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code for this reason."""
+        return STOP_CODES[self.reason]
+
+
+class WorkerBug(Exception):
+    """An exception in a worker process that is none of ours; `traceback` is what it left there."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+def shortage(error: BaseException) -> ResourceError | None:
+    """What disk or memory refused, as a ResourceError; None for any other error."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+        hint = "make room or write elsewhere; the same command goes on"
+        return ResourceError(f"{error.strerror}", where=error.filename and str(error.filename), hint=hint)
+    text = " ".join(str(error).split())
+    # PyTorch's own class is not imported here, and on a CPU it raises a plain RuntimeError
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text)
+    ):
+        hint = "lower train.batch_size or train.queries, or run fewer processes"
+        return ResourceError(f"{OUT_OF_MEMORY}: {text}".rstrip(": ")[:300], hint=hint)
+    return None
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Text in which whatever is not shown as itself is escaped: line breaks, terminal codes, directions of writing."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def quoted(text: object, *, most: int = 80) -> str:
+    """Text of the user's in quotes, on one line and not longer than `most`, for messages."""
+    short = printable(str(text)[: most + 1])
+    return f'"{short}"' if len(short) <= most else f'"{short[: most - 3]}..."'
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown `name`: the closest of `known`, or all of them when none is close."""
     options = sorted(set(known))
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:LONGEST_NAME], options, n=1, cutoff=0.5)
     close = close or [option for option in options if option.startswith(name)][:1]
     if close:
-        return f'did you mean "{close[0]}"?'
-    return "known: " + ", ".join(options) if options else "there is none"
+        return f"did you mean {quoted(close[0])}?"
+    return "known: " + printable(", ".join(options)) if options else "there is none"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from spd_bench import disk
-from spd_bench.api import FrameId, PointDepthModel
+from spd_bench.api import Features, FrameId, PointDepthModel
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import SpdError, StateError
@@ -49,6 +49,13 @@ class Cost:
     points: int
 
 
+class OnScene(Protocol):
+    """Who looks at every image when it has been decoded (`costs.Meter`)."""
+
+    def __call__(self, index: int, features: Features, scene: Any, xy_1P2: torch.Tensor) -> None:
+        """The image of this index: its features, the scene that was decoded, and its query points."""
+
+
 class _Points(NamedTuple):
     """What is kept of a scored image: all its valid pixels would be 3.5 MB."""
 
@@ -66,6 +73,7 @@ def predict(
     *,
     device: torch.device,
     on_image: Callable[[int], None] = lambda done: None,
+    on_scene: OnScene | None = None,
 ) -> tuple[Predictions, Cost]:
     """Runs the model on every image, one at a time. Raises NotFinite for a prediction that is not finite."""
     model.eval()
@@ -75,20 +83,23 @@ def predict(
     for index in range(len(images)):
         image = images[index]
         maps = features.of([image.view], unit_range(image.image_3HW[None].to(device)))
-        started = _now(device)
+        started = now(device)
         scene = model.prepare(maps)
-        prepared = _now(device)
+        prepared = now(device)
         if model.gt_aligned:
             model.fit_alignment(scene, image.valid_xy_V2[None].to(device), image.valid_depth_m_V[None].to(device))
-        fitted = _now(device)
-        depth_m_P = model.decode(scene, image.xy_P2[None].to(device))[0]
-        decode_s.append(_now(device) - fitted)
+        xy_1P2 = image.xy_P2[None].to(device)
+        fitted = now(device)
+        depth_m_P = model.decode(scene, xy_1P2)[0]
+        decode_s.append(now(device) - fitted)
         prepare_s.append(prepared - started)
         if not torch.isfinite(depth_m_P).all():
             bad = int((~torch.isfinite(depth_m_P)).sum())
             raise NotFinite(
                 f"{bad} of {depth_m_P.numel()} predictions are not finite", where=f"frame {image.frame.frame}"
             )
+        if on_scene is not None:
+            on_scene(index, maps, scene, xy_1P2)
         scored.append(_Points(image.frame, image.uv_img_P2, image.truth_m_P, image.draw_P))
         predicted.append(depth_m_P.float().cpu().numpy())
         on_image(index + 1)
@@ -104,14 +115,15 @@ def predict(
     return predictions, cost
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds of the monotonic clock, when the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> None:
-    """Writes `predictions.h5`, built in memory and published whole, with its SHA-256 in front."""
+def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> str:
+    """Writes `predictions.h5`, built in memory and published whole, with its SHA-256 in front; the file's SHA-256."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver="latest", userblock_size=disk.SEAL_BYTES) as store:
         for name, value in attributes.items():
@@ -121,7 +133,7 @@ def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> No
         store.create_dataset("scenes", data=list(predictions.scenes), dtype=text)
         for name in ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P"):
             store.create_dataset(name, data=getattr(predictions, name), fletcher32=True, chunks=True)
-    disk.write_sealed(path, MARK, buffer.getvalue()[disk.SEAL_BYTES :])
+    return disk.write_sealed(path, MARK, buffer.getvalue()[disk.SEAL_BYTES :])
 
 
 def load(path: Path) -> Predictions:

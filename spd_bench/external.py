@@ -345,11 +345,11 @@ def _keep(tally: _Tally, source: Path, *, name: str, root: Path, reading: Readin
     }
     id = files.sha256(identity)
     folder = root / "external" / f"{name}-{id[:10]}"
-    evaluate.save(folder / "predictions.h5", tally.predictions(), {"identity": id, "protocol": judge.caption})
+    digest = evaluate.save(folder / "predictions.h5", tally.predictions(), {"identity": id, "protocol": judge.caption})
     recorded = evaluate.load(folder / "predictions.h5")
     values = score.reported(recorded, judge.metrics, judge.suite.eval.k, judge.protocol)
     difference = f"external: {name} (files of {source.name}: {what})"
-    files.write_json(
+    files.write_record(
         folder / "run.json",
         {
             "composition": name,
@@ -362,13 +362,14 @@ def _keep(tally: _Tally, source: Path, *, name: str, root: Path, reading: Readin
             "protocol": judge.caption,
         },
     )
-    files.write_json(
+    files.write_record(
         folder / "scores.json",
         {
             "identity": judge.identity,
             "images": len(recorded.frames),
             "scores": {f"{metric}@{k}": value for (metric, k), value in values.items()},
             "all_pixels": tally.all_pixels,
+            files.VOUCHED: {"predictions.h5": digest},
         },
     )
     return Scored(name, folder, judge, difference, reading.gt_aligned, len(recorded.frames), values, tally.all_pixels)

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench.data.hdf5 import holds_own_bytes
-from spd_bench.data.images import DEPTH_MODES
+from spd_bench.data.hdf5 import holds_own_bytes, open_hdf5
+from spd_bench.data.images import DEPTH_MODES, LARGEST_SIDE, open_image
 from spd_bench.errors import ConfigError, DataError
 
 IMAGES = (".png", ".tif", ".tiff")
 SUFFIXES = (".npy", *IMAGES)
-LARGEST_SIDE = 8192
 SHOWN = 10
 """Names that an error lists; the rest are counted."""
 
@@ -51,6 +50,8 @@ def open_maps(
     suffix = source.suffix.lower()
     if not source.exists():
         raise DataError("there are no predictions here", where=str(source), hint="check the path")
+    if not source.is_file() and not source.is_dir():  # opening a pipe would wait for ever
+        raise DataError("expected a file or folder, found a pipe or a device", where=str(source), hint="check the path")
     if dataset_key is not None and suffix not in (".h5", ".hdf5"):
         raise ConfigError("only HDF5 files have keys", where=str(source), hint="leave --dataset-key out")
     if source.is_dir():
@@ -135,15 +136,7 @@ def _file(path: Path) -> NDArray[np.floating[Any]]:
 
 def _image(path: Path) -> NDArray[np.floating[Any]]:
     """Greyscale with 16 bits or more; 0 in an integer image is no prediction."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, TypeError, ...
-        raise DataError(
-            f"expected an image, found a damaged or foreign file ({error})", where=str(path), hint="write it again"
-        ) from error
+    image = open_image(path)
     if image.mode not in DEPTH_MODES:
         raise DataError(
             f"expected one channel of 16 bits or more, found PIL mode {image.mode}",
@@ -192,12 +185,7 @@ def _array(path: Path) -> Any:
 
 
 def _hdf5(path: Path, frames: Sequence[str], key: str | None, names: Path | None) -> Maps:
-    import h5py
-
-    try:
-        store = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"expected HDF5, found {error}", where=str(path), hint="write the file again") from error
+    store = open_hdf5(path, kind="HDF5")
     stacks = [name for name in store if _own(store, name) is not None and store[name].ndim == 3]
     if key is None and len(stacks) != 1:
         found = ", ".join(stacks) or "none"

@@ -1,26 +1,68 @@
-"""The one way to write a file below the run root: beside it, flushed to disk, then renamed into place."""
+"""The one module that writes below a run root: a file is there whole under its name, or it is not there.
+
+What is written is on disk before its name is (and the name before this module returns), so that a file may vouch for
+another that was written before it. A record is JSON that carries the version of its form and the SHA-256 of its
+content; under `files` it may name the files beside it that it vouches for, each with its SHA-256.
+"""
 
 import hashlib
 import json
+import logging
 import os
+import platform
+import re
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from spd_bench.errors import ResourceError, StateError
+
+log = logging.getLogger(__name__)
+
+RECORD_VERSION = 1
+"""Version of the form of records. Raise it when an older spd-bench would misread one."""
+SEAL, VOUCHED = "seal", "files"
+"""Keys of a record: its version and digest, and the digests of the files beside it."""
+GO_ON = "what is finished stays, and the same command goes on from there"
+
+
+class Unsound(StateError):
+    """A file is missing, or its content is not what was written."""
+
+
+# writing
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with beside.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    """Replaces `path` by `content` at once or not at all; returns when it is on disk.
+
+    Raises ResourceError for what the disk refuses, StateError where a folder lies in the file's place.
+    """
+    with _told(path):
+        make_folder(path.parent)
+        beside = path.with_name(_temporary(path.name))
+        try:
+            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            try:
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[os.write(handle, rest) :]
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            publish(beside, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(beside)
+            raise
+
+
+def publish(beside: Path, path: Path) -> None:
+    """Gives a file that is whole and on disk its name, replacing what had it."""
+    os.replace(beside, path)
+    _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -33,9 +75,143 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it that are missing, each on disk in the one above."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        with _told(each):
+            try:
+                os.mkdir(each)
+            except FileExistsError:
+                if not each.is_dir():  # another process may have made it
+                    raise
+            _sync_folder(each.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file; one that is not there is none of anybody's business."""
+    with _told(path):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+
+
+def clear_debris(folder: Path) -> None:
+    """Removes what processes of this machine left half-written when they were killed."""
+    ours = re.compile(rf"\..*\.{re.escape(_node())}-(\d+)-[0-9a-f]{{8}}\.tmp")
+    for path in folder.rglob(".*.tmp"):
+        if (written := ours.fullmatch(path.name)) and not _is_alive(int(written[1])):
+            remove(path)
+
+
+def _temporary(name: str) -> str:
+    """A name beside `name` that no other process, and no earlier try of this one, has."""
+    return f".{name}.{_node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+
+
+def _node() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the names in a folder on disk; Windows does that itself."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the disk refuses, as an error of ours."""
+    try:
+        yield
+    except IsADirectoryError as error:
+        raise StateError("a folder lies in its place", where=str(path), hint="move it away") from error
+    except OSError as error:
+        raise ResourceError(
+            f"cannot be written ({error.strerror or error})",
+            where=str(path),
+            hint=f"free some space, or name a folder that can be written; {GO_ON}",
+        ) from error
+
+
+# records
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Replaces `path` by a record: `content` as JSON with its version and digest."""
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    write_json(path, {**plain, SEAL: {"version": RECORD_VERSION, "sha256": sha256(plain)}})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a record; one without a seal, as earlier versions wrote them, is taken as it is.
+
+    Raises Unsound for a file that is missing or damaged, StateError for one that a newer spd-bench wrote.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        seal = content.pop(SEAL, None)
+        newer = seal is not None and int(seal["version"]) > RECORD_VERSION
+        if seal is not None and not newer and seal["sha256"] != sha256(content):
+            raise ValueError("its SHA-256 is not the one it was written with")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise Unsound(f"is missing or damaged ({what})", where=str(path), hint="run the suite again") from error
+    if newer:
+        raise StateError(
+            f"was written by a newer spd-bench (record version {seal['version']}, this one knows {RECORD_VERSION})",
+            where=str(path),
+            hint="use that version, or name another folder with --runs",
+        )
+    found: dict[str, Any] = content
+    return found
+
+
+def found_record(path: Path) -> dict[str, Any] | None:
+    """As `read_record`, but None for a record that is missing, or damaged, which is told: it is then made again."""
+    try:
+        return read_record(path)
+    except Unsound as damage:
+        if os.path.lexists(path):
+            log.warning("%s: %s; it is made again", path, damage.message)
+        return None
+
+
+def vouched(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the files that a record vouches for are in its folder as they were; the first that is not is told."""
+    for name, digest in record.get(VOUCHED, {}).items():
+        if (found := digest_of(folder / name)) != digest:
+            what = "is missing" if found is None else "is not the file that was written"
+            log.warning("%s %s; it is made again", folder / name, what)
+            return False
+    return True
+
+
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file, in hexadecimal; None if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def canonical(value: Any) -> str:

@@ -2,7 +2,8 @@
 
 Multiply-adds: matrix products, convolutions and attention as PyTorch counts them, and the reads that it does not:
 `embedding_bag` and the bilinear `grid_sample` one per gathered value, bilinear resizing four per value, pooling one
-per value pooled. Element-wise work (norms, softmax, GELU, sines) is not counted.
+per value pooled. Element-wise work (norms, softmax, GELU, sines) is not counted. What runs in a fused form is counted
+in its stock operators, which no counter looks into otherwise.
 
 Least traffic of a block: each tensor that it reads and had not made itself (parameters, its share of the scene, the
 state of the queries) once, and once each tensor that it hands on. What it makes and uses up itself, and every repeated
@@ -22,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from spd_bench import fused
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.compose import QUERY_CHUNK, Composition
 from spd_bench.timing import DecodeWork, Work
@@ -56,6 +58,14 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
     aten.avg_pool2d: _pool_flops,
 }
 """FLOPs, twice the multiply-adds, of operations that `FlopCounterMode` knows no formula for, from their shapes."""
+
+
+@torch.no_grad()
+def macs(call: Callable[[], object]) -> float:
+    """Multiply-adds of one call, in its stock operators; a FLOP count is twice that."""
+    with fused.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops:
+        call()
+    return float(flops.get_total_flops() / 2)
 
 
 @torch.no_grad()
@@ -133,7 +143,7 @@ def _watched(child: nn.Module, name: str, found: dict[str, Work]) -> Iterator[An
 def _counted() -> Iterator[Callable[[Any], Work]]:
     """Counts the operations of the block; afterwards gives its work from what it returned."""
     traffic = _Traffic()
-    with FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops, traffic:
+    with fused.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops, traffic:
         yield lambda output: Work(flops.get_total_flops() / 2, float(traffic.bytes_to(output)))
 
 

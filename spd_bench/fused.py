@@ -1,17 +1,23 @@
-"""Fused forms of the two reads that stock operators do in several passes over memory, for inference on a CPU.
+"""Fused forms of what stock operators do in several passes over memory, for inference on a CPU.
 
 `fused.cpp` is compiled once for this machine by its own C++ compiler, into the user's cache. The functions here
-compute what their stock forms do (geometry.Stack.read, the attention of §6.2), to rounding, and only where `ready`
-says so: without gradients, on a CPU, in float32 or float64. Where there is no compiler, or SPD_BENCH_FUSED=0, the
-stock forms run; `description` says which, and stands with every timing and every run.
+compute what their stock forms do, to rounding, and only where `ready` says so: without gradients or autocast, on a CPU,
+in float32 or float64. Elsewhere, without a compiler, or with SPD_BENCH_FUSED=0, the stock forms run; `description` says
+which, and stands with every timing and every run. `gelu` and `standardise` choose themselves, for the others the
+caller asks `ready` (and `unchanged`) and keeps the stock form beside the call.
 
-Letters: Q items, T offsets of an item (heads × samples), N heads, D core width, E = D / N.
+What pays: tokens are written once and already standardised (B1); anchors that read the same place are read one after
+the other (B4); the next query's tokens are fetched while this one's are attended to (B2, B5).
+
+Letters: B images, K queries, Q items, R anchors, T tokens or sampling offsets (heads × samples), S samples of a head or
+sites of L4, N heads, D core width, C channels, P numbers of a Fourier code.
 """
 
 import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -20,14 +26,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-w")
+FLAGS = ("-std=c++17", "-O3", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-w", "-shared", "-fPIC")
+FOR_THIS_MACHINE = ("-march=native", "-mcpu=native")
+"""What compilers call it; the first that one takes is used."""
 HEADS, WIDTH = 6, 32
-"""What the kernels are compiled for: the paper's heads and width per head (§2)."""
+CORE = HEADS * WIDTH
+"""What the kernels are compiled for: the paper's heads, width per head and core width (§2)."""
+SIDES = (1, 3, 5)
+"""Sides of neighbourhoods, likewise."""
+LANES = 16
+"""Channels of a table come in multiples of it."""
 SWITCH = "SPD_BENCH_FUSED"
 AT_LEAST = 32
 """Items that a thread should have to be worth its start."""
@@ -46,83 +61,166 @@ def stock() -> Iterator[None]:
         _off -= 1
 
 
-def ready(*tensors: Tensor, heads: int, width: int) -> bool:
-    """Whether the fused forms can take these tensors."""
-    if _off or torch.is_grad_enabled() or (heads, width) != (HEADS, WIDTH):
+def ready(*tensors: Tensor, heads: int = HEADS, width: int = WIDTH) -> bool:
+    """Whether the fused forms can take these tensors, heads and width per head."""
+    if _off or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or (heads, width) != (HEADS, WIDTH):
         return False
     kind = tensors[0].dtype
     fits = kind in (torch.float32, torch.float64) and all(t.dtype == kind and t.device.type == "cpu" for t in tensors)
-    return fits and _library() is not None
+    return fits and _loaded()[0] is not None
+
+
+def unchanged(component: object, base: type, *methods: str) -> bool:
+    """Whether a component has these methods from `base`: no fused form asks what a subclass has in their place."""
+    return all(getattr(type(component), name) is getattr(base, name) for name in methods)
 
 
 def description() -> str:
     """Which form runs on a CPU here, for records of what a number came from."""
-    if os.environ.get(SWITCH) == "0":
-        return f"stock operators ({SWITCH}=0)"
-    if _library() is None:
-        return "stock operators (no C++ compiler that builds spd_bench/fused.cpp)"
-    return "fused kernels (inference in float32 or float64 on a CPU)"
+    return _loaded()[1]
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU, in place where the fused form runs: what is passed must not be used again."""
+    if not (ready(x) and x.is_contiguous()):
+        return F.gelu(x)
+    _run("gelu", x, x.numel() // x.shape[-1], x.shape[-1], x)
+    return x
+
+
+def standardise(x: Tensor, plus_D: Tensor | None = None) -> Tensor:
+    """x, or x + plus, with mean 0 and variance 1 over the last dimension: LayerNorm without affine part, eps 1e-5."""
+    if not (ready(x) and x.shape[-1] == CORE):
+        return F.layer_norm(x if plus_D is None else x + plus_D, x.shape[-1:])
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    _run("standardise", x, x.numel() // CORE, x, plus_D, out)
+    return out
+
+
+def largest(weight_BKS: Tensor, r: int) -> Tensor:
+    """Indices of the r largest weights, largest first, of equal ones the first, NaN before all: [B, K, R]."""
+    weight_BKS = weight_BKS.contiguous()
+    batch, count, sites = weight_BKS.shape
+    out_BKR = torch.empty(batch, count, r, dtype=torch.int64)
+    _run("largest", weight_BKS, batch * count, sites, r, weight_BKS, out_BKR)
+    return out_BKR
+
+
+def neighbourhood(
+    rows_NC: Tensor,
+    *,
+    rows_per_map: int,
+    width: int,
+    height: int,
+    pad: int,
+    xy_lvl_BK2: Tensor,
+    side: int,
+    plus_TC: Tensor | None,
+    out_BKTC: Tensor,
+) -> None:
+    """`geometry.Table.read_neighbourhood`; with a row to add to each place, of D channels, standardised after that.
+
+    `out_BKTC` may be a part of each query's rows.
+    """
+    batch, count, _ = xy_lvl_BK2.shape
+    plus_TC = None if plus_TC is None else plus_TC.contiguous()
+    sizes = rows_per_map, count, rows_NC.shape[1], width, height, pad
+    given = side, rows_NC, *sizes, xy_lvl_BK2.contiguous(), plus_TC, out_BKTC, out_BKTC.stride(1)
+    _run("neighbourhood", rows_NC, batch * count, *given)
+
+
+def gelu_tokens(x_BKTD: Tensor, shifts: Sequence[Tensor], plus_TD: Tensor, out_BKTD: Tensor) -> None:
+    """GELU(x + shift) + plus, standardised, into a part of each query's rows.
+
+    shifts: of the first tokens, the same for all queries [T, D]; if that is not all of them, of the others
+    [B, K, T, D].
+    """
+    batch, count, tokens, _ = x_BKTD.shape
+    x_BKTD, plus_TD, shared_TD, *own = (tensor.contiguous() for tensor in (x_BKTD, plus_TD, *shifts))
+    given = tokens, x_BKTD, len(shared_TD), shared_TD, own[0] if own else None, plus_TD, out_BKTD, out_BKTD.stride(1)
+    _run("gelu_tokens", x_BKTD, batch * count, *given)
+
+
+def condition(
+    site_BKR: Tensor,
+    of_query_BKD: Tensor,
+    of_site_BSD: Tensor,
+    query_code_BKP: Tensor,
+    site_code_SP: Tensor,
+    on_code_PD: Tensor,
+    norm: nn.LayerNorm,
+) -> Tensor:
+    """LN(GELU(of_query + of_site[site] + W φ(p − q))) of every anchor, φ from the codes of p and q: [B, K, R, D]."""
+    batch, count, anchors = site_BKR.shape
+    out_BKRD = of_query_BKD.new_empty(batch, count, anchors, CORE)
+    sizes = anchors, count, of_site_BSD.shape[1], site_code_SP.shape[1] // 4
+    given = (site_BKR, of_query_BKD, of_site_BSD, query_code_BKP, site_code_SP, on_code_PD, norm.weight, norm.bias)
+    _run("condition", of_query_BKD, batch * count, *sizes, *(tensor.contiguous() for tensor in given), out_BKRD)
+    return out_BKRD
 
 
 def levels_read(
     rows_NC: Tensor,
     rows_per_image: int,
+    level_4S: Tensor,
+    stride_corner_2S: Tensor,
     *,
-    scale: tuple[Tensor, Tensor],
-    limit: tuple[Tensor, Tensor],
-    stride_S: Tensor,
-    corner_S: Tensor,
     site_BKR: Tensor,
     site_xy_S2: Tensor,
     x_QT: Tensor,
     y_QT: Tensor,
-    weight_QT: Tensor,
+    score_QT: Tensor,
 ) -> Tensor:
-    """`geometry.Stack.read`: [Q, D]. The first four are given per sample of a head (S), the same for every head."""
-    kept = [t.contiguous() for t in (*scale, *limit, stride_S, corner_S, site_BKR, site_xy_S2, x_QT, y_QT, weight_QT)]
-    items, samples = x_QT.shape[0], len(stride_S)
-    rows_NC = rows_NC.contiguous()
-    out_QD = rows_NC.new_empty(items, HEADS * WIDTH)
-    per_image = site_BKR[0].numel()
-    head = [_at(rows_NC), _int(rows_per_image), _int(per_image), _int(HEADS), _int(samples)]
-    _shared(_function("levels_read", rows_NC), items, *head, *map(_at, kept), _at(out_QD))
+    """Σ softmax(score) × bilinear read of every item: [Q, D].
+
+    Of each sample of a head (S), the same for every head: cells per image along x and y, and the largest x and y
+    (level_4S); row stride of its level and row of its first cell (stride_corner_2S, int32): `geometry.Stack.samples`.
+    """
+    if x_QT.stride() != y_QT.stride():
+        x_QT, y_QT = x_QT.contiguous(), y_QT.contiguous()
+    if score_QT.stride(1) != 1:
+        score_QT = score_QT.contiguous()
+    out_QD = rows_NC.new_empty(len(x_QT), CORE)
+    sizes = rows_per_image, site_BKR[0].numel(), level_4S.shape[1]
+    places = [tensor.contiguous() for tensor in (level_4S, stride_corner_2S, site_BKR, site_xy_S2)]
+    offsets: tuple[Tensor | int, ...] = x_QT, y_QT, *x_QT.stride(), score_QT, score_QT.stride(0)
+    _run("levels_read", rows_NC, len(x_QT), rows_NC, *sizes, *places, *offsets, out_QD)
     return out_QD
 
 
-def attend(query_QND: Tensor, tokens: Sequence[Tensor]) -> Tensor:
-    """softmax(q·t) t of every head over all tokens, given in parts [Q, T, D]: [Q, N, D]."""
-    query_QND = query_QND.contiguous()
+def attend(query_NQD: Tensor, tokens: Sequence[Tensor]) -> Tensor:
+    """softmax(q·t / √E) t of every head over all tokens, given in parts [Q, T, D]: [N, Q, D]."""
+    query_NQD = query_NQD.contiguous()
     parts = [part_QTD.contiguous() for part_QTD in tokens]
-    out_QND = torch.empty_like(query_QND)
-    where = (ctypes.c_void_p * len(parts))(*[part.data_ptr() for part in parts])
-    count = (ctypes.c_int64 * len(parts))(*[part.shape[1] for part in parts])
-    width = _int(query_QND.shape[-1])
-    function = _function("attend", query_QND)
-    _shared(function, len(query_QND), _int(len(parts)), where, count, width, _at(query_QND), _at(out_QND))
-    return out_QND
+    out_NQD = torch.empty_like(query_NQD)
+    where = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
+    count = (ctypes.c_int64 * len(parts))(*(part.shape[1] for part in parts))
+    items = query_NQD.shape[1]
+    _run("attend", query_NQD, items, items, len(parts), where, count, query_NQD, out_NQD)
+    return out_NQD
 
 
-def _int(value: int) -> ctypes.c_int64:
-    return ctypes.c_int64(value)
-
-
-def _at(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _function(name: str, like: Tensor) -> Callable[..., object]:
-    found: Callable[..., object] = getattr(_library(), f"{name}_{str(like.dtype).removeprefix('torch.')}")
-    return found
-
-
-def _shared(function: Callable[..., object], items: int, *given: object) -> None:
-    """Calls function(first, last, ...) for all items, in as many threads as PyTorch uses; ctypes frees the lock."""
+def _run(name: str, like: Tensor, items: int, *given: "int | Tensor | ctypes.Array[Any] | None") -> None:
+    """Calls a kernel on all items, in as many threads as PyTorch uses; ctypes gives the interpreter's lock free."""
+    function = _function(name, like.dtype, tuple(isinstance(value, int) for value in given))
+    values = [value.data_ptr() if isinstance(value, Tensor) else value for value in given]
     threads = min(torch.get_num_threads(), items // AT_LEAST)
     if threads <= 1:
-        function(_int(0), _int(items), *given)
+        function(0, items, *values)
         return
     ends = [items * i // threads for i in range(threads + 1)]
-    list(_pool(os.getpid(), threads).map(lambda i: function(_int(ends[i]), _int(ends[i + 1]), *given), range(threads)))
+    list(_pool(os.getpid(), threads).map(lambda i: function(ends[i], ends[i + 1], *values), range(threads)))
+
+
+@cache
+def _function(name: str, dtype: torch.dtype, whole: tuple[bool, ...]) -> Callable[..., object]:
+    """A kernel by name: first and last item, then whole numbers and pointers as they come."""
+    function: Any = getattr(_loaded()[0], f"{name}_{str(dtype).removeprefix('torch.')}")
+    rest = [ctypes.c_int64 if is_whole else ctypes.c_void_p for is_whole in whole]
+    function.argtypes, function.restype = [ctypes.c_int64, ctypes.c_int64, *rest], None
+    found: Callable[..., object] = function
+    return found
 
 
 @cache
@@ -132,36 +230,56 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they cannot be built."""
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
-    if os.environ.get(SWITCH) == "0" or compiler is None:
-        return None
+def _loaded() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled kernels, None where they cannot be had, and in words which form runs."""
+    if os.environ.get(SWITCH) == "0":
+        return None, f"stock operators ({SWITCH}=0)"
+    compiler = _compiler()
+    if compiler is None:
+        return None, "stock operators (no C++ compiler found)"
     try:
-        built = _built(compiler)
-        return ctypes.CDLL(str(built))
-    except (OSError, subprocess.SubprocessError):
-        return None
+        return ctypes.CDLL(str(_built(compiler))), "fused kernels (inference in float32 or float64 on a CPU)"
+    except subprocess.SubprocessError:
+        return None, f"stock operators ({Path(compiler[0]).name} does not compile {SOURCE.name})"
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        return None, f"stock operators (the compiled kernels cannot be kept or loaded: {error})"
 
 
-def _built(compiler: str) -> Path:
+def _compiler() -> list[str] | None:
+    """The C++ compiler as a command: $CXX, else the usual names."""
+    for command in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+        words = shlex.split(command)
+        if words and shutil.which(words[0]):
+            return words
+    return None
+
+
+def _built(compiler: Sequence[str]) -> Path:
     """The library in the user's cache, compiled if this source on this processor has not been yet."""
-    about = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), compiler.encode(), _processor().encode()]
+    about = [SOURCE.read_bytes(), *(" ".join(words).encode() for words in (FLAGS, compiler)), _processor().encode()]
     key = hashlib.sha256(b"\0".join(about)).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spd-bench"
     built = folder / f"fused-{key}.so"
     if not built.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        # each process compiles into a folder of its own: whichever is last replaces what is the same
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            made = Path(work) / built.name
-            command = [compiler, *FLAGS, "-shared", "-fPIC", str(SOURCE), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603
-            made.replace(built)
+            _compile(compiler, Path(work) / built.name)
+            (Path(work) / built.name).replace(built)
     return built
 
 
+def _compile(compiler: Sequence[str], to: Path) -> None:
+    for native in FOR_THIS_MACHINE:
+        command = [*compiler, *FLAGS, native, str(SOURCE), "-o", str(to)]
+        done = subprocess.run(command, check=False, capture_output=True, timeout=300)  # noqa: S603
+        if done.returncode == 0:
+            return
+    done.check_returncode()
+
+
 def _processor() -> str:
-    """What -march=native depends on: a home folder may be shared by machines that differ."""
+    """What code for this machine depends on: a home folder may be shared by machines that differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -33,8 +33,10 @@ def pixel_to_unit(uv_img: Tensor, *, width: int, height: int) -> Tensor:
 
 def unit_to_level(xy: Tensor, *, width: int, height: int, extent: tuple[float, float]) -> Tensor:
     """Point of the unit square in cells of a map that covers `extent` (x, y) of the image, R-04, R-05."""
-    scale = torch.tensor([width / extent[0], height / extent[1]], dtype=xy.dtype, device=xy.device)
-    return xy * scale
+    along_x, along_y = width / extent[0], height / extent[1]
+    if along_x == along_y:
+        return xy * along_x  # the same numbers without a tensor for them
+    return xy * torch.tensor([along_x, along_y], dtype=xy.dtype, device=xy.device)
 
 
 def cell_centres(*, width: int, height: int, extent: tuple[float, float], like: Tensor) -> Tensor:
@@ -114,6 +116,8 @@ class Table:
 
     def read(self, xy_lvl_BN2: Tensor) -> Tensor:
         """Bilinear read at points in cells: [B, N, C]."""
+        if self._reads_fused(1, xy_lvl_BN2):
+            return self._fused_neighbourhood(xy_lvl_BN2, 1).squeeze(2)
         row_BN, frac_BN2 = self.taps(xy_lvl_BN2)
         return self._sum(row_BN, bilinear_weights(frac_BN2))
 
@@ -123,8 +127,9 @@ class Table:
         All reads of a point share their fractions, so its four weights are computed once. Points lie at most half
         a cell outside the map, as every point of the image does; ValueError if pad < size // 2 + 2.
         """
-        if self.pad < size // 2 + 2:
-            raise ValueError(f"a {size}×{size} neighbourhood needs a border of {size // 2 + 2} cells, found {self.pad}")
+        self._check_border(size)
+        if self._reads_fused(size, xy_lvl_BK2):
+            return self._fused_neighbourhood(xy_lvl_BK2, size)
         row_BK, frac_BK2 = self.taps(xy_lvl_BK2)
         step = torch.arange(size, device=row_BK.device) - size // 2
         offset_T = (step[:, None] * self.stride + step).flatten()
@@ -132,6 +137,37 @@ class Table:
         batch, count = row_BK.shape
         out_BNC = self._sum((row_BK[..., None] + offset_T).view(batch, -1), weight_BKT4.reshape(batch, -1, 4))
         return out_BNC.view(batch, count, size * size, -1)
+
+    def standard_neighbourhood(self, xy_lvl_BK2: Tensor, size: int, plus_TC: Tensor, out_BKTC: Tensor) -> None:
+        """`read_neighbourhood` plus a row for each place, standardised, into out; only where `fused.ready`."""
+        self._check_border(size)
+        self._fused_neighbourhood(xy_lvl_BK2, size, plus_TC, out_BKTC)
+
+    def _reads_fused(self, size: int, xy_lvl_BK2: Tensor) -> bool:
+        kept = size in fused.SIDES and self.rows_NC.shape[1] % fused.LANES == 0
+        return kept and fused.ready(self.rows_NC, xy_lvl_BK2)
+
+    def _fused_neighbourhood(
+        self, xy_lvl_BK2: Tensor, size: int, plus_TC: Tensor | None = None, out_BKTC: Tensor | None = None
+    ) -> Tensor:
+        if out_BKTC is None:
+            out_BKTC = self.rows_NC.new_empty(*xy_lvl_BK2.shape[:2], size * size, self.rows_NC.shape[1])
+        fused.neighbourhood(
+            self.rows_NC,
+            rows_per_map=self.rows_per_map,
+            width=self.width,
+            height=self.height,
+            pad=self.pad,
+            xy_lvl_BK2=xy_lvl_BK2,
+            side=size,
+            plus_TC=plus_TC,
+            out_BKTC=out_BKTC,
+        )
+        return out_BKTC
+
+    def _check_border(self, size: int) -> None:
+        if self.pad < size // 2 + 2:
+            raise ValueError(f"a {size}×{size} neighbourhood needs a border of {size // 2 + 2} cells, found {self.pad}")
 
     def _sum(self, row_BN: Tensor, weight_BN4: Tensor) -> Tensor:
         rows_BN4 = self.corners(row_BN) + batch_offset(self.batch, self.rows_per_map, like=row_BN)[:, None, None]
@@ -189,38 +225,13 @@ class Stack:
         row_QT = row_QT.clamp(0, self.rows_per_image - last.stride - 2)
         return row_QT, stride_T.to(torch.int32), x - x_low, y - y_low
 
-    def fused_read(
-        self, site_BKR: Tensor, site_xy_S2: Tensor, x_QT: Tensor, y_QT: Tensor, weight_QT: Tensor, *, per_level: int
-    ) -> Tensor:
-        """Σ over a head's samples of weight times the bilinear read at (x, y) cells from its site, in one pass: [Q, C].
-
-        The samples of a head are `per_level` on each level in turn; head n has the n-th share of the channels. Only
-        where `fused.ready`.
-        """
-
-        def constant(values: Sequence[float], dtype: torch.dtype) -> Tensor:
-            return torch.tensor(values, dtype=dtype).repeat_interleave(per_level)
-
-        real, whole, levels = x_QT.dtype, torch.int64, self.levels
-        return fused.levels_read(
-            self.rows_NC,
-            self.rows_per_image,
-            scale=(
-                constant([t.width / t.extent[0] for t in levels], real),
-                constant([t.height / t.extent[1] for t in levels], real),
-            ),
-            limit=(
-                constant([t.width + 0.5 for t in levels], real),
-                constant([t.height + 0.5 for t in levels], real),
-            ),
-            stride_S=constant([t.stride for t in levels], whole),
-            corner_S=constant([t.pad * (t.stride + 1) + t.first for t in levels], whole),
-            site_BKR=site_BKR,
-            site_xy_S2=site_xy_S2,
-            x_QT=x_QT,
-            y_QT=y_QT,
-            weight_QT=weight_QT,
-        )
+    def samples(self, per_level: int, *, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What `fused.levels_read` must know of each sample of a head, `per_level` on each level in turn."""
+        levels = [t for t in self.levels for _ in range(per_level)]
+        cells = [[t.width / t.extent[0] for t in levels], [t.height / t.extent[1] for t in levels]]
+        reach = [[t.width + 0.5 for t in levels], [t.height + 0.5 for t in levels]]
+        rows = [[t.stride for t in levels], [t.pad * (t.stride + 1) + t.first for t in levels]]
+        return torch.tensor(cells + reach, dtype=like.dtype), torch.tensor(rows, dtype=torch.int32)
 
 
 def batch_offset(batch: int, rows_per_map: int, *, like: Tensor) -> Tensor:

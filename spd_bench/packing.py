@@ -181,7 +181,7 @@ def _plan(data: DepthDataset, about: About, folder: Path) -> _Plan:
     if not (folder / RECORD).exists():
         measured = dict(zip(("height", "width", "frame_bytes"), _measure(data, rows[0]), strict=True))
         with _told(folder):
-            files.write_json(folder / RECORD, {"identity": identity, **measured})
+            files.write_record(folder / RECORD, {"identity": identity, **measured})
     known = _recorded(folder)
     _refuse_other_source(known["identity"], identity, folder)
     shape = (known["height"], known["width"])
@@ -202,12 +202,13 @@ def _identity(about: About) -> dict[str, Any]:
 def _recorded(folder: Path) -> dict[str, Any]:
     """What the parts in a folder were made of, and their measures."""
     try:
-        known = files.read_json(folder / RECORD)
+        known = files.read_record(folder / RECORD)
         measures = {key: int(known[key]) for key in ("height", "width", "frame_bytes")}
         return {"identity": dict(known["identity"]), **measures}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (files.Unsound, ValueError, KeyError, TypeError) as error:
+        what = error.message if isinstance(error, files.Unsound) else error
         raise ConfigError(
-            f"cannot be read ({error})", where=str(folder / RECORD), hint="delete that folder to start anew"
+            f"cannot be read ({what})", where=str(folder / RECORD), hint="delete that folder to start anew"
         ) from error
 
 
@@ -373,17 +374,7 @@ def _publish(plan: _Plan, output: Path, on_frame: OnFrame) -> None:
             os.fsync(file.fileno())
     verify(beside, on_frame)
     with _told(output):
-        beside.replace(output)
-        _sync_folder(output.parent)  # the parts are deleted next: the name has to be on disk before
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        files.publish(beside, output)  # the parts are deleted next: the name has to be on disk before
 
 
 def _assemble(plan: _Plan, target: Path) -> None:
@@ -430,7 +421,7 @@ def _lock(output: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     with _told(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(output.parent)
         lock = FileLock(output.with_name(f".{output.name}.lock"))
         try:
             lock.acquire(timeout=0)
@@ -456,7 +447,7 @@ def _delete(folder: Path) -> None:
     if (folder / RECORD).exists():
         disk.clear_debris(folder)
         for part in folder.glob("part-*.h5"):
-            part.unlink()
-        (folder / RECORD).unlink()
+            files.remove(part)
+        files.remove(folder / RECORD)
     with suppress(OSError):
         folder.rmdir()

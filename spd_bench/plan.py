@@ -16,15 +16,50 @@ from spd_bench.api import Component, DepthDataset, Encoder, PointDepthModel
 from spd_bench.compose import Part
 from spd_bench.data.elsewhere import TestElsewhere
 from spd_bench.errors import DataError, SpdError
+from spd_bench.matching import matched
 from spd_bench.metrics import Metric
 from spd_bench.protocol import Protocol, protocol
-from spd_bench.suite import Choice, Suite
+from spd_bench.suite import MODEL_SLOTS, WITHOUT_EFFECT, Augment, Axes, Choice, Evaluation, Suite, Train
 from spd_bench.suite_checks import check_options
 from spd_bench.suite_file import load_suite
 
 EVERYTHING = Selection()
 FORMAT = 1
 """Raise it when the harness itself computes something else from the same configuration."""
+TRAINING, EVALUATION = "training", "evaluation"
+_JOBS = "says which jobs there are; each counts by what it is"
+_MERGED = "merged before anything is run; the values themselves count"
+_REPORT = "computed anew from what was scored"
+IDENTITY: Mapping[str, str] = {
+    "suite": "a name, for people",
+    "description": "for people",
+    "extends": _MERGED,
+    "base.name": "a name, for people",
+    **{f"base.{slot}": TRAINING for slot in MODEL_SLOTS},
+    "data.dataset": TRAINING,
+    "data.test": TRAINING,
+    "data.image_size": TRAINING,
+    "data.query_sampler": TRAINING,
+    **{f"data.augment.{name}": TRAINING for name in Augment.model_fields},
+    "data.cache": TRAINING,
+    "data.cache_limit_gb": "says whether there is room, before anything is encoded",
+    **{f"train.{name}": TRAINING for name in Train.model_fields if name not in WITHOUT_EFFECT},
+    "train.validations": "validation changes neither weights nor random numbers",
+    "train.workers": "processes that read data; the numbers do not depend on it",
+    **{f"eval.{name}": EVALUATION for name in Evaluation.model_fields},
+    "seeds": TRAINING,
+    **{f"axes.{name}": _JOBS for name in Axes.model_fields},
+    "baselines": _JOBS,
+    "steps": _JOBS,
+    "report.primary.metric": _REPORT,
+    "report.primary.k": _REPORT,
+    "report.family": _REPORT,
+    "report.equivalence": _REPORT,
+    "profiles": _MERGED,
+    "fallback.profile": _MERGED,
+}
+"""Every field of a suite → the identity that it is part of, else why it is part of neither. What trains counts in the
+evaluation too. Of a component every option counts but those in its `places`."""
 
 
 def missing(suite: Suite, selection: Selection = EVERYTHING) -> list[str]:
@@ -215,7 +250,16 @@ def build_model(composition: Composition, encoder: Encoder, *, seed: int) -> Poi
     if composition.baseline is not None:
         return compose.build_baseline(part("baseline", composition.baseline), encoder, seed=seed)
     parts = {slot: part(slot, choice) for slot, choice in composition.slots.items() if slot != "encoder"}
-    return compose.build(parts, encoder, seed=seed)
+    return compose.build(parts, encoder, seed=seed, ffn=composition.ffn)
+
+
+def with_width(composition: Composition, base: Composition, encoder: Encoder) -> Composition:
+    """The composition, ready to be built: a parameter-matched control gets its width. `encoder`: that of both."""
+
+    def count(made: Composition) -> int:
+        return sum(parameter.numel() for _, parameter in build_model(made, encoder, seed=0).trainable())
+
+    return matched(composition, base, count)
 
 
 class Experiment:
@@ -229,14 +273,14 @@ class Experiment:
     ) -> None:
         """`encoders`: those of an experiment before, so that what they have encoded need not be encoded again."""
         self.suite = suite
-        self.compositions = selection.of(compositions(suite))
         self.encoders = {} if encoders is None else encoders
+        base, *others = selection.of(compositions(suite))
+        self.compositions = [base, *(with_width(other, base, self.encoder_of(other)) for other in others)]
         self._gt_aligned: set[str] = set()
         self._check_models()
         self.judge = Judge.of(suite)
         self.data, self.protocol, self.metrics = self.judge.data, self.judge.protocol, self.judge.metrics
         self.sampler = _component(suite, "query_sampler", suite.data.query_sampler, "data", "query_sampler")
-        self.loss = _component(suite, "loss", suite.train.loss, "train", "loss")
         self.jobs = [self._job(composition, seed) for composition in self.compositions for seed in suite.seeds]
 
     def model(self, composition: Composition, seed: int) -> PointDepthModel:
@@ -251,6 +295,11 @@ class Experiment:
             place = composition.places.get("encoder")
             self.encoders[key] = compose.build_encoder(Part(choice.use, check_options(choice, "encoder"), place))
         return self.encoders[key]
+
+    def loss_of(self, composition: Composition) -> Any:
+        """The loss that a composition is trained with."""
+        choice = composition.train.loss
+        return registry.load("loss", choice.use)(check_options(choice, "loss"))
 
     def _check_models(self) -> None:
         for composition in self.compositions:
@@ -279,12 +328,12 @@ class Experiment:
 
     def _job(self, composition: Composition, seed: int) -> Job:
         suite = self.suite
-        train = suite.train.model_dump(mode="json", exclude={"workers", "validations", "loss"})
+        train = composition.train.model_dump(mode="json", exclude={*WITHOUT_EFFECT, "loss"})
         train_identity = {
             "format": FORMAT,
             "model": self._model_identity(composition),
             "encoder": self._encoder_identity(composition),
-            "train": train | _slot_identity({"loss": suite.train.loss}),
+            "train": train | _slot_identity({"loss": composition.train.loss}),
             "data": self._data_identity()
             | {"augment": suite.data.augment.model_dump(mode="json")}
             | ({"features": "float16"} if suite.data.cache == "disk" else {})
@@ -301,7 +350,8 @@ class Experiment:
     def _model_identity(self, composition: Composition) -> dict[str, Any]:
         baseline = composition.baseline
         if baseline is None:
-            return _slot_identity({s: c for s, c in composition.slots.items() if s != "encoder"})
+            widths = {} if composition.ffn is None else {"dims": {"ffn": composition.ffn}}
+            return _slot_identity({s: c for s, c in composition.slots.items() if s != "encoder"}) | widths
         trained_as = registry.load("baseline", baseline.use).trained_as or baseline.use
         return _slot_identity({"baseline": Choice(use=trained_as, options=baseline.options)})
 

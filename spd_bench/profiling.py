@@ -23,9 +23,9 @@ from spd_bench.ablate import Composition, Selection, compositions
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.compose import Part
 from spd_bench.data.randomness import torch_seed
-from spd_bench.errors import ConfigError, DataError, SpdError
+from spd_bench.errors import ConfigError, DataError, SpdError, quoted
 from spd_bench.flops import decode_work, prepare_work
-from spd_bench.plan import build_model
+from spd_bench.plan import build_model, with_width
 from spd_bench.report.profile import (
     DENSE,
     LITERAL,
@@ -47,6 +47,7 @@ from spd_bench.train import autocast, parameter_groups
 REFERENCE = (LITERAL, DENSE, SPARSE, "bilinear_mlp")
 KS = (1, 64, 256, 1024, 4096)
 ROUNDS = 7
+PRECISIONS = ("fp32", "bf16")
 
 
 class _Subject(NamedTuple):
@@ -77,6 +78,8 @@ def profile_suite(
     be built or asked for.
     """
     ks = _checked(ks, rounds)
+    if precision not in PRECISIONS:
+        raise ConfigError(f"unknown precision {quoted(precision)}", where="--precision", hint=" or ".join(PRECISIONS))
     with _threads(threads):
         about = settings(device, precision=precision)
         encoder, stand_ins = _encoder(suite)
@@ -161,7 +164,7 @@ def _subjects(
                 where=composition.where,
                 hint="profile it in a suite whose base has that encoder",
             )
-        model = build_model(composition, encoder, seed=0)
+        model = build_model(with_width(composition, base, encoder), encoder, seed=0)
         if model.gt_aligned:
             raise ConfigError(f"{composition.name} needs ground truth to decode", where=composition.where)
         _try(model, features)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench.errors import ConfigError, DataError, did_you_mean
+from spd_bench.errors import ConfigError, DataError, did_you_mean, quoted
 
 Depths = NDArray[np.floating[Any]]
 
@@ -159,5 +159,5 @@ PROTOCOLS = {protocol.name: protocol for protocol in (NYU_BTS, NYU_BTS_FILLED, N
 def protocol(name: str, *, where: str | None = None) -> Protocol:
     """The protocol of this name; ConfigError for an unknown one."""
     if name not in PROTOCOLS:
-        raise ConfigError(f'unknown protocol "{name}"', where=where, hint=did_you_mean(name, PROTOCOLS))
+        raise ConfigError(f"unknown protocol {quoted(name)}", where=where, hint=did_you_mean(name, PROTOCOLS))
     return PROTOCOLS[name]

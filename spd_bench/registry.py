@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from spd_bench.errors import ConfigError, did_you_mean
+from spd_bench.errors import ConfigError, did_you_mean, quoted
 
 SLOTS: tuple[str, ...] = (
     "encoder",
@@ -89,7 +89,7 @@ def entries(slot: str | None = None) -> list[Entry]:
     Raises ConfigError for an unknown slot, and where SPD_BENCH_PLUGINS names a distribution without components.
     """
     if slot is not None and slot not in SLOTS:
-        raise ConfigError(f'unknown slot "{slot}"', hint=did_you_mean(slot, SLOTS))
+        raise ConfigError(f"unknown slot {quoted(slot)}", hint=did_you_mean(slot, SLOTS))
     found = _allowed(_discover())
     return sorted(entry for entry in found if slot in (None, entry.slot))
 
@@ -111,11 +111,11 @@ def find(slot: str, name: str) -> Entry:
     if len(matches) > 1:
         owners = " and ".join(entry.distribution for entry in matches)
         choices = " or ".join(f'"{entry.qualified}"' for entry in matches)
-        raise ConfigError(f'{slot} "{name}" is registered by {owners}', hint=f"write {choices}")
+        raise ConfigError(f"{slot} {quoted(name)} is registered by {owners}", hint=f"write {choices}")
     if not matches:
         elsewhere = [entry.slot for entry in entries() if name in (entry.name, entry.qualified)]
         found = f"; there is a {' and a '.join(elsewhere)} of that name" if elsewhere else ""
-        raise ConfigError(f'unknown {slot} "{name}"{found}', hint=did_you_mean(name, names(slot)))
+        raise ConfigError(f"unknown {slot} {quoted(name)}{found}", hint=did_you_mean(name, names(slot)))
     return matches[0]
 
 

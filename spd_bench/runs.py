@@ -3,20 +3,21 @@
 <root>/trained/<composition>-s<seed>-<id>/
     run.json            identity, parameters, stand-ins: what was trained
     checkpoint.pt       weights (and, until the end, the optimiser's state)
-    done.json           the training log; its presence says that training is finished
+    done.json           the training log; it vouches for the checkpoint, and says that training is finished
     eval-<id>/
         predictions.h5  every scored point: the record
-        scores.json     the numbers; its presence says that the evaluation is finished
+        scores.json     the numbers; it vouches for the predictions, and says that the evaluation is finished
 <root>/checked/<id>.json    data whose every frame has been read once
 <root>/features/<key>/      frozen features, with `data.cache: disk`
     <root>/suites/<suite>.json   the latest run of each suite: which folders its table is made of
 """
 
 import math
+import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +28,7 @@ import torch
 from spd_bench import files, score, train
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.compose import Composition
+from spd_bench.costs import Meter
 from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.feature_shelf import Pass
 from spd_bench.data.preflight import check_frames
@@ -34,11 +36,13 @@ from spd_bench.data.randomness import generator
 from spd_bench.data.stored_features import StoredFeatures, build
 from spd_bench.data.views import FrozenFeatures, Views, unit_range
 from spd_bench.diagnose import diagnose, label
-from spd_bench.errors import ConfigError, DataError, SpdError
+from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, ResourceError, SpdError, shortage
+from spd_bench.evaluate import Predictions, predict
 from spd_bench.evaluate import load as load_predictions
-from spd_bench.evaluate import predict
 from spd_bench.evaluate import save as save_predictions
+from spd_bench.locks import training_lock
 from spd_bench.plan import Experiment, Job
+from spd_bench.watch import UNFINISHED, Watch
 
 FEATURES = "features"
 """Folder of the cache of frozen features, below the root."""
@@ -80,7 +84,9 @@ class Outcome:
     reused: bool = False
 
 
-OnFailure = Callable[[train.Training, Exception], None]
+OnFailure = Callable[[train.Training, BaseException], None]
+FAILED = "failed.json"
+"""Why a run failed, for other processes of the same session; the next session tries it again."""
 
 
 class Probe(NamedTuple):
@@ -101,15 +107,20 @@ class Runner:
         device: torch.device,
         *,
         like: "Runner | None" = None,
+        watch: Watch | None = None,
     ) -> None:
-        """`like`: a runner before on the same data, whose images and features need not be made again."""
+        """like: a runner before on the same data, whose images and features need not be made again.
+
+        watch: told where the work stands; by default nobody looks.
+        """
         self.experiment = experiment
         self.root = root
         self.device = device
         about = experiment.suite.data
         self.views = Views(experiment.data, image_size=about.image_size, augmentation=about.augment)
         self._features: dict[Encoder, FrozenFeatures] = {}
-        self._failures: dict[str, str] = {}
+        self.watch = watch or Watch()
+        self._failures = dict(self.watch.given_up)
         if like is not None and like.experiment.suite.data == about:
             self.views, self._features = like.views, like._features
 
@@ -122,7 +133,13 @@ class Runner:
 
     def is_done(self, job: Job) -> bool:
         """Whether nothing is left to do."""
-        return (self._eval_folder(job) / "scores.json").exists()
+        return self._is_trained(job) and self._scores(job) is not None
+
+    def _scores(self, job: Job) -> dict[str, Any] | None:
+        """What its evaluation came to, if its files are there as they were written."""
+        folder = self._eval_folder(job)
+        record = files.found_record(folder / "scores.json")
+        return record if record is not None and files.vouched(folder, record) else None
 
     def check_data(self, on_frame: Callable[[int, int], None]) -> None:
         """Reads every frame once before the first job, unless that was done for this data and these demands.
@@ -130,85 +147,137 @@ class Runner:
         Raises DataError listing the frames that cannot be used.
         """
         experiment, suite = self.experiment, self.experiment.suite
-        demands = {"queries": suite.train.queries, "max_k": max(*suite.eval.k, VALIDATION_QUERIES)}
+        queries = max(composition.train.queries for composition in experiment.compositions)
+        demands = {"queries": queries, "max_k": max(*suite.eval.k, VALIDATION_QUERIES)}
         seen = files.sha256([experiment.data.digest(), experiment.protocol.identity(), demands])
         mark = self.root / "checked" / f"{seen[:16]}.json"
-        if not mark.exists():
-            check_frames(experiment.data, experiment.protocol, **demands, on_frame=on_frame)
-            files.write_json(mark, {"dataset": experiment.data.describe(), **demands})
+        if files.found_record(mark) is None:
+            watched = self._watched("checking frame", on_frame)
+            check_frames(experiment.data, experiment.protocol, **demands, on_frame=watched)
+            files.write_record(mark, {"dataset": experiment.data.describe(), **demands})
 
     def state(self, job: Job) -> str:
         """What `run` would do: nothing, evaluate, go on, or train."""
         folder = self.folder(job)
         if self.is_done(job):
             return "done"
-        if (folder / "done.json").exists():
+        if self._is_trained(job):
             return "to evaluate"
         return "to resume" if (folder / "checkpoint.pt").exists() else "to train"
+
+    @property
+    def told(self) -> str:
+        """The device, its kind and the threads, as records have them."""
+        return told(self.device)
+
+    def steps(self, job: Job) -> int:
+        """Steps of a job's whole training."""
+        return self._optimisation(job).steps
 
     def _eval_folder(self, job: Job) -> Path:
         return self.folder(job) / f"eval-{job.eval_id[:10]}"
 
     def run(self, job: Job, progress: Progress) -> Outcome:
-        """Trains and evaluates unless that is done; a failure is an outcome, not an exception."""
+        """Trains and evaluates unless that is done; a failure is an outcome, not an exception.
+
+        Raises BusyError where another process works at this training.
+        """
         folder = self.folder(job)
+        with training_lock(folder, wait=False):
+            if self.is_done(job):
+                self._require_record(job)
+                return self._outcome(job, reused=True)
+            if not self._has_failed(job):
+                progress.job(job)
+                with self.watch.on({job.train_id: job.name}), self._failures_of(job):
+                    self._evaluate(job, self._trained(job, progress), progress)
+                    return self._outcome(job, reused=False)
+            self._tell_failure(job)
+            return Outcome(job, folder, None, None, failure=self._failures[job.train_id])
+
+    def found(self, job: Job) -> Outcome:
+        """What a job has come to before; UNFINISHED is the failure of one that is still to be done."""
         if self.is_done(job):
             return self._outcome(job, reused=True)
-        if job.train_id not in self._failures:
-            progress.job(job)
-            with self._failures_of(job):
-                self._evaluate(job, self._trained(job, progress), progress)
-                return self._outcome(job, reused=False)
-        return Outcome(job, folder, None, None, failure=self._failures[job.train_id])
+        return Outcome(job, self.folder(job), None, None, failure=UNFINISHED)
+
+    def _has_failed(self, job: Job) -> bool:
+        """Whether it has failed in this session, here or in another process that shares its jobs."""
+        if job.train_id not in self._failures and self.watch.session:
+            told = files.found_record(self.folder(job) / FAILED)
+            if told is not None and told["session"] == self.watch.session:
+                self._failures[job.train_id] = told["cause"]
+        return job.train_id in self._failures
+
+    def _tell_failure(self, job: Job) -> None:
+        """Leaves the cause for other processes of this session, which then do not try it again."""
+        if self.watch.session:
+            told = {"cause": self._failures[job.train_id], "session": self.watch.session}
+            files.write_record(self.folder(job) / FAILED, told)
 
     @contextmanager
     def _failures_of(self, job: Job) -> Iterator[None]:
-        """Notes what a job raises; but a DataError is raised, since every other composition would meet it too."""
+        """Notes what a job raises; but a DataError or ResourceError is raised: every other would meet it too."""
         try:
             yield
-        except DataError:
+        except (DataError, ResourceError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a component may call sys.exit
+            self.watch.check()  # helpers of ours may have been stopped too, which is no failure of the job
             self._note(job, error)
 
-    def _note(self, job: Job, error: Exception) -> None:
+    def _note(self, job: Job, error: BaseException) -> None:
         """Keeps why a job failed: an error of ours in a line, a component's own bug with its traceback in a file."""
-        if isinstance(error, SpdError):
-            self._failures[job.train_id] = str(error).splitlines()[0]
+        lacks = shortage(error)
+        if lacks is not None and not lacks.message.startswith(OUT_OF_MEMORY):
+            raise lacks from error
+        if isinstance(error, SpdError) or lacks is not None:
+            self._failures[job.train_id] = str(lacks or error).splitlines()[0]
         else:
             files.write_text(self.folder(job) / "failure.txt", "".join(traceback.format_exception(error)))
             self._failures[job.train_id] = f"{type(error).__name__}: {error}"
 
     def _outcome(self, job: Job, *, reused: bool) -> Outcome:
         folder = self.folder(job)
-        log = files.read_json(folder / "done.json")
-        return Outcome(job, folder, files.read_json(self._eval_folder(job) / "scores.json"), log, reused=reused)
+        log = files.read_record(folder / "done.json")
+        return Outcome(job, folder, files.read_record(self._eval_folder(job) / "scores.json"), log, reused=reused)
 
     # ---------------------------------------------------------------------------------------------- training
 
     def train_in_step(self, jobs: Sequence[Job], progress: Progress) -> None:
-        """Trains the jobs that are not trained yet side by side, one group per seed and encoder.
+        """Trains the jobs that are not trained yet side by side, one group per seed, encoder and kind of batch.
 
         A batch is then encoded once for the whole group. Worth it where the same features do not come again, and so
         cannot be held: with held ones each model may as well train alone. A model that fails drops out; `run` tells.
         """
         if not self.views.always_new:
             return
-        groups: dict[tuple[int, Encoder], dict[train.Training, Job]] = {}
-        for job in jobs:
-            with self._failures_of(job):
+        groups: dict[tuple[Any, ...], dict[train.Training, Job]] = {}
+        with ExitStack() as locks:
+            for job in jobs:
                 begun = {other.train_id for group in groups.values() for other in group.values()}
-                if self._is_trained(job) or self.is_done(job) or job.train_id in begun:
+                if self._is_trained(job) or self.is_done(job) or self._has_failed(job) or job.train_id in begun:
                     continue
-                model = self._start(job)
-                if model.trained:
-                    groups.setdefault((job.seed, model.encoder), {})[self._training(job, model)] = job
-        for group in groups.values():
-            self._train_group(group, progress)
+                with suppress(BusyError):  # another process has it, `run` waits for that
+                    locks.enter_context(training_lock(self.folder(job), wait=False))
+                    with self.watch.on({job.train_id: job.name}), self._failures_of(job):
+                        model = self._start(job)
+                        if model.trained:
+                            training, batches = self._training(job, model), self._batches(job)
+                            alike = (model.encoder, job.seed, batches.batch_size, batches.queries, batches.steps)
+                            groups.setdefault(alike, {})[training] = job
+            for group in groups.values():
+                self._train_group(group, progress)
 
     def _train_group(self, group: Mapping[train.Training, Job], progress: Progress) -> None:
-        progress.group(list(group.values()), self._optimisation().steps)
-        self._train(list(group), progress, lambda training, error: self._note(group[training], error))
+        jobs = list(group.values())
+        progress.group(jobs, self._optimisation(jobs[0]).steps)
+
+        def at(training: train.Training) -> AbstractContextManager[None]:
+            return self.watch.on({group[training].train_id: group[training].name})
+
+        with self.watch.on({job.train_id: job.name for job in jobs}):
+            self._train(jobs[0], list(group), progress, lambda training, error: self._note(group[training], error), at)
         for training, job in group.items():
             if job.train_id not in self._failures:
                 self._finish(job, training.model, training.log)
@@ -217,30 +286,37 @@ class Runner:
         if self._is_trained(job):
             return self.model(job, trained=True)
         model = self._start(job)
-        progress.training(self._optimisation().steps if model.trained else 0)
+        progress.training(self._optimisation(job).steps if model.trained else 0)
         log = train.TrainingLog()
         if model.trained:
             training = self._training(job, model)
-            self._train([training], progress, None)
+            self._train(job, [training], progress, None, lambda training: nullcontext())
             log = training.log
         self._finish(job, model, log)
         return model
 
     def _is_trained(self, job: Job) -> bool:
-        return (self.folder(job) / "done.json").exists()
+        return files.found_record(self.folder(job) / "done.json") is not None
+
+    def _require_record(self, job: Job) -> None:
+        """Writes what was trained once more if that is lost; the training itself does not read it."""
+        path = self.folder(job) / "run.json"
+        if files.found_record(path) is None:
+            files.write_record(path, self._record(job, self.model(job, trained=False)))
 
     def _start(self, job: Job) -> PointDepthModel:
         """The model before its first step, with its record in its folder."""
+        self.watch.at("building the model")
         model = self.model(job, trained=False)
-        files.write_json(self.folder(job) / "run.json", self._record(job, model))
+        files.write_record(self.folder(job) / "run.json", self._record(job, model))
         model.fit_prior(self._prior_depths())
         return model
 
     def _training(self, job: Job, model: PointDepthModel) -> train.Training:
         return train.Training(
             model,
-            self.experiment.loss,
-            self._optimisation(),
+            self.experiment.loss_of(job.composition),
+            self._optimisation(job),
             seed=job.seed,
             checkpoint=self.folder(job) / "checkpoint.pt",
             validate=self._validate,
@@ -248,20 +324,34 @@ class Runner:
             device=self.device,
         )
 
-    def _train(self, trainings: Sequence[train.Training], progress: Progress, on_failure: OnFailure | None) -> None:
+    def _train(
+        self,
+        job: Job,
+        trainings: Sequence[train.Training],
+        progress: Progress,
+        on_failure: OnFailure | None,
+        at: Callable[[train.Training], AbstractContextManager[None]],
+    ) -> None:
+        def on_step(step: int, loss: float) -> None:
+            progress.step(step, loss)
+            self.watch.at(f"training at step {step + 1}")
+
+        self.watch.at(f"training at step {min(training.step for training in trainings) + 1}")
         train.train(
             trainings,
-            self._batches(trainings[0].seed, trainings[0].how.steps),
+            self._batches(job),
             self._frozen(trainings[0].model),
-            on_step=progress.step,
+            on_step=on_step,
             on_failure=on_failure,
+            at=at,
+            stopping=lambda: self.watch.stopping,
             workers=self.experiment.suite.train.workers,
         )
 
     def _finish(self, job: Job, model: PointDepthModel, log: train.TrainingLog) -> None:
         folder = self.folder(job)
-        train.save(folder / "checkpoint.pt", model, None, self._optimisation().steps, log)
-        files.write_json(folder / "done.json", asdict(log))
+        digest = train.save(folder / "checkpoint.pt", model, None, self._optimisation(job).steps, log)
+        files.write_record(folder / "done.json", asdict(log) | {files.VOUCHED: {"checkpoint.pt": digest}})
 
     def _record(self, job: Job, model: PointDepthModel) -> dict[str, Any]:
         counts: dict[str, int] = {}
@@ -272,6 +362,7 @@ class Runner:
             "composition": job.composition.name,
             "difference": job.composition.difference,
             "seed": job.seed,
+            "device": self.told,
             "train_id": job.train_id,
             "identity": job.train_identity,
             "trainable_parameters": sum(counts.values()),
@@ -279,9 +370,9 @@ class Runner:
             "stand_ins": self.experiment.stand_ins(job.composition),
         }
 
-    def _optimisation(self) -> train.Optimisation:
-        recipe = self.experiment.suite.train
-        epoch = self._steps_per_epoch()
+    def _optimisation(self, job: Job) -> train.Optimisation:
+        recipe = job.composition.train
+        epoch = self._steps_per_epoch(job)
         steps = recipe.steps or recipe.epochs * epoch  # type: ignore[operator]
         marks = {round(steps * (i + 1) / recipe.validations) for i in range(recipe.validations)}
         return train.Optimisation(
@@ -297,27 +388,29 @@ class Runner:
             log_at=tuple(range(epoch, steps, epoch)),
         )
 
-    def _steps_per_epoch(self) -> int:
+    def _steps_per_epoch(self, job: Job) -> int:
         suite, frames = self.experiment.suite, len(self.experiment.data.frames("train"))
-        if frames < suite.train.batch_size:
+        size = job.composition.train.batch_size
+        if frames < size:
+            own = size != suite.train.batch_size
             raise ConfigError(
-                f"train.batch_size {suite.train.batch_size} is larger than the training split ({frames} frames)",
-                where=suite.place("train", "batch_size"),
+                f"train.batch_size {size} is larger than the training split ({frames} frames)",
+                where=job.composition.where if own else suite.place("train", "batch_size"),
                 hint="lower train.batch_size",
             )
-        return frames // suite.train.batch_size
+        return frames // size
 
-    def _batches(self, seed: int, steps: int) -> BatchPlan:
-        self._steps_per_epoch()
-        suite = self.experiment.suite
+    def _batches(self, job: Job) -> BatchPlan:
+        """What a job is trained on; the same for every composition that shares seed and sizes."""
+        recipe = job.composition.train
         return BatchPlan(
             views=self.views,
             frames=self.experiment.data.frames("train"),
             sampler=self.experiment.sampler,
-            batch_size=suite.train.batch_size,
-            queries=suite.train.queries,
-            seed=seed,
-            steps=steps,
+            batch_size=recipe.batch_size,
+            queries=recipe.queries,
+            seed=job.seed,
+            steps=self._optimisation(job).steps,
         )
 
     def _frozen(self, model: PointDepthModel) -> FrozenFeatures:
@@ -353,7 +446,22 @@ class Runner:
                 features = self._features_of(self.experiment.encoder_of(job.composition))
                 assert isinstance(features, StoredFeatures)
                 wanted.setdefault(features, set()).update(self._passes(job))
-        build(wanted, limit_gb=suite.data.cache_limit_gb, workers=suite.train.workers, tell=tell, on_view=on_view)
+        build(
+            wanted,
+            limit_gb=suite.data.cache_limit_gb,
+            workers=suite.train.workers,
+            tell=tell,
+            on_view=self._watched("encoding view", on_view),
+        )
+
+    def _watched(self, stage: str, on_item: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """`on_item` (done, total), which also says that the next item's turn has come."""
+
+        def on_done(done: int, total: int) -> None:
+            on_item(done, total)
+            self.watch.at(f"{stage} {min(done + 1, total)} of {total}")
+
+        return on_done
 
     def _passes(self, job: Job) -> set[Pass]:
         """Which views of which splits a job reads."""
@@ -361,7 +469,7 @@ class Runner:
         if self.experiment.is_trained(job.composition) and not self._is_trained(job):
             passes.add(Pass("val"))
             first = self.experiment.data.frames("train")[0]
-            for epoch in range(math.ceil(self._optimisation().steps / self._steps_per_epoch())):
+            for epoch in range(math.ceil(self._optimisation(job).steps / self._steps_per_epoch(job))):
                 view = self.views.training(first, seed=job.seed, epoch=epoch)
                 passes.add(Pass("train", view.seed, view.number))
         return passes
@@ -393,10 +501,21 @@ class Runner:
     def _validate(self, model: PointDepthModel) -> dict[str, float]:
         """Every metric on the validation split at one K."""
         images = self._images("val", VALIDATION_QUERIES, 1)
-        predictions, _ = predict(model, images, self._frozen(model), device=self.device)
+        on_image = self._watched("validating at image", lambda done, total: None)
+        predictions, _ = predict(
+            model,
+            images,
+            self._frozen(model),
+            device=self.device,
+            on_image=lambda done: on_image(done, len(images)),
+        )
+        self.validated(predictions)
         metrics = self.experiment.metrics
         values = score.reported(predictions, metrics, [VALIDATION_QUERIES], self.experiment.protocol)
         return {f"val/{name}": value for (name, _), value in values.items()}
+
+    def validated(self, predictions: Predictions) -> None:
+        """Told what each validation predicted."""
 
     def _watch(self, model: PointDepthModel) -> dict[str, float]:
         """What the blocks of a composition do on a few validation images (§10.3, step 5); nothing for a baseline."""
@@ -409,7 +528,9 @@ class Runner:
         """The model of a job, with its initial weights or those of its finished training."""
         model = self.experiment.model(job.composition, job.seed).to(self.device)
         if trained:
-            train.load_weights(self.folder(job) / "checkpoint.pt", model)
+            folder = self.folder(job)
+            digest = files.read_record(folder / "done.json").get(files.VOUCHED, {}).get("checkpoint.pt")
+            train.load_weights(folder / "checkpoint.pt", model, digest=digest)
         return model
 
     def probe(self, model: PointDepthModel) -> Probe:
@@ -422,18 +543,23 @@ class Runner:
         return Probe(shown_B3HW, maps, torch.stack([image.xy_P2 for image in chosen]).to(self.device))
 
     def _evaluate(self, job: Job, model: PointDepthModel, progress: Progress) -> None:
+        started = time.monotonic()
         suite, metrics = self.experiment.suite, self.experiment.metrics
         images = self._images("test", max(suite.eval.k), suite.eval.k1_draws)
+        on_image = self._watched("scoring image", progress.image)
+        self.watch.at(f"scoring image 1 of {len(images)}")
+        meter = Meter(model, ks=suite.eval.k, images=len(images), device=self.device)
         predictions, cost = predict(
             model,
             images,
             self._frozen(model),
             device=self.device,
-            on_image=lambda done: progress.image(done, len(images)),
+            on_image=lambda done: on_image(done, len(images)),
+            on_scene=meter,
         )
         folder = self._eval_folder(job)
         attributes = {"identity": job.eval_id, "protocol": self.experiment.judge.caption}
-        save_predictions(folder / "predictions.h5", predictions, attributes)
+        digest = save_predictions(folder / "predictions.h5", predictions, attributes)
         # scored from the file, so that the record is known to hold the numbers
         summary = score.reported(
             load_predictions(folder / "predictions.h5"), metrics, suite.eval.k, self.experiment.protocol
@@ -441,10 +567,18 @@ class Runner:
         record = {
             "identity": job.eval_identity,
             "images": len(predictions.frames),
+            "seconds": time.monotonic() - started,
             "scores": {f"{name}@{k}": value for (name, k), value in summary.items()},
-            "cost": asdict(cost),
+            "cost": asdict(cost) | asdict(meter.costs),
+            files.VOUCHED: {"predictions.h5": digest},
         }
-        files.write_json(folder / "scores.json", record)
+        files.write_record(folder / "scores.json", record)
+
+
+def told(device: torch.device) -> str:
+    """A device, its kind and the threads that this process may use."""
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return f"{device} ({machine or platform.machine()}), {torch.get_num_threads()} threads"
 
 
 def record_suite(
@@ -456,7 +590,10 @@ def record_suite(
     provenance: Mapping[str, str],
     tracked: Mapping[str, str | None],
 ) -> Path:
-    """Writes which folders the suite's latest table is made of, and under which MLflow run it is tracked."""
+    """Writes which folders the suite's latest table is made of, and under which MLflow run it is tracked.
+
+    A job that is still to be done is an outcome whose failure is UNFINISHED.
+    """
     suite = experiment.suite
     rows = [
         {
@@ -475,7 +612,7 @@ def record_suite(
         for outcome in outcomes
     ]
     path = root / "suites" / f"{suite.suite}.json"
-    files.write_json(
+    files.write_record(
         path,
         {
             "suite": suite.dump(),
@@ -489,6 +626,7 @@ def record_suite(
             "stand_ins": experiment.stand_ins(experiment.compositions[0]),
             "provenance": provenance,
             "tracked": tracked,
+            "unfinished": sum(outcome.failure == UNFINISHED for outcome in outcomes),
             "rows": rows,
         },
     )

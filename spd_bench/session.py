@@ -5,39 +5,46 @@ import logging
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.logging import RichHandler
 
-from spd_bench import files, plan
+from spd_bench import files, fused, plan
 from spd_bench.ablate import Selection
 from spd_bench.build_order import BuildOrder
 from spd_bench.display import Display
-from spd_bench.errors import BusyError, ConfigError, DataError, SpdError
+from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, SpdError, quoted
+from spd_bench.forecast import UNKNOWN, Estimate, Forecast
+from spd_bench.locks import suite_lock
 from spd_bench.report.collect import collect, curves, record, watched
 from spd_bench.report.comparison import Comparison
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
 from spd_bench.report.verdicts import Verdicts, judged
-from spd_bench.runs import Outcome, Runner, record_suite
+from spd_bench.runs import Outcome, Runner, record_suite, told
 from spd_bench.suite import Suite
 from spd_bench.tracking import Tracker
+from spd_bench.watch import UNFINISHED, Watch
 
 log = logging.getLogger("spd_bench")
+
+WAIT_S = 0.5
+"""How often one looks whether another process has finished a job."""
 
 
 @dataclass(frozen=True)
 class Finished:
     """What a run leaves: the table as printed, the page, where MLflow has it, and how many jobs failed.
 
-    comparable: whether `compare` can make other tables of it; a build order is no comparison.
+    comparable: whether `compare` can make other tables of it; a build order is no comparison. starved: whether
+    every job failed for want of memory. left: jobs that another process leads or does, which then writes the report.
     """
 
     table: str
@@ -45,6 +52,17 @@ class Finished:
     tracking: str
     failed: int
     comparable: bool = True
+    starved: bool = False
+    left: int = 0
+
+
+def work(arguments: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
+    """`run_suite` in a worker process (`spd_bench.supervise`): its arguments and what it leaves, as JSON has them."""
+    selection = Selection(*map(tuple, arguments["selection"]))
+    given = {key: arguments[key] for key in ("profile", "sets", "data", "device")}
+    root = Path(arguments["root"])
+    finished = run_suite(arguments["suite"], **given, root=root, selection=selection, watch=watch)
+    return asdict(finished) | {"report": str(finished.report)}
 
 
 def run_suite(
@@ -56,22 +74,29 @@ def run_suite(
     root: Path,
     device: str,
     selection: Selection = plan.EVERYTHING,
+    watch: Watch | None = None,
 ) -> Finished:
     """Plans, trains, evaluates, logs and reports a suite; what is done already is skipped.
 
-    Raises ConfigError or DataError before anything is trained, BusyError if the suite is running elsewhere.
+    watch: told where the work stands; its session, if it has one, holds the suite's lock. Raises ConfigError or
+    DataError before anything is trained, BusyError if the suite is running elsewhere.
     """
+    watch = watch or Watch()
+    watch.at("planning")
     console = _console()
     chosen = plan.choose(suite, profile=profile, sets=sets, data=data, selection=selection)
     where = device_named(device)
     name = chosen.suite.suite
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / f".{name}.lock")
-    try:
-        with lock.acquire(timeout=0):
-            return (_run_steps if chosen.steps else _run)(chosen, root, where, console)
-    except Timeout:
-        raise BusyError(f'suite "{name}" is being run by another process', where=str(root)) from None
+    if watch.joined and chosen.steps:
+        raise ConfigError("the steps of a build order follow one another", where="--join", hint="run it without")
+    if watch.session:
+        return (_run_steps if chosen.steps else _run)(chosen, root, where, console, watch)
+    with suite_lock(root, name, command=_command(watch)):
+        return (_run_steps if chosen.steps else _run)(chosen, root, where, console, watch)
+
+
+def _command(watch: Watch) -> str:
+    return watch.command or " ".join(["spd-bench", *sys.argv[1:]])
 
 
 def _console() -> Console:
@@ -90,25 +115,63 @@ def plan_suite(
     sets: Sequence[str],
     data: str | None,
     root: Path,
+    device: str = "auto",
     selection: Selection = plan.EVERYTHING,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Every job with its difference from the base and its state, and a title; trains and writes nothing."""
+    """Every job with its difference from the base, its state and what it will take, and a title; writes nothing.
+
+    device: that of the runs that the estimates are for.
+    """
     chosen = plan.choose(suite, profile=profile, sets=sets, data=data, selection=selection)
+    where = device_named(device)
     rows: list[dict[str, Any]] = []
-    for planned in chosen.steps.values() or [chosen.suite]:
+    estimates: list[Estimate] = []
+    begun: dict[str, set[str]] = {}
+    for step, planned in chosen.steps.items() or [("", chosen.suite)]:
         experiment = plan.Experiment(planned, selection=plan.EVERYTHING if chosen.steps else selection)
-        runner = Runner(experiment, root, torch.device("cpu"))
-        rows += [
-            {
-                "composition": job.composition.name,
-                "seed": job.seed,
-                "difference": job.composition.difference,
-                "state": runner.state(job),
-                "identity": job.train_id[:10],
-            }
-            for job in experiment.jobs
-        ]
-    return rows, _title(chosen, experiment)
+        runner = Runner(experiment, root, where)
+        forecast = Forecast(runner)
+        for job in experiment.jobs:
+            untrained = step and not chosen.suite.steps[step].train
+            state = "shapes only" if untrained else _state(runner, job, begun)
+            estimates.append(forecast.of(job, state))
+            rows.append(_planned(job, state, estimates[-1]))
+    return rows, f"{_title(chosen, experiment)}\n{_summary(rows, estimates)}"
+
+
+def _state(runner: Runner, job: plan.Job, begun: dict[str, set[str]]) -> str:
+    """What will be left of a job when the jobs before it are done; `begun`: their trainings and evaluations."""
+    tests = begun.setdefault(job.train_id, set())
+    state = runner.state(job)
+    if job.eval_id in tests:
+        state = "done"
+    elif tests and state != "done":
+        state = "to evaluate"
+    tests.add(job.eval_id)
+    return state
+
+
+def _planned(job: plan.Job, state: str, estimate: Estimate) -> dict[str, Any]:
+    return {
+        "composition": job.composition.name,
+        "seed": job.seed,
+        "difference": job.composition.difference,
+        "state": state,
+        "estimated_minutes": None if estimate.seconds is None else round(estimate.seconds / 60, 2),
+        "estimated_from": estimate.source,
+        "identity": job.train_id[:10],
+    }
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], estimates: Sequence[Estimate]) -> str:
+    """How many jobs are in each state, and what is left in all."""
+    states = [row["state"] for row in rows]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    known = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
+    missing = len(estimates) - len(known)
+    total = f"estimated {sum(known) / 60:.1f} min in all, from finished runs" if any(known) or not missing else ""
+    rest = f"{missing} {UNKNOWN}" if missing else ""
+    return f"{counted}: {'; and '.join(filter(None, (total, rest)))}"
 
 
 def build_cache(
@@ -130,29 +193,41 @@ def build_cache(
         _build_features(Runner(experiment, root, where), console)
 
 
-def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console) -> Finished:
+def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console, watch: Watch) -> Finished:
     experiment = plan.Experiment(chosen.suite, selection=chosen.selection)
     console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
-    runner = Runner(experiment, root, device)
+    runner = Runner(experiment, root, device, watch=watch)
     _check_data(runner, console)
     _build_features(runner, console)
     tracker = Tracker(root)
-    source = _provenance(device)
-    with _tracked_suite(tracker, chosen, experiment, source, root) as parent:
-        outcomes = _run_jobs(runner, tracker, parent, console)
+    source = _provenance(device, watch)
+    watch.at("recording in MLflow")
+    # the process that leads records for those that help, too
+    with _tracked_suite(tracker, chosen, experiment, source, root) if watch.leads else nullcontext() as parent:
         tracked = {tracker.store: parent}
-        record_suite(root, experiment, outcomes, why=chosen.why, provenance=source, tracked=tracked)
+
+        def note(outcomes: Sequence[Outcome]) -> None:
+            if watch.leads:
+                record_suite(root, experiment, outcomes, why=chosen.why, provenance=source, tracked=tracked)
+
+        outcomes = _run_jobs(runner, tracker, parent, console, note)
+        failed = sum(bool(outcome.failure) for outcome in outcomes)
+        starved = failed > 0 and all(outcome.failure.startswith(OUT_OF_MEMORY) for outcome in outcomes)
+        if not watch.leads:
+            left = sum(outcome.failure == UNFINISHED for outcome in outcomes)
+            return Finished("", _stem(root, chosen.suite), tracker.store, failed - left, left=left)
+        watch.at("writing the report")
         comparison = collect(root, chosen.suite.suite)
         verdicts = judged(root, chosen.suite.suite)
         report = _report(root, chosen.suite, comparison, verdicts)
         tracker.log_files(parent, sorted(report.parent.glob(f"{chosen.suite.suite}.*")))
-    failed = sum(bool(outcome.failure) for outcome in outcomes)
-    return Finished(render(comparison, format="terminal", verdicts=verdicts), report, tracker.store, failed)
+    table = render(comparison, format="terminal", verdicts=verdicts)
+    return Finished(table, report, tracker.store, failed, starved=starved)
 
 
-def _run_steps(chosen: plan.Chosen, root: Path, device: torch.device, console: Console) -> Finished:
+def _run_steps(chosen: plan.Chosen, root: Path, device: torch.device, console: Console, watch: Watch) -> Finished:
     """A build order (§10.3): each step's model, then its checks; the first step that fails is the last one run."""
-    tracker, source = Tracker(root), _provenance(device)
+    tracker, source = Tracker(root), _provenance(device, watch)
     walk = BuildOrder(chosen, source, root / "reports" / chosen.suite.suite)
     experiment: plan.Experiment | None = None
     runner: Runner | None = None
@@ -160,7 +235,7 @@ def _run_steps(chosen: plan.Chosen, root: Path, device: torch.device, console: C
     with ExitStack() as stack:
         for name, suite in chosen.steps.items():
             experiment = plan.Experiment(suite, encoders=experiment.encoders if experiment else None)
-            runner = Runner(experiment, root, device, like=runner)
+            runner = Runner(experiment, root, device, like=runner, watch=watch)
             if not walk.results:
                 console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
                 _check_data(runner, console)
@@ -178,6 +253,7 @@ def _run_steps(chosen: plan.Chosen, root: Path, device: torch.device, console: C
 
 
 def _check_data(runner: Runner, console: Console) -> None:
+    files.clear_debris(runner.root)
     with Display(console, 0) as display:
         runner.check_data(display.frame)
 
@@ -189,16 +265,43 @@ def _build_features(runner: Runner, console: Console) -> None:
         )
 
 
-def _run_jobs(runner: Runner, tracker: Tracker, parent: str | None, console: Console) -> list[Outcome]:
-    """Every job of an experiment, shown and tracked."""
-    outcomes: list[Outcome] = []
-    with Display(console, len(runner.experiment.jobs)) as display:
-        runner.train_in_step(runner.experiment.jobs, display)
-        for job in runner.experiment.jobs:
-            outcome = runner.run(job, display)
-            outcomes.append(outcome)
-            display.done(outcome, runner.experiment.suite.report.primary)
-            _track(tracker, parent, outcome)
+def _run_jobs(
+    runner: Runner,
+    tracker: Tracker,
+    parent: str | None,
+    console: Console,
+    note: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
+) -> list[Outcome]:
+    """Every job of an experiment, shown and tracked; those that another process has, later.
+
+    note: told of all outcomes before the first job and after each; of a job to come, that it is unfinished. A process
+    that only helps leaves what is then still in other hands unfinished.
+    """
+    watch, jobs = runner.watch, runner.experiment.jobs
+    outcomes = [runner.found(job) for job in jobs]
+    note(outcomes)
+    waiting = list(range(len(jobs)))
+    with Display(console, len(jobs)) as display:
+        if not watch.joined:  # side by side, one process would have them all
+            runner.train_in_step(jobs, display)
+        while waiting:
+            busy = []
+            for index in waiting:
+                watch.at("choosing a job")
+                try:
+                    outcomes[index] = runner.run(jobs[index], display)
+                except BusyError:
+                    busy.append(index)
+                    continue
+                note(outcomes)
+                display.done(outcomes[index], runner.experiment.suite.report.primary)
+                _track(tracker, parent, outcomes[index])
+            if busy == waiting:
+                if not watch.leads:
+                    break
+                watch.at(f"waiting for {jobs[busy[0]].name}, which another process does")
+                time.sleep(WAIT_S)
+            waiting = busy
     return outcomes
 
 
@@ -231,9 +334,13 @@ def _tracked_before(root: Path, suite: Suite, store: str) -> str | None:
     return last.get("tracked", {}).get(store) if same else None
 
 
+def _stem(root: Path, suite: Suite) -> Path:
+    return root / "reports" / suite.suite
+
+
 def _report(root: Path, suite: Suite, comparison: Comparison, verdicts: Verdicts | None) -> Path:
     """Writes the page, the tables as Markdown, CSV and JSON, and the resolved configuration."""
-    stem = root / "reports" / suite.suite
+    stem = _stem(root, suite)
     resolved = json.dumps(suite.dump(), indent=1, ensure_ascii=False)
     files.write_text(stem.with_suffix(".suite.json"), resolved + "\n")
     for suffix, form in ((".md", "markdown"), (".csv", "csv"), (".json", "json")):
@@ -250,7 +357,7 @@ def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
         return
     mark = outcome.folder / "mlflow.json"
     job, key = outcome.job, f"{tracker.store} {parent} {outcome.job.composition.name}"
-    known = files.read_json(mark) if mark.exists() else {}
+    known = files.found_record(mark) or {}
     if outcome.reused and key in known:
         return
     run_id = tracker.open_run(
@@ -271,7 +378,7 @@ def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
         tracker.log_series(run_id, [(0, {f"test/K{k}/{name}": value for name, _, k, value in cells})])
         tracker.log_files(run_id, [outcome.folder / "run.json"])
     if run_id is not None:
-        files.write_json(mark, known | {key: run_id})
+        files.write_record(mark, known | {key: run_id})
     tracker.close(run_id, "FAILED" if outcome.failure else "FINISHED")
 
 
@@ -301,23 +408,26 @@ def device_named(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f'unknown device "{name}"', where="--device", hint="auto, cpu, cuda or cuda:N") from error
+    except RuntimeError:
+        device = torch.device("meta")  # refused like every other kind
+    hint = "auto, cpu, cuda or cuda:N"
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"unknown device {quoted(name)}", where="--device", hint=hint)
+    if device.type == "cuda" and (device.index or 0) >= max(torch.cuda.device_count(), 1):
+        raise DataError(f"there are {torch.cuda.device_count()} CUDA devices", where=f"--device {name}", hint=hint)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DataError("no CUDA device is available here", where=f"--device {name}", hint="use --device cpu")
     return device
 
 
-def _provenance(device: torch.device) -> dict[str, str]:
+def _provenance(device: torch.device, watch: Watch) -> dict[str, str]:
     """Versions, revision, machine and command: what a number came from."""
-    machine = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    )
     return plan.versions() | {
         "git": _git_state(),
         "python": platform.python_version(),
-        "device": f"{device} ({machine}), {torch.get_num_threads()} threads",
-        "command": " ".join(["spd-bench", *sys.argv[1:]]),
+        "device": told(device),
+        "operators": fused.description(),
+        "command": _command(watch),
     }
 
 

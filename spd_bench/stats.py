@@ -29,7 +29,7 @@ Letters: S seeds, I images, C scenes, R resamples, P pairs of seeds.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -65,6 +65,8 @@ _ROUNDING = 1e-12
 class Scores:
     """Per-image values [S, I] of one composition in one metric at one K.
 
+    single: one set of predictions that was made elsewhere, set beside every seed of another composition; its own seeds
+    are unknown, so that any comparison with it is exploratory.
     Raises DataError for values that are not finite or not one per seed and image, and for a seed or an image named
     twice: a missing value is never dropped, for what is missing is rarely missing by chance.
     """
@@ -74,6 +76,7 @@ class Scores:
     seeds: tuple[int, ...]
     images: tuple[str, ...]
     scenes: tuple[str, ...]
+    single: bool = False
 
     def __post_init__(self) -> None:
         expected = (len(self.seeds), len(self.images))
@@ -97,6 +100,11 @@ class Scores:
                 where=self.name,
                 hint="score this composition again; a run that failed has no place in a comparison",
             )
+
+    def of_seeds(self, seeds: Sequence[int], names: Sequence[int]) -> "Scores":
+        """The values of some seeds, in this order, under other names; a single set again and again."""
+        rows = [0 if self.single else self.seeds.index(seed) for seed in seeds]
+        return replace(self, values_SI=self.values_SI[rows], seeds=tuple(names))
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ class Interval(NamedTuple):
 class PairedDifference:
     """Variant − base in one metric at one K, in the unit of the reported number.
 
+    seeds: pairs of seeds, or 1 where one of the two is a single set of predictions.
     base, variant: reported levels, means over seeds. mean: their difference. With one seed or one scene there is
     nothing to judge it by, and what needs a spread is None.
     interval: 95 %. interval_90: that of the two one-sided tests for equivalence. standard_error, df: of `mean`.
@@ -255,7 +264,7 @@ def compare(
     means_C = sums_SC.mean(axis=0) / images_C
     return PairedDifference(
         lower_is_better=lower_is_better,
-        seeds=len(base.seeds),
+        seeds=1 if base.single or variant.single else len(base.seeds),
         scenes=len(images_C),
         images=len(base.images),
         base=level,

@@ -1,6 +1,8 @@
 """A suite: what a YAML file may say."""
 
-from typing import Annotated, Any, Literal, get_args
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
     AfterValidator,
@@ -16,23 +18,32 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from spd_bench import registry
+from spd_bench.errors import printable
 from spd_bench.yamlio import Keys, Node, kind
 
-Axis = Literal["leave_one_out", "swap", "grid", "add_one_in"]
+Axis = Literal["leave_one_out", "leave_group_out", "parameter_matched", "swap", "grid", "cross", "add_one_in"]
 BlockSlot = Literal["b1", "b2", "b3", "routing", "b4", "b5", "depth_head"]
 ModelSlot = Literal["encoder", "neck", "b1", "b2", "b3", "routing", "b4", "b5", "depth_head"]
+SwapSlot = Literal["encoder", "neck", "b1", "b2", "b3", "routing", "b4", "b5", "depth_head", "loss"]
 MODEL_SLOTS: tuple[str, ...] = get_args(ModelSlot)
 """The slots that a composition fills, in the order of §2."""
 
 SLUG = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+WITHOUT_EFFECT = frozenset({"workers", "validations"})
+"""Values of the training recipe on which no number depends."""
+COMBINATIONS = 1000
+"""Most members that one crossing may have."""
 PATCH = 14
 """Side in pixels of the encoder's patches (§3): an input size is a multiple of it."""
 
 
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    twice = [value for i, value in enumerate(values) if value in values[:i]]
-    if twice:
-        raise PydanticCustomError("unique", "lists {value} twice", {"value": str(twice[0])})
+    seen = set()
+    for value in values:
+        key = repr(value) if isinstance(value, dict | list | Choice) else value
+        if key in seen:
+            raise PydanticCustomError("unique", "lists {value} twice", {"value": printable(str(value))[:80]})
+        seen.add(key)
     return values
 
 
@@ -139,7 +150,9 @@ class Augment(_Part):
     @model_validator(mode="after")
     def _zoom_is_possible(self) -> "Augment":
         if self.zoom[1] < 1 and not self.allow_padding:
-            raise PydanticCustomError("zoom", "should have zoom reach 1 or more unless allow_padding is true")
+            raise PydanticCustomError(
+                "zoom", "should have zoom reach 1 or more unless allow_padding is true", {"at": "zoom"}
+            )
         return self
 
 
@@ -165,7 +178,10 @@ class Data(_Part):
             raise PydanticCustomError(
                 "cache",
                 "cache: disk keeps views that come again, and with augment.views: 0 no training view does",
-                {"hint": "set augment.views, to 4 say, or augment.enabled: false, or keep cache: memory"},
+                {
+                    "at": "cache",
+                    "hint": "set augment.views, to 4 say, or augment.enabled: false, or keep cache: memory",
+                },
             )
         return self
 
@@ -200,11 +216,21 @@ class Train(_Part):
             found = "both" if self.epochs else "neither"
             hint = "null takes an inherited value away, such as epochs: null"
             raise PydanticCustomError(
-                "length", "should give either epochs or steps, found {found}", {"found": found, "hint": hint}
+                "length",
+                "should give either epochs or steps, found {found}",
+                {"at": "epochs", "found": found, "hint": hint},
             )
         if self.min_lr > self.lr:
-            raise PydanticCustomError("min_lr", "should have min_lr no larger than lr")
+            raise PydanticCustomError("min_lr", "should have min_lr no larger than lr", {"at": "min_lr"})
         return self
+
+    def but(self, values: Mapping[str, Any]) -> "Train":
+        """The recipe with some values as a suite writes them; epochs and steps take each other's place.
+
+        Raises pydantic's ValidationError where they are not valid.
+        """
+        length = {"epochs": None, "steps": None} if values.keys() & {"epochs", "steps"} else {}
+        return Train.model_validate_json(json.dumps(self.model_dump(mode="json") | length | dict(values)))
 
 
 class Evaluation(_Part):
@@ -218,17 +244,59 @@ class Evaluation(_Part):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+class Target(NamedTuple):
+    """What a path of `grid` or `cross` means.
+
+    part: a slot of the model, "loss", or "train" for a value of the recipe. option: "" for the component itself.
+    """
+
+    part: str
+    option: str
+
+
+def target(path: str) -> Target | None:
+    """What `slot`, `slot.option`, `train.value`, `train.loss` or `train.loss.option` means; None for another path."""
+    match path.split("."):
+        case ["train", "loss", *option] if len(option) < 2 and "" not in option:
+            return Target("loss", *option or [""])
+        case ["train", value] if value:
+            return Target("train", value)
+        case [slot, *option] if slot in MODEL_SLOTS and len(option) < 2 and "" not in option:
+            return Target(slot, *option or [""])
+    return None
+
+
+Group = Annotated[tuple[BlockSlot, ...], Field(min_length=2), AfterValidator(_unique)]
+Values = Annotated[tuple[Any, ...], AfterValidator(_unique)]
+Crossing = Annotated[dict[str, Annotated[Values, Field(min_length=1)]], Field(min_length=1)]
+
+
 class Axes(_Part):
     """Which ablations to run, as differences from `base`. Their union is taken, in the order of the file."""
 
     leave_one_out: Annotated[tuple[BlockSlot, ...], AfterValidator(_unique)] = ()
     """Each of these in turn replaced by what its component names as stand-in."""
-    swap: dict[ModelSlot, tuple[Component, ...]] = Field(default_factory=dict)
-    """Slot → components to put there in turn."""
-    grid: dict[str, Annotated[tuple[Any, ...], AfterValidator(_unique)]] = Field(default_factory=dict)
-    """"slot.option" → values to give it in turn."""
+    leave_group_out: tuple[Group, ...] = ()
+    """Groups of slots, such as [[b2, b5], [b3, routing, b4]]; all of a group replaced by their stand-ins at once. Where
+    two stand-ins want the same further slot differently, name that slot in the group: the later block's wish holds."""
+    parameter_matched: bool = False
+    """For everything left out by the two axes above, also a control with the base's number of trainable parameters:
+    the feed-forward layers of what remains are made as wide as that takes."""
+    swap: dict[SwapSlot, tuple[Component, ...]] = Field(default_factory=dict)
+    """Slot, or loss → components to put there in turn."""
+    grid: dict[str, Values] = Field(default_factory=dict)
+    """Path → values to give it in turn. A path is "slot.option", "train.value" or "train.loss.option"."""
+    cross: tuple[Crossing, ...] = ()
+    """Mappings from path to values, such as {routing.r: [8, 32], neck: [pyramid, last_layer]}: every combination of
+    each. A path may also be a slot or train.loss alone; its values are components then."""
     add_one_in: Annotated[tuple[BlockSlot, ...], AfterValidator(_unique)] = ()
     """All of these left out, and then each added alone."""
+
+    def sweeps(self) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, tuple[Any, ...]]]]:
+        """The grid and every crossing: the keys that lead there in a suite, and path → values."""
+        yield ("axes", "grid"), self.grid
+        for index, crossing in enumerate(self.cross):
+            yield ("axes", "cross", index), crossing
 
 
 class Primary(_Part):
@@ -306,6 +374,11 @@ class Suite(_Part):
     _profile: str | None = PrivateAttr(default=None)
 
     @property
+    def asked(self) -> dict[str, Choice]:
+        """Part → component as the suite writes it: every slot of the model, and the loss."""
+        return {**self.base.slots(), "loss": self.train.loss}
+
+    @property
     def profile(self) -> str | None:
         """The profile that this suite was loaded with."""
         return self._profile
@@ -344,8 +417,10 @@ def json_schema() -> dict[str, Any]:
         "query_sampler": choice("query_sampler"),
     }
     parts["Train"]["properties"]["loss"] = choice("loss")
-    parts["Axes"]["properties"]["swap"]["properties"] = {
-        slot: {"type": "array", "items": choice(slot)} for slot in MODEL_SLOTS
-    }
+    swapped = {slot: {"type": "array", "items": choice(slot)} for slot in (*MODEL_SLOTS, "loss")}
+    axes = parts["Axes"]["properties"]
+    axes["swap"]["properties"] = swapped
+    axes["grid"]["properties"] = {"train.loss": swapped["loss"]}
+    axes["cross"]["items"]["properties"] = {slot: swapped[slot] for slot in MODEL_SLOTS} | axes["grid"]["properties"]
     schema["properties"]["baselines"]["items"] = choice("baseline")
     return schema

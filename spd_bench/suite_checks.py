@@ -5,17 +5,18 @@ distributions.
 """
 
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from spd_bench import registry
-from spd_bench.errors import ConfigError, did_you_mean
-from spd_bench.suite import MODEL_SLOTS, SLUG, Axes, Choice, Suite
+from spd_bench.errors import ConfigError, did_you_mean, printable, quoted
+from spd_bench.suite import COMBINATIONS, MODEL_SLOTS, SLUG, WITHOUT_EFFECT, Axes, Choice, Suite, Train, target
 from spd_bench.suite_forms import choices, dig, names, with_profile, with_step
 from spd_bench.yamlio import Keys, Node, kind
 
@@ -30,7 +31,8 @@ class Problem:
     hint: str | None = None
 
     def __str__(self) -> str:
-        text = ": ".join(part for part in (self.where, self.path, self.message) if part)
+        where = printable(self.where) if self.where else None
+        text = ": ".join(part for part in (where, self.path, self.message) if part)
         return f"{text}; {self.hint}" if self.hint else text
 
 
@@ -59,14 +61,14 @@ def check_options(choice: Choice, slot: str, *, suite: Suite | None = None, keys
 
 
 def check_components(suite: Suite) -> None:
-    """Import every component that the suite names, and check its options and every value of the grid.
+    """Import every component that the suite names, and check its options and every value that an axis gives one.
 
     Raises ConfigError listing every problem.
     """
     problems: list[Problem] = []
     for keys, slot, value in choices(suite.dump()):
         problems += _configure(Choice.read(value), slot, suite, keys)[1]
-    refuse(problems or _grid_problems(suite))
+    refuse(problems or _option_problems(suite))
 
 
 def _configure(choice: Choice, slot: str, suite: Suite | None, keys: Keys) -> tuple[Any, list[Problem]]:
@@ -75,30 +77,50 @@ def _configure(choice: Choice, slot: str, suite: Suite | None, keys: Keys) -> tu
         return config.model_validate_json(json.dumps(choice.options)), []
     except ValidationError as invalid:
         source = _source(suite)
-        return None, [_problem(error, config, source, keys, noun="option") for error in invalid.errors()]
+        return None, [_problem(error, config, source, keys, noun="option") for error in _apart(invalid)]
 
 
 def _source(suite: Suite | None) -> Node:
     return suite._source if suite else Node({}, "")
 
 
-def _grid_problems(suite: Suite) -> Iterator[Problem]:
-    """Every value of the grid put into the base's component in turn."""
-    for path, values in suite.axes.grid.items():
-        slot, option = path.split(".")
-        base = suite.base.slots()[slot]
-        config = registry.load(slot, base.use).Config
-        for i, value in enumerate(values):
-            try:
-                config.model_validate_json(json.dumps({**base.options, option: value}))
-            except ValidationError as invalid:
-                keys: Keys = ("axes", "grid", path)
-                if option not in config.model_fields:
-                    hint = did_you_mean(option, config.model_fields)
-                    yield _at(suite._source, keys, f'{slot} "{base.use}" has no option "{option}"', hint, key=True)
-                    break
-                message = _message(invalid.errors()[0], "option")
-                yield _at(suite._source, (*keys, i), message)
+def _option_problems(suite: Suite) -> Iterator[Problem]:
+    """Every value that grid and cross give to an option, put into each component that it is for."""
+    for above, paths in suite.axes.sweeps():
+        for path, values in paths.items():
+            meant = target(path)
+            assert meant is not None  # checked when the suite was read
+            if meant.option and meant.part != "train":
+                rivals = paths.get(path.rpartition(".")[0], (suite.asked[meant.part],))
+                for choice in map(Choice.read, rivals):
+                    yield from _values_of_option(suite, (*above, path), meant.part, choice, meant.option, values)
+
+
+def _values_of_option(
+    suite: Suite, keys: Keys, slot: str, choice: Choice, option: str, values: Sequence[Any]
+) -> Iterator[Problem]:
+    config = registry.load(slot, choice.use).Config
+    if option not in config.model_fields:
+        hint = did_you_mean(option, config.model_fields)
+        yield _at(suite._source, keys, f'{slot} "{choice.use}" has no option {quoted(option)}', hint, key=True)
+        return
+    for i, value in enumerate(values):
+        try:
+            config.model_validate_json(json.dumps({**choice.options, option: value}))
+        except ValidationError as invalid:
+            yield _at(suite._source, (*keys, i), _message(invalid.errors()[0], "option"))
+
+
+def check_recipe(train: Train, values: Mapping[str, Any], *, suite: Suite, keys: Keys) -> Train:
+    """The recipe with other values (`Train.but`); ConfigError, at the place of `keys`, where they do not go together.
+
+    Each value was checked alone when the suite was read.
+    """
+    try:
+        return train.but(values)
+    except ValidationError as invalid:
+        message = _message(invalid.errors()[0], "value")
+        raise ConfigError(f"{dotted(keys)}: {message}", where=suite.place(*keys)) from None
 
 
 def parse(tree: Node) -> Suite:
@@ -115,7 +137,7 @@ def problems_of(tree: Node) -> list[Problem]:
     try:
         suite = parse(tree)
     except ValidationError as invalid:
-        return found + [_problem(error, Suite, tree) for error in invalid.errors()]
+        return found + [_problem(error, Suite, tree) for error in _apart(invalid)]
     return found + list(_cross_problems(suite, tree))
 
 
@@ -166,21 +188,66 @@ def _cross_problems(suite: Suite, tree: Node) -> Iterator[Problem]:
         yield _at(tree, ("report", "primary", "k"), f"{primary.k} is not one of eval.k, {list(suite.eval.k)}")
     if suite.fallback is not None and suite.fallback.profile not in suite.profiles:
         name = suite.fallback.profile
-        yield _at(tree, ("fallback", "profile"), f'unknown profile "{name}"', did_you_mean(name, suite.profiles))
+        yield _at(tree, ("fallback", "profile"), f"unknown profile {quoted(name)}", did_you_mean(name, suite.profiles))
     if suite.eval.protocol not in PROTOCOLS:
         name = suite.eval.protocol
-        yield _at(tree, ("eval", "protocol"), f'unknown protocol "{name}"', did_you_mean(name, PROTOCOLS))
+        yield _at(tree, ("eval", "protocol"), f"unknown protocol {quoted(name)}", did_you_mean(name, PROTOCOLS))
     if suite.steps and (suite.axes != Axes() or suite.baselines):
         yield _at(tree, ("steps",), "a build order has neither axes nor baselines", "set axes: null and baselines: []")
     for name, step in suite.steps.items():
         for metric in sorted(step.checks.below.keys() - set(registry.names("metric"))):
             mend = did_you_mean(metric, registry.names("metric"))
             yield _at(tree, ("steps", name, "checks", "below", metric), "unknown metric", mend, key=True)
-    for path in suite.axes.grid:
-        slot, dot, option = path.partition(".")
-        if slot not in MODEL_SLOTS or not dot or not option or "." in option:
-            hint = did_you_mean(slot, MODEL_SLOTS) if slot not in MODEL_SLOTS else None
-            yield _at(tree, ("axes", "grid", path), "should be slot.option, such as routing.r", hint, key=True)
+    yield from _axes_problems(suite, tree)
+
+
+def _axes_problems(suite: Suite, tree: Node) -> Iterator[Problem]:
+    axes = suite.axes
+    if axes.parameter_matched and not (axes.leave_one_out or axes.leave_group_out):
+        hint = "give axes.leave_one_out or axes.leave_group_out"
+        yield _at(tree, ("axes", "parameter_matched"), "nothing is left out that could have a control", hint)
+    for keys, paths in axes.sweeps():
+        crossing = keys[1] == "cross"
+        if crossing and (count := math.prod(map(len, paths.values()))) > COMBINATIONS:
+            yield _at(tree, keys, f"makes {count:,} combinations, more than {COMBINATIONS:,}")
+        if crossing and {"train.epochs", "train.steps"} <= paths.keys():
+            yield _at(tree, (*keys, "train.steps"), "a training has either epochs or steps", key=True)
+        for path, values in paths.items():
+            yield from _path_problems(suite, tree, (*keys, path), path, values)
+
+
+def _path_problems(suite: Suite, tree: Node, keys: Keys, path: str, values: Sequence[Any]) -> Iterator[Problem]:
+    """What is wrong with a path of grid or cross and with its values, as far as no component need be imported."""
+    meant, crossing = target(path), keys[1] == "cross"
+    if meant is None or (not crossing and meant.part in MODEL_SLOTS and not meant.option):
+        form = "slot, slot.option or train.value" if crossing else "slot.option"
+        first, known = path.partition(".")[0], (*MODEL_SLOTS, "train")
+        hint = did_you_mean(first, known) if first not in known else None
+        hint = f"axes.swap.{first} takes components" if meant is not None else hint
+        yield _at(tree, keys, f"should be {form}, such as routing.r", hint, key=True)
+    elif meant.part == "train":
+        yield from _recipe_problems(suite.train, tree, keys, meant.option, values)
+    elif not meant.option:
+        for i, value in enumerate(values):
+            try:
+                Choice.read(value)
+            except PydanticCustomError as error:
+                yield _at(tree, (*keys, i), error.message())
+
+
+def _recipe_problems(train: Train, tree: Node, keys: Keys, name: str, values: Sequence[Any]) -> Iterator[Problem]:
+    known = [field for field in Train.model_fields if field not in WITHOUT_EFFECT]
+    if name not in known:
+        message = f"no number depends on train.{name}" if name in WITHOUT_EFFECT else f"train has no {quoted(name)}"
+        yield _at(tree, keys, message, did_you_mean(name, known), key=True)
+        return
+    for i, value in enumerate(values):
+        try:
+            train.but({name: value})
+        except ValidationError as invalid:
+            # whether a crossing's values go together is seen when they are
+            wrong = [error for error in invalid.errors() if error["loc"] or keys[1] == "grid"]
+            yield from (_at(tree, (*keys, i), _message(error, "value")) for error in wrong[:1])
 
 
 def _at(tree: Node, keys: Keys, message: str, hint: str | None = None, *, key: bool = False) -> Problem:
@@ -192,14 +259,34 @@ def _at(tree: Node, keys: Keys, message: str, hint: str | None = None, *, key: b
 
 def dotted(keys: Keys) -> str:
     """Keys as a reader writes them: axes.swap.neck[0]."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{_shown(key)}" for key in keys).removeprefix(".")
+
+
+def _shown(key: str) -> str:
+    """A key as it is where it can be read, else in quotes."""
+    return key if key.isprintable() and 0 < len(key) <= 80 else quoted(key)
+
+
+def _apart(invalid: ValidationError) -> list[ErrorDetails]:
+    """The errors, without the complaint that a list is too short where it is so only because its items are wrong."""
+    errors = invalid.errors()
+    around = {error["loc"][:-1] for error in errors}
+    return [error for error in errors if error["type"] != "too_short" or error["loc"] not in around]
+
+
+def schema_problems(invalid: ValidationError, model: type[BaseModel], tree: Node) -> list[Problem]:
+    """Pydantic's errors with a tree of another form than a suite's, in our words and with their places."""
+    return [_problem(error, model, tree) for error in invalid.errors()]
 
 
 def _problem(error: ErrorDetails, model: type[BaseModel], tree: Node, keys: Keys = (), noun: str = "key") -> Problem:
     """One of pydantic's errors in our words."""
     loc = tuple(part for part in error["loc"] if part != "[key]")
     unknown = error["type"] == "extra_forbidden"
-    hint = _suggestion(str(loc[-1]), model, loc[:-1]) if unknown else error.get("ctx", {}).get("hint")
+    context = error.get("ctx", {})
+    hint = _suggestion(str(loc[-1]), model, loc[:-1]) if unknown else context.get("hint")
+    if "at" in context:  # of several values that contradict each other, the one to show
+        return replace(_at(tree, (*keys, *loc, context["at"]), _message(error, noun), hint), path=dotted(keys + loc))
     return _at(tree, keys + loc, _message(error, noun), hint, key=unknown or loc != error["loc"])
 
 
@@ -207,7 +294,8 @@ def _message(error: ErrorDetails, noun: str) -> str:
     """What was expected and what was found."""
     match error["type"]:
         case "extra_forbidden":
-            return f"unknown {noun}"
+            name = str(error["loc"][-1])
+            return f"unknown {noun}" + ("" if name.isascii() else f", spelt {name[:80]!a}")
         case "missing":
             return "a value is missing here" if isinstance(error["loc"][-1], int) else f"this {noun} is required"
         case "model_type" | "dict_type":
@@ -216,10 +304,14 @@ def _message(error: ErrorDetails, noun: str) -> str:
             expected = "should be a list"
         case "string_pattern_mismatch" if error.get("ctx", {}).get("pattern") == SLUG:
             expected = "should be at most 64 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
+        case "too_short" | "too_long":
+            limits = error["ctx"]
+            bound = f"at least {limits['min_length']}" if "min_length" in limits else f"at most {limits['max_length']}"
+            return f"should be a list of {bound}, found {limits['actual_length']}"
         case _:
-            if not error["msg"].startswith("Input "):
+            what, _, expected = error["msg"].partition(" ")
+            if what not in ("Input", "String"):
                 return error["msg"].removeprefix("Value error, ")
-            expected = error["msg"].removeprefix("Input ")
     return f"{expected}, found {kind(error['input'])}"
 
 

@@ -3,23 +3,39 @@
 Order of precedence, later wins: the file that `extends` names, the file, a profile, `--set`, `--data`.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from spd_bench import registry
-from spd_bench.errors import ConfigError, DataError, did_you_mean
+from spd_bench.errors import ConfigError, DataError, did_you_mean, printable, quoted
 from spd_bench.suite import Suite
 from spd_bench.suite_checks import parse, problems_of, profile_problems, refuse
 from spd_bench.suite_forms import dig, long_form, names, with_profile, with_step
 from spd_bench.yamlio import Node, kind, load_yaml, merge, setting
 
+SEEDS = "--seeds "
+MOST_SEEDS = 1000
+SWEEP = "sweep_"
+"""How the file names of shipped sweeps begin, which lie among the suites."""
+
 
 def shipped() -> dict[str, Path]:
     """Suites that come with this distribution, by name."""
+    return {path.stem: path for path in _shipped_files() if not path.stem.startswith(SWEEP)}
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """Sweeps that come with this distribution, by name."""
+    found = (path for path in _shipped_files() if path.stem.startswith(SWEEP))
+    return {path.stem.removeprefix(SWEEP): _short(path) for path in found}
+
+
+def _shipped_files() -> list[Path]:
     package = Path(__file__).parent
     folder = package / "suites"  # in a wheel; in a checkout they lie beside the package
     found = folder if folder.is_dir() else package.parent / "suites"
-    return {path.stem: path for path in sorted(found.glob("*.yaml"))}
+    return sorted(found.glob("*.yaml"))
 
 
 def find_suite(path_or_name: str | Path) -> Path:
@@ -28,7 +44,15 @@ def find_suite(path_or_name: str | Path) -> Path:
     Raises ConfigError for an unknown one.
     """
     path = Path(path_or_name)
-    return path if _is_file(path) else _find_shipped(path)
+    if _is_file(path):
+        return path
+    try:
+        return _find_shipped(path)
+    except ConfigError:
+        if not _exists(path):
+            raise
+    found = "a folder" if path.is_dir() else "a pipe or a device"
+    raise ConfigError(f"expected a suite's file, found {found}", where=str(path))
 
 
 def _find_shipped(path: Path) -> Path:
@@ -36,13 +60,20 @@ def _find_shipped(path: Path) -> Path:
     known = shipped()
     if path.parent in (Path(), Path("suites")) and name in known:
         return _short(known[name])
-    raise ConfigError(f'no suite "{path}", as a file or among those shipped', hint=did_you_mean(name, known))
+    raise ConfigError(f"no suite {quoted(path)}, as a file or among those shipped", hint=did_you_mean(name, known))
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:  # such as a name that is too long
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
         return False
 
 
@@ -58,7 +89,7 @@ def load_suite(
 
     profile: named override of the suite to apply. step: step of a build order to take, as a suite of its own. data:
     file or folder of RGB-D data; the data set whose layout it has is used, the suite's own first. sets: "a.b=value"
-    overrides, the last one wins.
+    overrides, or "--seeds 0,1,5-7", the last one wins.
 
     Raises ConfigError listing every problem, one a line; the profiles that are not asked for are checked too.
     """
@@ -66,14 +97,16 @@ def load_suite(
     tree = _inherited(path)
     known = names(tree, "profiles")
     if profile is not None and profile not in known:
-        raise ConfigError(f'unknown profile "{profile}"', where=str(path), hint=did_you_mean(profile, known))
+        raise ConfigError(f"unknown profile {quoted(profile)}", where=str(path), hint=did_you_mean(profile, known))
     problems = problems_of(tree) + [problem for name in known for problem in profile_problems(tree, name)]
     tree = with_profile(tree, profile)
     if step is not None:
         tree = with_step(tree, step)
     for text in sets:
-        tree = merge(tree, long_form(setting(text)))
+        tree = merge(tree, _seeds(text) if text.startswith(SEEDS) else long_form(setting(text)))
     if data is not None:
+        if not str(data):  # an unset variable of the shell, not the folder that one is in
+            raise ConfigError("expected a path, found nothing", where="--data")
         tree = _with_data(tree, Path(data))
     refuse(problems + problems_of(tree))
     suite = parse(tree)
@@ -107,12 +140,28 @@ def _parent(extends: Node, path: Path) -> Path:
     for name in (text, f"{text}.yaml"):
         if _is_file(folder / name):
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                raise ConfigError(f'extends: "{text}" leaves the folder of this suite', where=extends.place)
+                raise ConfigError(f"extends: {quoted(text)} leaves the folder of this suite", where=extends.place)
             return folder / name
     try:
         return _find_shipped(Path(text))
     except ConfigError as error:
         raise ConfigError(f"extends: {error.message}", where=extends.place, hint=error.hint) from error
+
+
+def _seeds(text: str) -> Node:
+    """The partial tree of a list of seeds, such as "--seeds 0,1,5-7"; all its places are the option itself."""
+    numbers: list[int] = []
+    for part in text.removeprefix(SEEDS).split(","):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
+        ends = [int(end) for end in match.groups(match[1])] if match else [0, -1]
+        if not 0 <= ends[1] - ends[0] < MOST_SEEDS:
+            raise ConfigError(
+                f"expected seeds and ranges of seeds with commas, found {quoted(part.strip())}",
+                where=printable(text),
+                hint=f"for example --seeds 0,1,2 or --seeds 0-4; at most {MOST_SEEDS} in a range",
+            )
+        numbers += range(ends[0], ends[1] + 1)
+    return Node({"seeds": Node([Node(number, text, text) for number in numbers], text, text)}, text)
 
 
 def _with_data(tree: Node, path: Path) -> Node:
@@ -131,6 +180,8 @@ def recognised(path: Path, *, preferred: str | None = None, where: str, hint: st
     """
     if not path.exists():
         raise DataError("no such file or folder", where=where)
+    if not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
+        raise DataError("expected a file or folder, found a pipe or a device", where=where)
     able = [name for name in registry.names("dataset") if _recognises(name, path)]
     if preferred in able:
         able = [preferred]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from spd_bench import registry
-from spd_bench.errors import ConfigError
-from spd_bench.suite import MODEL_SLOTS
+from spd_bench.errors import ConfigError, quoted
+from spd_bench.suite import MODEL_SLOTS, target
 from spd_bench.yamlio import Keys, Node, merge
 
 _CHOICES: tuple[tuple[Keys, str], ...] = (
@@ -19,13 +19,14 @@ _CHOICES: tuple[tuple[Keys, str], ...] = (
 
 
 def long_form(tree: Node) -> Node:
-    """Components as `{use: name}` and grid paths as "slot.option", here and in every profile, ready to be merged."""
+    """Components as `{use: name}` and paths of axes as "slot.option", here and in every profile, ready to be merged."""
     tops: list[Keys] = [(), *((("profiles", name)) for name in names(tree, "profiles"))]
     tops += [(*top, "steps", name, "set") for top in tops for name in names(tree.nearest(top), "steps")]
     for top in tops:
         for keys, _ in _CHOICES:
             tree = _edit(tree, top + keys, _named)
         tree = _edit(tree, (*top, "axes", "grid"), _flat)
+        tree = _edit(tree, (*top, "axes", "cross"), _each_flat)
     return tree
 
 
@@ -43,14 +44,24 @@ def _flat(node: Node) -> Node:
     if not isinstance(node.value, dict):
         return node
     flat: dict[str, Node] = {}
-    for slot, child in node.value.items():
-        nested = isinstance(child.value, dict)
-        members = {f"{slot}.{key}": item for key, item in child.value.items()} if nested else {slot: child}
-        for key, item in members.items():
-            if key in flat:
-                raise ConfigError(f'"{key}" is given twice; first at {flat[key].key}', where=item.key)
-            flat[key] = item
+    for path, item in _leaves(node):
+        if path in flat:
+            raise ConfigError(f"{quoted(path)} is given twice; first at {flat[path].key}", where=item.key)
+        flat[path] = item
     return Node(flat, node.place, node.key)
+
+
+def _leaves(node: Node, above: str = "") -> Iterator[tuple[str, Node]]:
+    """Whatever is no mapping, by the keys that lead there with dots between them."""
+    for key, child in node.value.items():
+        if isinstance(child.value, dict):
+            yield from _leaves(child, f"{above}{key}.")
+        else:
+            yield above + key, child
+
+
+def _each_flat(node: Node) -> Node:
+    return Node([_flat(item) for item in node.value], node.place, node.key) if isinstance(node.value, list) else node
 
 
 def _edit(node: Node, keys: Keys, change: Callable[[Node], Node]) -> Node:
@@ -113,3 +124,11 @@ def choices(plain: Mapping[str, Any]) -> Iterator[tuple[Keys, str, Any]]:
     for keys, slot, items in [*lists, (("baselines",), "baseline", plain.get("baselines"))]:
         if slot in registry.SLOTS and isinstance(items, list):
             yield from (((*keys, i), slot, item) for i, item in enumerate(items))
+    crossed = dig(plain, ("axes", "cross"))
+    sweeps: list[tuple[Keys, Any]] = [(("axes", "grid"), dig(plain, ("axes", "grid")))]
+    sweeps += [(("axes", "cross", i), paths) for i, paths in enumerate(crossed if isinstance(crossed, list) else ())]
+    for keys, paths in sweeps:
+        for path, items in paths.items() if isinstance(paths, dict) else ():
+            meant = target(path)
+            if meant is not None and meant.part in registry.SLOTS and not meant.option and isinstance(items, list):
+                yield from (((*keys, path, i), meant.part, item) for i, item in enumerate(items))

@@ -67,6 +67,8 @@ DIMS = Dims(features=20, core=24, heads=3, ffn=40, pyramid=(8, 16, 24, 32))
 
 TOLERANCE = 1e-5
 BATCH, QUERIES = 2, 17
+MANY = 1024
+"""The most queries at which §8 scores an image; models decode them in several chunks."""
 PATCH = 14
 """Pixels of a cell's side on the encoders' grid (§3)."""
 SPLITS = ("train", "val", "test")
@@ -371,15 +373,19 @@ class BlockContract(TrainedContract):
         require(after.xy_BK2 is example.state.xy_BK2, "changes xy, which belongs to the caller")
 
     def test_queries_do_not_see_each_other(self) -> None:
-        """A query alone gives what it gives among 17, from one scene prepared once."""
+        """A query alone gives what it gives among 17 and among 1,024, in any order, from one scene prepared once."""
         module, example = self.built(), self.example()
         with torch.no_grad():
             scene = self.scene(module, example.pyramid)
-            among = dict(_tensors(module(example.state, scene)))
-            for k in (0, 4, QUERIES - 1):
-                alone = dict(_tensors(module(_only(example.state, 1, k), scene)))
-                equal(alone, _only(among, 1, k), f"query {k} alone")
-            equal(dict(_tensors(module(example.state, scene))), among, "a scene used again")
+            for state in (example.state, example_state(self.dims, MANY)):
+                among = dict(_tensors(module(state, scene)))
+                equal(dict(_tensors(module(state, scene))), among, "a scene used again")
+                count = state.xy_BK2.shape[1]
+                others = dict(_tensors(module(_shuffled(state), scene)))
+                equal(others, _shuffled(among), f"{count} queries in another order")
+                for k in (0, 4, count - 1):
+                    alone = dict(_tensors(module(_only(state, 1, k), scene)))
+                    equal(alone, _only(among, 1, k), f"query {k} of {count} alone")
 
 
 class NeckContract(TrainedContract):
@@ -537,17 +543,13 @@ class BaselineContract(TrainedContract):
         require(bool((depth_m_BK > 0).all() and depth_m_BK.isfinite().all()), f"depths are {depth_m_BK.tolist()}")
 
     def test_points_do_not_see_each_other(self) -> None:
-        """A point alone gets the depth that it gets among 17, unless the model says that it does not promise this."""
+        """A point has one depth, alone and among 17 or 1,024 in any order, unless the model makes no such promise."""
         if not self.component.points_are_independent:
             skip("points_are_independent is False")
         model, example = self.built(), self.example()
         with torch.no_grad():
-            scene = self.scene(model, example)
-            among = {"depth": self.decode(model, scene, example.xy_BK2)}
-            for k in (0, 4, QUERIES - 1):
-                alone = {"depth": self.decode(model, scene, example.xy_BK2[:, k : k + 1])}
-                equal(alone, _only(among, 1, k), f"point {k} alone")
-            equal({"depth": self.decode(model, scene, example.xy_BK2)}, among, "a scene used again")
+            require_independent_points(model, self.scene(model, example), example.xy_BK2)
+            require_independent_points(model, self.scene(model, example), example_points(MANY))
 
     def test_trains_what_it_says(self) -> None:
         """`trained` and the trainable parameters agree; the encoder's are never among them."""
@@ -639,10 +641,10 @@ class DatasetContract(ComponentContract):
 # --------------------------------------------------------------------------------------------------------- examples
 
 
-def example_points() -> Tensor:
-    """17 points of the unit square per image, float64: corners, borders, the centre, the rest by chance."""
+def example_points(count: int = QUERIES) -> Tensor:
+    """Points of the unit square for each image, float64: corners, borders, the centre, the rest by chance."""
     special = [(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.0), (1.0, 0.3), (0.5, 0.5)]
-    xy_BK2 = _random("xy", BATCH, QUERIES, 2, uniform=True)
+    xy_BK2 = _random("xy", BATCH, count, 2, uniform=True)
     xy_BK2[:, : len(special)] = torch.tensor(special, dtype=torch.float64)
     return xy_BK2
 
@@ -660,13 +662,13 @@ def example_pyramid(dims: Dims) -> Pyramid:
     return Pyramid(Level(maps[0]), Level(maps[1]), Level(maps[2]), Level(maps[3], extent=(14 / 15, 12 / 13)))
 
 
-def example_state(dims: Dims) -> QueryState:
+def example_state(dims: Dims, count: int = QUERIES) -> QueryState:
     """A state with every field set, float64: two token parts, attention and five anchors over the 42 sites of L4."""
-    each = (BATCH, QUERIES)
+    each = (BATCH, count)
     attention_BKS = _random("attention", *each, 42).softmax(-1)
     weight_BKR, site_BKR = attention_BKS.topk(5, dim=-1)
     return QueryState(
-        xy_BK2=example_points(),
+        xy_BK2=example_points(count),
         h_BKD=_random("h", *each, dims.core),
         tokens=(
             TokenPart(_random("local", *each, 6, dims.core)),
@@ -686,6 +688,19 @@ def _random(name: str, *shape: int, uniform: bool = False) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------- checks
+
+
+def require_independent_points(model: Any, scene: Any, xy_BK2: Tensor) -> None:
+    """Fails unless a model gives each of these points the depth that it gives it alone, and in any order of them."""
+    __tracebackhide__ = True
+    count = xy_BK2.shape[1]
+    among = {"depth": model.decode(scene, xy_BK2)}
+    equal({"depth": model.decode(scene, xy_BK2)}, among, "a scene used again")
+    others = {"depth": model.decode(scene, _shuffled(xy_BK2))}
+    equal(others, _shuffled(among), f"{count} points in another order")
+    for k in (0, 4, count // 2, count - 1):
+        alone = {"depth": model.decode(scene, xy_BK2[:, k : k + 1])}
+        equal(alone, _only(among, 1, k), f"point {k} of {count} alone")
 
 
 def require(holds: bool, problem: str) -> None:
@@ -782,6 +797,16 @@ def _map(value: T, change: Callable[[Tensor], Tensor]) -> T:
 def _only(value: T, dim: int, index: int) -> T:
     """The same structure with one image (dim 0) or one query (dim 1) of every tensor."""
     return _map(value, lambda x: x.narrow(dim, index, 1))
+
+
+def _shuffled(value: T) -> T:
+    """The same structure with the queries of every tensor in another order, always the same one."""
+
+    def shuffle(x: Tensor) -> Tensor:
+        order = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(torch_seed("order", x.shape[1])))
+        return x[:, order.to(x.device)]
+
+    return _map(value, shuffle)
 
 
 def _cast(value: T, dtype: torch.dtype) -> T:

@@ -205,7 +205,10 @@ def highest(changes: Iterable[int]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a measurement was taken under. load: the machine's load average before it; None where there is none."""
+    """What a measurement was taken under. load: the machine's load average before it; None where there is none.
+
+    operators: which form of the decoder's operators runs on a CPU.
+    """
 
     device: str
     machine: str
@@ -216,6 +219,7 @@ class Settings:
     torch: str
     environment: Mapping[str, str]
     load: float | None
+    operators: str = ""
 
     def lines(self) -> list[str]:
         """For people: one line each for machine, threads and allocator, then what to be wary of."""
@@ -224,6 +228,7 @@ class Settings:
             f"Machine: {self.device} ({self.machine}), {self.cores} cores, load {_load(self.load)} before",
             f"Threads: {self.threads} (between operations: {self.interop_threads}), {self.precision}, "
             f"torch {self.torch}",
+            f"Operators on a CPU: {self.operators}",
             f"Environment: {pins}",
             *self.warnings(),
         ]
@@ -247,6 +252,8 @@ def settings(device: Any, *, precision: str) -> Settings:
     """The settings of this process, now."""
     import torch
 
+    from spd_bench import fused
+
     pins = [*PINNED, "OMP_NUM_THREADS", "LD_PRELOAD"]
     return Settings(
         device=str(device),
@@ -258,6 +265,7 @@ def settings(device: Any, *, precision: str) -> Settings:
         torch=torch.__version__,
         environment={name: os.environ.get(name, "(unset)") for name in pins},
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        operators=fused.description(),
     )
 
 

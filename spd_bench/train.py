@@ -4,12 +4,12 @@ The dropout generator is reseeded at each step from (seed, step), so that a trai
 from its last checkpoint exactly as if it had never stopped.
 """
 
+import hashlib
 import io
 import math
 import time
-import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spd_bench import files
+from spd_bench import disk
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.data.batches import Batch, BatchPlan
 from spd_bench.data.randomness import torch_seed
 from spd_bench.data.views import FrozenFeatures, unit_range
-from spd_bench.errors import DataError, SpdError, StateError
+from spd_bench.errors import DataError, ResourceError, SpdError, StateError
 from spd_bench.losses import LossParts
 
+CHECKPOINT = "spd-bench checkpoint"
+"""What checkpoints say that they are."""
+CHECKPOINT_FORMAT = 1
+LOST = "restore it from a copy, or delete its folder: the same command then trains it anew"
 CHECKPOINT_EVERY_S = 120.0
 """Longest time between two checkpoints, beside those at each validation."""
 
@@ -138,15 +142,24 @@ class Training:
         values = self._optimise(batch, frozen)
         self.log.add(values)
         self.step += 1
+        self.look()
+        self.log.seconds += time.monotonic() - started + shared_s
+        if self.step in self.how.validate_at or time.monotonic() - self._saved_at > CHECKPOINT_EVERY_S:
+            self.save()
+        return values["loss"]
+
+    def look(self) -> None:
+        """Validates and logs a row where that is due after the last step, unless it is done already."""
         validating = self.step in self.how.validate_at
-        if validating or self.step in self.how.log_at:
+        logged = bool(self.log.rows) and self.log.rows[-1][0] == self.step
+        if (validating or self.step in self.how.log_at) and not logged:
             told = {"lr": self.how.lr_at(self.step - 1)} | self.watch(self.model)
             self.log.close_row(self.step, told | (self.validate(self.model) if validating else {}))
-        self.log.seconds += time.monotonic() - started + shared_s
-        if validating or time.monotonic() - self._saved_at > CHECKPOINT_EVERY_S:
-            save(self.checkpoint, self.model, self.optimiser, self.step, self.log)
-            self._saved_at = time.monotonic()
-        return values["loss"]
+
+    def save(self) -> None:
+        """Leaves a checkpoint to go on from."""
+        save(self.checkpoint, self.model, self.optimiser, self.step, self.log)
+        self._saved_at = time.monotonic()
 
     def _optimise(self, batch: Batch, frozen: Features) -> dict[str, float]:
         self.model.train()
@@ -180,15 +193,41 @@ def train(
     features: FrozenFeatures,
     *,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
-    on_failure: Callable[[Training, Exception], None] | None = None,
+    on_failure: Callable[[Training, BaseException], None] | None = None,
+    at: Callable[[Training], AbstractContextManager[None]] = lambda training: nullcontext(),
+    stopping: Callable[[], bool] = lambda: False,
     workers: int = 0,
 ) -> None:
     """Advances all `trainings` to the plan's last step; a batch is read and encoded once for all of them.
 
     They may stand at different steps: those ahead wait. on_step: step and mean loss. on_failure: told of a model that
-    raised, which then drops out; without it the error is raised. A DataError is always raised: it is everybody's.
+    raised, which then drops out; without it the error is raised. A DataError or ResourceError is always raised: it is
+    everybody's. at: entered while one of them is advanced. stopping: whether the work has been asked to stop; whatever
+    ends the training then leaves checkpoints of the last whole step.
     """
     active = [training for training in trainings if training.step < plan.steps]
+    try:
+        for training in trainings:  # one that was stopped while it validated has that still to do
+            training.look()
+        _advance(active, plan, features, on_step=on_step, on_failure=on_failure, at=at, workers=workers)
+    except BaseException:
+        if stopping():
+            for training in active:
+                training.save()
+        raise
+
+
+def _advance(
+    active: list[Training],
+    plan: BatchPlan,
+    features: FrozenFeatures,
+    *,
+    on_step: Callable[[int, float], None],
+    on_failure: Callable[[Training, BaseException], None] | None,
+    at: Callable[[Training], AbstractContextManager[None]],
+    workers: int,
+) -> None:
+    """The loop over batches; a model that fails leaves `active`."""
     first = min((training.step for training in active), default=plan.steps)
     clock = time.monotonic()
     for step, batch in enumerate(plan.loader(first=first, workers=workers), start=first):
@@ -200,10 +239,11 @@ def train(
         losses = []
         for training in due:
             try:
-                losses.append(training.advance(batch, frozen, shared_s=shared_s))
-            except DataError:
+                with at(training):
+                    losses.append(training.advance(batch, frozen, shared_s=shared_s))
+            except (DataError, ResourceError):
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if on_failure is None:
                     raise
                 on_failure(training, error)
@@ -221,10 +261,11 @@ def autocast(precision: str, device: torch.device) -> Any:
 
 def save(
     path: Path, model: PointDepthModel, optimiser: torch.optim.Optimizer | None, step: int, log: TrainingLog
-) -> None:
-    """Writes tensors and plain values only, so that `torch.load(weights_only=True)` reads them."""
+) -> str:
+    """Writes tensors and plain values only, so that `torch.load(weights_only=True)` reads them; the file's SHA-256."""
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.")}
     state = {
+        "format": CHECKPOINT_FORMAT,
         "step": step,
         "model": weights,
         "optimiser": optimiser.state_dict() if optimiser else None,
@@ -232,21 +273,30 @@ def save(
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    files.write_bytes(path, buffer.getvalue())
+    return disk.write_archive(path, CHECKPOINT, buffer.getvalue())
 
 
-def load_weights(path: Path, model: PointDepthModel) -> dict[str, Any]:
-    """Loads a checkpoint's weights into `model` and returns the checkpoint; StateError if it does not fit."""
+def load_weights(path: Path, model: PointDepthModel, *, digest: str | None = None) -> dict[str, Any]:
+    """Loads a checkpoint's weights into `model` and returns the checkpoint.
+
+    digest: the SHA-256 that the file must have. Raises StateError if it is damaged, newer than this version, or does
+    not fit.
+    """
     try:
         content = path.read_bytes()
-        damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()  # torch.load itself compares no checksum
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+        disk.check_archive(content, CHECKPOINT)  # torch.load itself compares no checksum
+        if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError("it is not the one that the finished training wrote")
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if (found := int(state.get("format", 0))) > CHECKPOINT_FORMAT:
+            raise ValueError(f"a newer spd-bench wrote it, in format {found}, this one knows {CHECKPOINT_FORMAT}")
         missing, unexpected = model.load_state_dict(state["model"], strict=False)
     except Exception as error:
+        told = " ".join(str(error).split())[:300]
         raise StateError(
-            f"cannot be read ({type(error).__name__}: {error})", where=str(path), hint="delete it and run again"
+            f"cannot be read ({type(error).__name__}: {told})",
+            where=str(path),
+            hint=LOST if digest is not None else "delete it and run again",
         ) from error
     missing = [name for name in missing if not name.startswith("encoder.")]
     if missing or unexpected:

@@ -26,13 +26,15 @@ from ruamel.yaml.events import (
     StreamEndEvent,
 )
 
-from spd_bench.errors import ConfigError
+from spd_bench.errors import ConfigError, quoted
 
 Keys = tuple[str | int, ...]
 """Where a value hangs in a tree: keys of mappings and indices of lists, from the top."""
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 50
+MAX_VALUES = 10_000
+"""Keys, items and values of a file. No suite has a tenth of them, and what reads them takes time for each."""
 MAX_INT = 2**63 - 1
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
@@ -94,7 +96,7 @@ def load_yaml(path: Path) -> Node:
     """Read one suite file: a mapping at the top.
 
     Raises ConfigError, with file:line:column wherever there is one, for whatever is outside the subset above,
-    for a file over 1 MiB, nesting over 50 levels and text that is not UTF-8.
+    for a file over 1 MiB or 10,000 values, nesting over 50 levels and text that is not UTF-8.
     """
     name = str(path)
     root = parse_yaml(_read_text(path), name)
@@ -120,7 +122,7 @@ def setting(text: str, option: str = "--set") -> Node:
     where = f"{option} {text}"
     dotted, equals, value = text.partition("=")
     keys = dotted.strip().split(".")
-    if not equals or not all(keys) or not value.strip():
+    if not equals or not all(keys) or not value.strip() or len(keys) > MAX_DEPTH:
         raise ConfigError(
             "expected path.to.key=value", where=where, hint="for example --set train.lr=3e-4; null takes a value away"
         )
@@ -157,7 +159,7 @@ def kind(value: Any) -> str:
     if isinstance(value, dict | list):
         return ("a " if value else "an empty ") + ("mapping" if isinstance(value, dict) else "list")
     if isinstance(value, str):
-        return f'the text "{value if len(value) <= 60 else value[:57] + "..."}"'
+        return f"the text {quoted(value, most=60)}"
     return "nothing" if value is None else json.dumps(value)
 
 
@@ -219,6 +221,7 @@ class _Parser:
         self.text = text
         self.name = name
         self.reached = f"{name}:1:1"
+        self.values = 0
 
     def next(self) -> Any:
         """The next event; where ruamel fails to read it, in whatever way, the place is known."""
@@ -252,6 +255,9 @@ class _Parser:
             raise self.refusal(f"anchors (&{event.anchor}) are not allowed", event, hint="write the value out")
         if event.tag is not None:
             raise self.refusal(f"tags ({event.tag}) are not allowed", event, hint="a suite holds plain values only")
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise self.refusal(f"more than {MAX_VALUES} values: this cannot be a suite", event)
         if depth > MAX_DEPTH:
             raise self.refusal(f"nested deeper than {MAX_DEPTH} levels", event)
         if isinstance(event, MappingStartEvent):
@@ -265,7 +271,7 @@ class _Parser:
         while not isinstance(event := self.next(), MappingEndEvent):
             key = self.key(event, depth)
             if key in members:
-                raise self.refusal(f'the key "{key}" is given twice; first at {members[key].key}', event)
+                raise self.refusal(f"the key {quoted(key)} is given twice; first at {members[key].key}", event)
             members[key] = replace(self.node(self.next(), depth + 1), key=self.place(event))
         return members
 

@@ -12,6 +12,7 @@ from spd_bench import compose, registry
 from spd_bench.api import CHAIN, Block, Dims, Encoder, Features, PointDepthModel, QueryState, Scene
 from spd_bench.compose import Composition, Part, build, build_baseline, build_encoder, check
 from spd_bench.errors import ConfigError
+from spd_bench.testing import require_independent_points
 
 SIZE = (70, 84)
 """Input of 5×6 patches, so that L4 has 2×3 sites."""
@@ -310,6 +311,24 @@ def test_a_point_gets_the_same_depth_whichever_others_are_asked(encoder: Encoder
     alone = torch.cat([model.decode(scene, xy_BK2[:, k : k + 1]) for k in range(37)], dim=1)
     assert torch.allclose(alone, together, rtol=1e-6, atol=0)
     assert together.std() > 1e-3  # the points do differ
+
+
+@torch.no_grad()
+def test_a_point_gets_the_same_depth_at_k_1_and_k_1024_in_any_order(v13: Composition) -> None:
+    require_independent_points(v13, v13.prepare(v13.encode(images())), points(2, 1024))
+
+
+@torch.no_grad()
+def test_a_block_that_looks_at_its_chunk_is_caught(v13: Composition, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = v13._decode_chunk
+
+    def centred(scene: Scene, xy_BK2: Tensor) -> Tensor:
+        depth_m_BK = whole(scene, xy_BK2)
+        return depth_m_BK + 1e-3 * depth_m_BK.mean(1, keepdim=True)
+
+    monkeypatch.setattr(v13, "_decode_chunk", centred)
+    with pytest.raises(AssertionError, match="1024 points in another order"):
+        require_independent_points(v13, v13.prepare(v13.encode(images())), points(2, 1024))
 
 
 @torch.no_grad()

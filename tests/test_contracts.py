@@ -198,6 +198,22 @@ class SeesOtherImages(Good):
         return mixed_BKD - mixed_BKD.mean(0)
 
 
+class SeesManyQueries(Good):
+    """Adds the mean over queries where they fill a chunk, as a model does that normalises within one."""
+
+    def change(self, h_BKD: Tensor, state: QueryState, scene: Scene) -> Tensor:
+        mixed_BKD = torch.tanh(self.mix(h_BKD))
+        return mixed_BKD - mixed_BKD.mean(1, keepdim=True) * (h_BKD.shape[1] >= 128)
+
+
+class CountsPlaces(Good):
+    """Adds something to every second query."""
+
+    def change(self, h_BKD: Tensor, state: QueryState, scene: Scene) -> Tensor:
+        place_K1 = torch.arange(h_BKD.shape[1], device=h_BKD.device)[:, None] % 2
+        return torch.tanh(self.mix(h_BKD)) * (1 + place_K1)
+
+
 class WritesMore(Good):
     """Replaces the anchors too, which it does not declare."""
 
@@ -368,6 +384,8 @@ class RoutesOutside(Block):
     [
         (Good, set()),
         (SeesOtherQueries, {"queries_do_not_see_each_other"}),
+        (SeesManyQueries, {"queries_do_not_see_each_other"}),
+        (CountsPlaces, {"queries_do_not_see_each_other"}),
         (SeesOtherImages, {"images_do_not_see_each_other"}),
         (WritesMore, {"writes_exactly_what_it_declares", "reads_only_what_it_declares"}),  # it needs the old anchors
         (WritesLess, {"writes_exactly_what_it_declares", "reads_only_what_it_declares"}),
@@ -523,6 +541,25 @@ class Centred(Plane):
         return super().decode(scene, xy_BK2 - xy_BK2.mean(1, keepdim=True))
 
 
+class CentredInChunks(Plane):
+    """The same, but only among more points than a first look takes."""
+
+    def decode(self, scene: None, xy_BK2: Tensor) -> Tensor:
+        chunks = [chunk - chunk.mean(1, keepdim=True) * (chunk.shape[1] == 128) for chunk in xy_BK2.split(128, dim=1)]
+        return super().decode(scene, torch.cat(chunks, dim=1))
+
+
+class Remembers(Plane):
+    """A point's depth depends on what was asked of the scene before."""
+
+    def prepare(self, features: Features) -> Any:
+        return {"asked": 0}
+
+    def decode(self, scene: Any, xy_BK2: Tensor) -> Tensor:
+        scene["asked"] += 1
+        return super().decode(None, xy_BK2) * int(scene["asked"])
+
+
 class CentredAndSaysSo(Centred):
     """The same, but it makes no promise."""
 
@@ -541,6 +578,8 @@ class SaysUntrained(Plane):
         (Plane, set()),
         (Negative, {"gives_positive_depth_in_metres"}),
         (Centred, {"points_do_not_see_each_other"}),
+        (CentredInChunks, {"points_do_not_see_each_other"}),
+        (Remembers, {"points_do_not_see_each_other"}),
         (CentredAndSaysSo, set()),
         (SaysUntrained, {"trains_what_it_says"}),
     ],

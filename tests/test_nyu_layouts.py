@@ -436,9 +436,9 @@ def with_hole(depth_m_HW: Any) -> Any:
             lambda: altered(depth=with_hole),
             "expected filled depth, found 960 unknown pixels(?s:.*)nyu_eigen or nyu_bts",
         ),
-        (lambda: linked(h5py.SoftLink("/elsewhere")), "depth as an array in the file itself, found a link"),
-        (lambda: linked(h5py.ExternalLink("/etc/hostname", "/depth")), "depth as an array in the file itself"),
-        (stored_outside, "depth as an array in the file itself"),
+        (lambda: linked(h5py.SoftLink("/elsewhere")), "'/depth' is a link to another place or file"),
+        (lambda: linked(h5py.ExternalLink("/etc/hostname", "/depth")), "'/depth' is a link to another place"),
+        (stored_outside, "'/depth' keeps its values in another file"),
     ],
 )
 def test_foreign_h5_is_refused(tmp_path: Path, content: Callable[[], bytes], message: str) -> None:

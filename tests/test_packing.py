@@ -580,9 +580,9 @@ def unstored(file: Any) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (relinked("rgb", h5py.ExternalLink("/etc/hosts", "/rgb")), "rgb is no array with checksums in the file itself"),
-        (relinked("rgb", h5py.SoftLink("/depth_mm")), "rgb is no array with checksums in the file itself"),
-        (outside, "rgb is no array with checksums in the file itself"),
+        (relinked("rgb", h5py.ExternalLink("/etc/hosts", "/rgb")), "'/rgb' is a link to another place or file"),
+        (relinked("rgb", h5py.SoftLink("/depth_mm")), "'/rgb' is a link to another place or file"),
+        (outside, "'/rgb' keeps its values in another file"),
         (without_checksum, "rgb is no array with checksums in the file itself"),
         (lambda file: file.__delitem__("scene"), "scene is no array"),
         (lambda file: file.move("depth_m", "old") or file.create_group("depth_m"), "depth_m is no array"),

@@ -3,11 +3,13 @@
 Wrong twins run through the same comparison and must fail it.
 """
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from spd_baselines.spd_v13_literal import SPDv13Literal
-from spd_bench import geometry
+from spd_bench import fused, geometry
 from spd_bench.api import Dims, Encoder, Features, QueryState
 from spd_bench.compose import Composition
 from spd_components.b1_local_tokens import LocalTokens
@@ -78,6 +80,10 @@ def pair(seed: int = 0, dtype: torch.dtype = torch.float64):
     return fast.to(dtype).eval(), literal.to(dtype).eval()
 
 
+FORMS = pytest.mark.parametrize("form", [nullcontext, fused.stock])
+"""The fused form, where this machine has it, and the stock form."""
+
+
 def difference(fast, literal, features, xy) -> float:
     """Largest relative difference of the depth, over all queries."""
     with torch.no_grad():
@@ -96,25 +102,30 @@ def gradients(model, features, xy):
     return named | {f"features.{i}": m.grad for i, m in enumerate(maps)}
 
 
+@FORMS
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("count", [1, 17])
-def test_depth_equals_the_literal_form_in_float64(seed, count):
+def test_depth_equals_the_literal_form_in_float64(seed, count, form):
     fast, literal = pair(seed)
     features, xy = case(seed, count=count)
-    assert difference(fast, literal, features, xy) < 1e-12
+    with form():
+        assert difference(fast, literal, features, xy) < 1e-12
 
 
+@FORMS
 @pytest.mark.parametrize("seed", [0, 1])
-def test_depth_equals_the_literal_form_in_float32(seed):
+def test_depth_equals_the_literal_form_in_float32(seed, form):
     fast, literal = pair(seed, torch.float32)
     features, xy = case(seed, torch.float32)
-    assert difference(fast, literal, features, xy) < 1e-5
+    with form():
+        assert difference(fast, literal, features, xy) < 1e-5
 
 
-def test_routed_anchors_equal_those_of_the_literal_form():
+@FORMS
+def test_routed_anchors_equal_those_of_the_literal_form(form):
     fast, literal = pair()
     features, xy = case()
-    with torch.no_grad():
+    with torch.no_grad(), form():
         state = fast.trace(fast.prepare(features), xy)
         pyramid = literal.prepare(features)
         h, tokens = literal.b1(pyramid, xy)
@@ -166,8 +177,8 @@ def _swap_xy(model, monkeypatch):
 
 
 def _half_pixel(model, monkeypatch):
-    original = geometry.Table.taps
-    monkeypatch.setattr(geometry.Table, "taps", lambda self, xy_lvl: original(self, xy_lvl + 0.5))
+    original = geometry.Table.xy_lvl
+    monkeypatch.setattr(geometry.Table, "xy_lvl", lambda self, xy: original(self, xy) + 0.5)
 
 
 def _uniform_weights(model, monkeypatch):
@@ -202,13 +213,14 @@ def _whole_extent(model, monkeypatch):
     monkeypatch.setattr(model.neck, "forward", forward)
 
 
+@FORMS
 @pytest.mark.parametrize(
     "wrong", [_swap_xy, _half_pixel, _uniform_weights, _one_percent, _border_padding, _whole_extent]
 )
-def test_a_wrong_twin_fails_the_comparison(wrong, monkeypatch):
+def test_a_wrong_twin_fails_the_comparison(wrong, form, monkeypatch):
     fast, literal = pair()
     features, xy = case()
-    with torch.no_grad():
+    with torch.no_grad(), form():
         expected = literal.decode(literal.prepare(features), xy)
         wrong(fast, monkeypatch)
         found = fast.decode(fast.prepare(features), xy)

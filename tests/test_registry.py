@@ -149,7 +149,13 @@ def test_one_name_from_two_distributions_has_to_be_qualified(install: Install) -
     assert caught.value.message == 'b3 "mine" is registered by plugin-one and plugin-two'
     assert caught.value.hint == 'write "plugin-one:mine" or "plugin-two:mine"'
     assert registry.load("b3", "plugin-two:mine").__module__ == "fake_two"
-    assert registry.names("b3") == ["global_cross_attention", "plugin-one:mine", "plugin-two:mine", "skip", "with_position"]
+    assert registry.names("b3") == [
+        "global_cross_attention",
+        "plugin-one:mine",
+        "plugin-two:mine",
+        "skip",
+        "with_position",
+    ]
 
 
 def test_unknown_name_gets_the_nearest_one_and_the_slots_that_have_it() -> None:

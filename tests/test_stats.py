@@ -660,6 +660,58 @@ def test_without_an_effect_a_difference_is_called_rarely(seeds: int) -> None:
     assert found["naive"] >= 0.3  # control: images as the unit and seeds as the only ones
 
 
+def small_runs(rng: np.random.Generator, effects: Sequence[float]) -> list[Scores]:
+    """A base and variants as above, on 60 images of 20 scenes and 5 seeds; every variant has the base's difficulty."""
+    scenes = [f"s{i // 3:02}" for i in range(60)]
+
+    def noise(*shape: int) -> NDArray[np.float64]:
+        scene = np.repeat(rng.standard_normal((*shape, 20)), 3, axis=-1)
+        return math.sqrt(0.3) * scene + math.sqrt(0.7) * rng.standard_normal((*shape, 60))
+
+    difficulty_I = 1 + 0.4 * noise()
+    own_I = [0 * difficulty_I, *(effect + 0.1 * noise() for effect in effects)]
+    return [
+        scores(difficulty_I + own + 0.015 * rng.standard_normal((5, 1)) + 0.1 * noise(5), scenes, f"variant {n}")
+        for n, own in enumerate(own_I)
+    ]
+
+
+def errors_in_families(effects: Sequence[float]) -> tuple[float, float]:
+    """Share of simulated families in which a variant without an effect is said to help or hurt; and without Holm."""
+    wrong = [0, 0]
+    for repeat in range(REPEATS):
+        rng = np.random.default_rng((repeat, len(effects)))
+        base, *variants = small_runs(rng, effects)
+        differences = {
+            variant.name: compare(base, variant, lower_is_better=True, rng=rng, resamples=399) for variant in variants
+        }
+        together = family(differences)
+        alone = {name: family({name: found})[name] for name, found in differences.items()}
+        for way, found in enumerate((together, alone)):
+            judged = zip(found.values(), effects, strict=True)
+            wrong[way] += any(finding.verdict in ("helps", "hurts") for finding, effect in judged if not effect)
+    return wrong[0] / REPEATS, wrong[1] / REPEATS
+
+
+@pytest.mark.slow
+def test_a_whole_family_without_an_effect_is_wrong_rarely() -> None:
+    nothing = [0.0] * 6
+    adjusted, unadjusted = errors_in_families(nothing)
+    assert adjusted <= within_chance(0.05) <= 0.1
+    assert unadjusted >= 0.1  # control: without Holm six chances add up
+    assert errors_in_families([0.15, *nothing[1:]])[0] <= within_chance(0.05)  # nor with an effect beside them
+
+
+@pytest.mark.slow
+def test_a_base_without_a_fault_passes_its_control() -> None:
+    failed = 0
+    for repeat in range(REPEATS):
+        rng = np.random.default_rng((repeat, 77))
+        (base,) = small_runs(rng, [])
+        failed += a_a_control(base, rng=rng).passed is False
+    assert failed / REPEATS <= 0.02  # one of 1,000 is due
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("planted", [False, True])

@@ -307,7 +307,7 @@ def test_v13_ablation_is_the_paper_s_recipe() -> None:
         (
             "lr: 1e-3",
             "steps: 5",
-            "15:1: train: should give either epochs or steps, found both; null takes an inherited value",
+            "15:17: train: should give either epochs or steps, found both; null takes an inherited value",
         ),
         ("epochs: 3, ", "", "15:1: train: should give either epochs or steps, found neither"),
         ("train: {epochs: 3, lr: 1e-3}", "train: 5", "15:8: train: should be a mapping, found 5"),
@@ -320,7 +320,7 @@ def test_v13_ablation_is_the_paper_s_recipe() -> None:
             "14:13: data.augment.zoom: should be [low, high]",
         ),
         ("fallback:", "seeds: [0, 1, 0]\nfallback:", "25:1: seeds: lists 0 twice"),
-        ("fallback:", "seeds: []\nfallback:", "25:1: seeds: Tuple should have at least 1 item"),
+        ("fallback:", "seeds: []\nfallback:", "25:1: seeds: should be a list of at least 1, found 0"),
         (
             "suite: mine",
             "suite: ../mine",
@@ -534,7 +534,7 @@ def test_json_schema_knows_keys_and_component_names() -> None:
     schema = json_schema()
     assert schema["required"] == ["suite"]
     assert schema["additionalProperties"] is False
-    assert schema["$defs"]["Base"]["properties"]["b3"]["anyOf"][0] == {"enum": ["global_cross_attention", "skip"]}
+    assert {"global_cross_attention", "skip"} <= set(schema["$defs"]["Base"]["properties"]["b3"]["anyOf"][0]["enum"])
     assert "lr" in schema["$defs"]["Train"]["properties"]
     assert "Learning rate" in schema["$defs"]["Train"]["properties"]["min_lr"]["description"]
     json.dumps(schema)

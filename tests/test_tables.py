@@ -111,7 +111,10 @@ def test_differences_use_only_the_seeds_that_both_have():
     assert found.n == 1
     assert found.absolute == pytest.approx(0.11, abs=1e-15)
     assert found.percent == pytest.approx(100, abs=1e-12)
-    assert difference(row("stranger", (0.1,), seeds=(9,)), BASE, "absrel", 256) is None
+    # no seed in common: 8 and 9 stand beside 0 and 1 in order, (0.1 + 0.3)/2 − (0.10 + 0.11)/2
+    stranger = difference(row("stranger", (0.3, 0.1), seeds=(9, 8)), BASE, "absrel", 256)
+    assert (stranger.n, stranger.absolute) == (2, pytest.approx(0.095, abs=1e-15))
+    assert difference(FAILED, BASE, "absrel", 256) is None
     assert math.isnan(difference(WORSE, row("zero", (0.0, 0.0, 0.0)), "absrel", 256).percent)
 
 
@@ -208,23 +211,59 @@ def test_default_table_has_the_primary_at_every_k_the_others_at_the_primary_k_an
     header, _, base, worse = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert header == [
         *("composition", "difference", "n", "absrel K=1", "absrel K=64", "absrel K=256", "Δ absrel K=256"),
-        *("trainable parameters", "T_decode(1055) ms", "train s", "rmse K=256", "delta1 K=256"),
+        *("trainable parameters", "T_decode(1055) ms", "rmse K=256", "delta1 K=256", "train s"),
     ]
-    assert worse[7:] == ["1,234,567", "0.457", "1234", "1.200 ± 0.100", "0.8800 ± 0.0100"]
+    assert worse[7:] == ["1,234,567", "0.457", "1.200 ± 0.100", "0.8800 ± 0.0100", "1234"]
     assert base[3:7] == ["**0.1100 ± 0.0100**"] * 3 + ["base"]
-    assert base[8:] == ["–", "–", "**1.100 ± 0.100**", "**0.8900 ± 0.0100**"]
+    assert base[8:] == ["–", "**1.100 ± 0.100**", "**0.8900 ± 0.0100**", "–"]
+
+
+COSTLY = replace(
+    WORSE,
+    seconds={"T_prepare_ms": 9.5, "T_decode(1)_ms": 0.4567, "T_decode(64)_ms": 4, "T_decode(256)_ms": 16.04},
+    macs={1: 0.3e9, 64: 0.5e9, 256: 1.234e9},
+    peak_bytes={256: 107.4e6},
+)
+
+
+def test_costs_of_every_k_and_a_dash_for_a_row_that_an_earlier_version_scored():
+    old = replace(BASE, seconds={"T_prepare_ms": 8.0, "T_decode(287)_ms": 30.0})
+    text = render(comparison(old, COSTLY), format="markdown")
+    lines = text.split("\n\n")[2].splitlines()
+    header, _, base, worse = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    costs = ["T_prepare ms", "T_decode(287) ms", "T_decode(256) ms", "decoder GMACs K=256", "peak MB K=256"]
+    assert header[8:13] == costs  # beside the primary metric: what is at its K
+    assert header[-2:] == ["T_decode(1) ms", "T_decode(64) ms"]  # last: decoding at another K
+    assert base[8:13] + base[-2:] == ["8", "30", "–", "–", "–", "–", "–"]
+    assert worse[8:13] + worse[-2:] == ["9.5", "–", "16", "1.23", "107", "0.457", "4"]
+    assert "a FLOP count is twice that" in text
+    assert "FLOP" not in render(comparison(old, WORSE), format="markdown")
+    assert "FLOP" not in render(comparison(old, COSTLY), format="markdown", metric="absrel")
+
+
+def test_programs_get_costs_in_full():
+    document = json.loads(render(comparison(BASE, COSTLY), format="json"))
+    assert [r["decoder_macs"] for r in document["rows"]] == [{}, {"1": 0.3e9, "64": 0.5e9, "256": 1.234e9}]
+    assert document["rows"][1]["peak_bytes"] == {"256": 107.4e6}
+    assert document["rows"][1]["times"]["T_decode(256)_ms"] == 16.04
+    lines = [line for line in render(comparison(BASE, COSTLY), format="csv").splitlines() if line[0] != "#"]
+    base, worse = csv.DictReader(lines)
+    assert (base["decoder_macs@256"], base["peak_bytes@256"]) == ("", "")
+    assert [float(worse[f"decoder_macs@{k}"]) for k in (1, 64, 256)] == [0.3e9, 0.5e9, 1.234e9]
+    assert float(worse["peak_bytes@256"]) == 107.4e6
 
 
 def test_times_say_what_they_are_wherever_they_are_shown():
     timed = replace(WORSE, seconds={"T_prepare_ms": 1.0})
-    said = "Times as the runs took them"
+    said = "Times of one image as the runs took them"
     assert said in " ".join(render(comparison(BASE, timed), format="terminal").split())
     assert said not in render(comparison(BASE, timed), format="terminal", metric="absrel")
     assert said not in render(comparison(BASE, WORSE), format="terminal")
 
 
 def test_accuracy_at_four_k_and_cost_stand_in_one_line():
-    rows = [replace(r, seconds={"T_prepare_ms": 9.5, "T_decode(1055)_ms": 64.2, "train": 317.0}) for r in (BASE, WORSE)]
+    times = {"T_prepare_ms": 9.5, "T_decode(64)_ms": 7.5, "T_decode(256)_ms": 64.2, "train": 317.0}
+    rows = [replace(r, seconds=times, macs={256: 1e9}) for r in (BASE, WORSE)]
     rows = [replace(r, values=r.values | {("absrel", 1024): r.values["absrel", 1]}) for r in rows]
     text = render(comparison(*rows, ks=(1, 64, 256, 1024)), format="terminal")
     (first, *_) = lines_of(text, "worse")

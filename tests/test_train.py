@@ -700,7 +700,7 @@ def test_features_that_are_not_a_number_diverge_and_do_not_crash(tmp_path: Path)
 def test_a_checkpoint_loads_as_plain_tensors_and_values(tmp_path: Path) -> None:
     log = run(tmp_path, model := Probe())
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state.keys() == {"step", "model", "optimiser", "log"}
+    assert state.keys() == {"format", "step", "model", "optimiser", "log"}
     assert state["step"] == 6
     assert same(state["model"], weights(model))
     assert TrainingLog.from_state(state["log"]) == log

@@ -529,7 +529,9 @@ def nearest_by_loops(block: Any, pyramid: Pyramid, state: QueryState) -> Tensor:
     """§6.4 with each sample read from the cell floor(p + Δ), zero outside the map, one at a time."""
     maps = block.prepare(pyramid)
     assert state.anchors is not None
-    alpha_KRNLM = block._samples(state, maps)[2].view(*state.anchors.site_BKR.shape[1:], READ.heads, 3, 4)
+    alpha_KRNLM = block._weights(block._samples(state, maps)[2]).view(
+        *state.anchors.site_BKR.shape[1:], READ.heads, 3, 4
+    )
     levels = [pyramid.l2, pyramid.l3, pyramid.l4]
     projected = [F.linear(lv.map_BHWC[0], getattr(block, f"value{i}").weight) for lv, i in zip(levels, (2, 3, 4))]  # noqa: B905
     ring_NLM2 = ring_offsets(READ.heads, levels=3, samples=4).double()

@@ -15,8 +15,9 @@ from spd_bench.cli import app
 from spd_bench.data.randomness import generator
 from spd_bench.errors import StateError
 from spd_bench.evaluate import Predictions, load, save
-from spd_bench.report.collect import record
-from spd_bench.report.verdict_tables import banner, block, html_block, plain, rows, with_verdicts
+from spd_bench.report.collect import collect, recorded
+from spd_bench.report.tables import FORMATS, render
+from spd_bench.report.verdict_tables import banner, block, html_block, plain, rows
 from spd_bench.report.verdicts import judge, judged
 
 IMAGES, SCENES, POINTS = 24, 8, 6
@@ -73,10 +74,16 @@ def suite_run(root: Path, errors: dict[str, float], seeds: Sequence[int], **repo
         "eval": {"protocol": "full_frame", "k": [POINTS], "k1_draws": 1, "seed": 0},
         "report": {"primary": primary, "family": ["leave_one_out"], "equivalence": None} | report,
     }
-    about = {"profile": None, "dataset": "made up", "protocol": "full_frame", "stand_ins": [], "provenance": {}}
+    about: dict[str, Any] = {
+        "profile": None,
+        "dataset": "made up",
+        "protocol": "full_frame",
+        "stand_ins": [],
+        "provenance": {},
+    }
     content = {"suite": suite, "rows": stored, "finished": "2026-01-01T00:00:00Z"} | about
     files.write_json(root / "suites" / "made.json", content)
-    return record(root, "made")
+    return recorded(root, "made")
 
 
 ERRORS = {"v13": 0.10, "no-worse": 0.12, "no-same": 0.1001, "no-better": 0.08, "constant": 0.4}
@@ -84,7 +91,7 @@ ERRORS = {"v13": 0.10, "no-worse": 0.12, "no-same": 0.1001, "no-better": 0.08, "
 
 def test_planted_effects_are_found_and_named(tmp_path: Path) -> None:
     stored = suite_run(tmp_path, ERRORS, (0, 1, 2), equivalence=0.1)
-    found = judge(tmp_path, stored, metric="absrel", k=POINTS)
+    found = judge(stored, metric="absrel", k=POINTS)
     assert found is not None
     verdicts = {name: finding.verdict for name, finding in found.findings.items()}
     # the wobble is 0.004 per image, 0.0005 in the mean of 72; differences are ±0.02, and 0.0001 in a margin of 0.01
@@ -94,14 +101,14 @@ def test_planted_effects_are_found_and_named(tmp_path: Path) -> None:
 
 
 def test_fewer_than_three_seeds_get_no_verdict(tmp_path: Path) -> None:
-    found = judge(tmp_path, suite_run(tmp_path, ERRORS, (0, 1)), metric="absrel", k=POINTS)
+    found = judge(suite_run(tmp_path, ERRORS, (0, 1)), metric="absrel", k=POINTS)
     assert found is not None
     assert {finding.verdict for finding in found.findings.values()} == {"exploratory"}
 
 
 def test_another_reference_changes_the_sign(tmp_path: Path) -> None:
     stored = suite_run(tmp_path, ERRORS, (0, 1, 2))
-    found = judge(tmp_path, stored, metric="absrel", k=POINTS, reference="no-worse")
+    found = judge(stored, metric="absrel", k=POINTS, reference="no-worse")
     assert found is not None
     assert found.reference == "no-worse"
     assert found.others["v13"].mean == pytest.approx(-0.02, abs=0.003)
@@ -110,13 +117,13 @@ def test_another_reference_changes_the_sign(tmp_path: Path) -> None:
 def test_a_row_that_failed_counts_in_the_family_and_is_not_judged(tmp_path: Path) -> None:
     stored = suite_run(tmp_path, ERRORS, (0, 1, 2))
     stored["rows"][3]["failure"] = "ran out of luck"  # no-worse, its first seed
-    found = judge(tmp_path, stored, metric="absrel", k=POINTS)
+    found = judge(stored, metric="absrel", k=POINTS)
     assert found is not None
     assert (found.declared, list(found.findings)) == (3, ["no-same", "no-better"])
 
 
 def test_gt_aligned_rows_are_not_compared(tmp_path: Path) -> None:
-    found = judge(tmp_path, suite_run(tmp_path, ERRORS | {"aligned": 0.01}, (0,)), metric="absrel", k=POINTS)
+    found = judge(suite_run(tmp_path, ERRORS | {"aligned": 0.01}, (0,)), metric="absrel", k=POINTS)
     assert found is not None
     assert "aligned" not in found.others
 
@@ -129,17 +136,17 @@ def test_other_points_are_refused(tmp_path: Path, field: str) -> None:
     wrong: Any = right.frames[::-1] if field == "frames" else getattr(right, field) + 1
     save(path, replace(right, **{field: wrong}), {})
     with pytest.raises(StateError, match="not scored at the same points") as error:
-        judge(tmp_path, stored, metric="absrel", k=POINTS)
+        judge(stored, metric="absrel", k=POINTS)
     assert error.value.where == "no-same"
 
 
 def test_without_a_base_or_company_there_is_nothing_to_say(tmp_path: Path) -> None:
-    assert judge(tmp_path, suite_run(tmp_path, {"constant": 0.4}, (0,)), metric="absrel", k=POINTS) is None
-    assert judge(tmp_path, suite_run(tmp_path, {"v13": 0.4}, (0,)), metric="absrel", k=POINTS) is None
+    assert judge(suite_run(tmp_path, {"constant": 0.4}, (0,)), metric="absrel", k=POINTS) is None
+    assert judge(suite_run(tmp_path, {"v13": 0.4}, (0,)), metric="absrel", k=POINTS) is None
 
 
 def test_a_metric_that_needs_more_points_says_nothing(tmp_path: Path) -> None:
-    assert judge(tmp_path, suite_run(tmp_path, ERRORS, (0,)), metric="silog", k=1) is None
+    assert judge(suite_run(tmp_path, ERRORS, (0,)), metric="silog", k=1) is None
 
 
 def test_equal_seeds_raise_the_banner(tmp_path: Path) -> None:
@@ -147,12 +154,31 @@ def test_equal_seeds_raise_the_banner(tmp_path: Path) -> None:
     for seed in (1, 2, 3, 4):
         path = tmp_path / f"trained/v13-s{seed}/eval/predictions.h5"
         path.write_bytes((tmp_path / "trained/v13-s0/eval/predictions.h5").read_bytes())
-    found = judge(tmp_path, stored, metric="absrel", k=POINTS)
+    found = judge(stored, metric="absrel", k=POINTS)
     assert found is not None
     assert banner(found).startswith("A/A CONTROL FAILED")
     assert "not two runs" in banner(found)
-    assert with_verdicts("table", found, "terminal").startswith("A/A CONTROL FAILED")
-    assert "A/A CONTROL FAILED" in html_block(found)
+    for form in FORMATS:
+        text = render(collect(tmp_path), format=form, verdicts=found)
+        assert "A/A CONTROL FAILED" in text, form
+    text = render(collect(tmp_path), format="latex", verdicts=found)
+    assert r"\caption{A/A CONTROL FAILED" in text  # typeset, not a comment alone
+    assert "A/A CONTROL FAILED" not in render(collect(tmp_path), format="csv")
+
+
+def test_what_is_not_trained_has_no_seeds_to_control(tmp_path: Path) -> None:
+    stored = suite_run(tmp_path, ERRORS, (0, 1, 2, 3, 4))
+    for seed in range(5):
+        folder = tmp_path / f"trained/constant-s{seed}"
+        (folder / "eval/predictions.h5").write_bytes(
+            (tmp_path / "trained/constant-s0/eval/predictions.h5").read_bytes()
+        )
+        files.write_json(folder / "run.json", {"trainable_parameters": 0, "identity": {}})
+    found = judge(stored, metric="absrel", k=POINTS, reference="constant")
+    assert found is not None
+    assert found.control.passed is None
+    assert banner(found) == ""
+    assert "constant is not trained here" in " ".join(block(found, "terminal").split())
 
 
 def test_the_tables_say_what_was_found(tmp_path: Path) -> None:
@@ -171,7 +197,7 @@ def test_the_tables_say_what_was_found(tmp_path: Path) -> None:
 
 
 def test_names_cannot_write_html(tmp_path: Path) -> None:
-    found = judge(tmp_path, suite_run(tmp_path, {"v13": 0.1, "no-<b>": 0.2}, (0,)), metric="absrel", k=POINTS)
+    found = judge(suite_run(tmp_path, {"v13": 0.1, "no-<b>": 0.2}, (0,)), metric="absrel", k=POINTS)
     assert found is not None
     assert "no-&lt;b&gt;" in html_block(found)
     assert "<b>" not in html_block(found)

@@ -1,20 +1,12 @@
 """B1 that looks at the finest level alone."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from spd_bench.api import Dims, Pyramid, QueryState, Scene, TokenPart
-from spd_bench.geometry import Table
-from spd_components.b1_local_tokens import OFFSET_FREQ, PAD, POSITION_FREQ, L1Tokens
-
-
-class FineMap(NamedTuple):
-    """What this B1 reads, once per image."""
-
-    l1: Table
+from spd_components.b1_local_tokens import OFFSET_FREQ, POSITION_FREQ, FineMap, L1Tokens
 
 
 class L1Only(L1Tokens):
@@ -34,12 +26,12 @@ class L1Only(L1Tokens):
 
     def prepare(self, pyramid: Pyramid) -> FineMap:
         """L1 as a table."""
-        return FineMap(Table.of(pyramid.l1.map_BHWC, extent=pyramid.l1.extent, pad=PAD))
+        return self._fine_map(pyramid.l1)
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Writes h and the first part of the tokens."""
-        l1: Table = scene.prepared[self.slot].l1
-        around_BKTC, centre_BKC = self._around(l1, state.xy_BK2)
-        tokens_BKTD = self._local_tokens(l1, state.xy_BK2, around_BKTC, centre_BKC)
+        fine: FineMap = scene.prepared[self.slot]
+        around_BKTC, centre_BKC = self._around(fine.l1, state.xy_BK2)
+        tokens_BKTD = self._local_tokens(fine, state.xy_BK2, around_BKTC, centre_BKC)
         tokens_BKTD = tokens_BKTD + self.level_embed.to(tokens_BKTD.dtype)
         return replace(state, h_BKD=self._seed(centre_BKC, state.xy_BK2), tokens=(TokenPart(tokens_BKTD),))

@@ -11,7 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, TokenPart
+from spd_bench import fused
+from spd_bench.api import (
+    Block,
+    ComponentConfig,
+    Dims,
+    Level,
+    Pyramid,
+    QueryState,
+    Scene,
+    StandardTokens,
+    TokenPart,
+)
 from spd_bench.geometry import Table, neighbourhood
 from spd_components.layers import fourier
 
@@ -23,6 +34,13 @@ POSITION_FREQ = 8
 OFFSET_FREQ = 4
 PAD = 4
 """Border of zeros that a 5×5 neighbourhood can reach from anywhere in the image."""
+
+
+class FineMap(NamedTuple):
+    """L1 as it is, and what W_loc makes of the place of each cell around a query."""
+
+    l1: Table
+    cell_code_TD: Tensor
 
 
 class L1Tokens(Block):
@@ -60,27 +78,34 @@ class L1Tokens(Block):
         around_BKTC = l1.read_neighbourhood(l1.xy_lvl(xy_BK2), self.side)
         return around_BKTC, around_BKTC[:, :, self.side**2 // 2]
 
-    def _local_tokens(self, l1: Table, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
+    def _local_tokens(self, maps: FineMap, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
         """t⁽¹⁾ without e_L1. W_loc is split into its parts on features and on φ(δ)."""
-        points = [self._at_cells(around_BKTC, xy_BK2)]
-        if self.learned:
-            points.append(self._at_learned(l1, xy_BK2, centre_BKC))
-        features_BKTC, offset_BKTD = (torch.cat(parts, dim=2) for parts in zip(*points, strict=True))
-        return F.gelu(F.linear(features_BKTC, self._split_local()[0]) + offset_BKTD)
+        features_BKTD, cells_TD, *learned_BKTD = self._local_parts(maps, xy_BK2, around_BKTC, centre_BKC)
+        cells_BKTD = cells_TD.expand(*xy_BK2.shape[:2], -1, -1)
+        return F.gelu(features_BKTD + torch.cat([cells_BKTD, *learned_BKTD], dim=2))
 
-    def _at_cells(self, around_BKTC: Tensor, xy_BK2: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of the neighbourhood's cells, and W_loc's part on φ(δ), which is the same for every query."""
-        cell_T2 = neighbourhood(self.side, like=xy_BK2)
+    def _local_parts(self, maps: FineMap, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> list[Tensor]:
+        """W_loc's part on the features of every token, then that on φ(δ): of cells [T, D], of learned offsets."""
         if not self.centre_is_token:
-            around_BKTC, cell_T2 = _without_centre(around_BKTC, dim=2), _without_centre(cell_T2, dim=0)
-        offset_TD = self._on_offset(cell_T2)
-        return around_BKTC, offset_TD.expand(*around_BKTC.shape[:2], -1, -1)
+            around_BKTC = _without_centre(around_BKTC, dim=2)
+        points = [(around_BKTC, maps.cell_code_TD)]
+        if self.learned:
+            points.append(self._at_learned(maps.l1, xy_BK2, centre_BKC))
+        features_BKTC = torch.cat([features for features, _ in points], dim=2)
+        return [F.linear(features_BKTC, self._split_local()[0]), *(offset for _, offset in points)]
+
+    def _fine_map(self, l1: Level) -> FineMap:
+        """L1 as a table, and W_loc's part on φ(δ) of the neighbourhood's cells: the same for every query."""
+        cell_T2 = neighbourhood(self.side, like=self.local.weight)
+        if not self.centre_is_token:
+            cell_T2 = _without_centre(cell_T2, dim=0)
+        return FineMap(Table.of(l1.map_BHWC, extent=l1.extent, pad=PAD), self._on_offset(cell_T2))
 
     def _at_learned(self, l1: Table, xy_BK2: Tensor, centre_BKC: Tensor) -> tuple[Tensor, Tensor]:
         """Features at the learned offsets, and W_loc's part on φ(δ)."""
         batch, count, channels = centre_BKC.shape
         learned_BKT2 = self._learned_offsets(centre_BKC, xy_BK2)
-        at_BN2 = (l1.xy_lvl(xy_BK2)[:, :, None] + learned_BKT2).view(batch, -1, 2)
+        at_BN2 = (l1.xy_lvl(xy_BK2).unsqueeze(2) + learned_BKT2).view(batch, -1, 2)
         return l1.read(at_BN2).view(batch, count, self.learned, channels), self._on_offset(learned_BKT2)
 
     def _learned_offsets(self, centre_BKC: Tensor, xy_BK2: Tensor) -> Tensor:
@@ -118,12 +143,21 @@ def _without_centre(x: Tensor, *, dim: int) -> Tensor:
 
 
 class LocalMaps(NamedTuple):
-    """What B1 reads, once per image: L1 as it is, L2 and L4 projected to D, L3 as it is (192 = d)."""
+    """What B1 reads, once per image: L1 as it is, L2 and L4 projected to D, L3 as it is (192 = d); and what it adds.
 
-    l1: Table
+    embedding_TD: e_L of each token's level and, from L2 on, its place in the relative position table (R-08).
+    """
+
+    fine: FineMap
     l2: Table
     l3: Table
     l4: Table
+    embedding_TD: Tensor
+
+    @property
+    def l1(self) -> Table:
+        """L1 as it is."""
+        return self.fine.l1
 
 
 class LocalTokens(L1Tokens):
@@ -154,10 +188,11 @@ class LocalTokens(L1Tokens):
     def prepare(self, pyramid: Pyramid) -> LocalMaps:
         """The four maps as tables, L2 and L4 already projected."""
         return LocalMaps(
-            l1=Table.of(pyramid.l1.map_BHWC, extent=pyramid.l1.extent, pad=PAD),
+            fine=self._fine_map(pyramid.l1),
             l2=Table.of(self.value2(pyramid.l2.map_BHWC), extent=pyramid.l2.extent, pad=PAD),
             l3=Table.of(pyramid.l3.map_BHWC, extent=pyramid.l3.extent, pad=PAD),
             l4=Table.of(self.value4(pyramid.l4.map_BHWC), extent=pyramid.l4.extent, pad=PAD),
+            embedding_TD=self._embeddings(),
         )
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
@@ -165,20 +200,44 @@ class LocalTokens(L1Tokens):
         maps: LocalMaps = scene.prepared[self.slot]
         xy_BK2 = state.xy_BK2
         around_BKTC, centre_BKC = self._around(maps.l1, xy_BK2)
+        part = self._part(maps, xy_BK2, around_BKTC, centre_BKC)
+        return replace(state, h_BKD=self._seed(centre_BKC, xy_BK2), tokens=(part,))
+
+    def _part(self, maps: LocalMaps, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> TokenPart:
+        """T_unified; where it can be made in one pass, its standardised form alone until tokens are asked for."""
+        given = maps, xy_BK2, around_BKTC, centre_BKC
+        same = fused.unchanged(self, LocalTokens, "_tokens", "_local_tokens")
+        if same and fused.ready(maps.l2.rows_NC, xy_BK2, centre_BKC, heads=self.dims.heads, width=self.dims.head):
+            return StandardTokens(self._standard_tokens(*given), lambda: self._tokens(*given))
+        return TokenPart(self._tokens(*given))
+
+    def _tokens(self, maps: LocalMaps, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
+        """The tokens of all levels, each with its embedding: [B, K, T, D]."""
         levels = [
-            self._local_tokens(maps.l1, xy_BK2, around_BKTC, centre_BKC),
+            self._local_tokens(maps.fine, xy_BK2, around_BKTC, centre_BKC),
             maps.l2.read_neighbourhood(maps.l2.xy_lvl(xy_BK2), self.side),
             maps.l3.read_neighbourhood(maps.l3.xy_lvl(xy_BK2), self.side),
             maps.l4.read_neighbourhood(maps.l4.xy_lvl(xy_BK2), 3),
         ]
-        local = levels[0].shape[2]
         tokens_BKTD = torch.cat(levels, dim=2)
         # in place: a second copy of all tokens costs as much
-        tokens_BKTD += self._embeddings(local).to(tokens_BKTD.dtype)
-        return replace(state, h_BKD=self._seed(centre_BKC, xy_BK2), tokens=(TokenPart(tokens_BKTD),))
+        tokens_BKTD += maps.embedding_TD.to(tokens_BKTD.dtype)
+        return tokens_BKTD
 
-    def _embeddings(self, local: int) -> Tensor:
-        """e_L of each token's level and, from L2 on, its place in the relative position table: [T, D] (R-08)."""
+    def _standard_tokens(self, maps: LocalMaps, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
+        """`_tokens` standardised, each written once."""
+        features_BKTD, *offsets = self._local_parts(maps.fine, xy_BK2, around_BKTC, centre_BKC)
+        out_BKTD = features_BKTD.new_empty(*xy_BK2.shape[:2], *maps.embedding_TD.shape)
+        counts = [features_BKTD.shape[2], self.side**2, self.side**2, 9]
+        parts = list(zip(maps.embedding_TD.split(counts), out_BKTD.split(counts, dim=2), strict=True))
+        fused.gelu_tokens(features_BKTD, offsets, *parts[0])
+        for level, side, part in zip(maps[1:4], (self.side, self.side, 3), parts[1:], strict=True):
+            level.standard_neighbourhood(level.xy_lvl(xy_BK2), side, *part)
+        return out_BKTD
+
+    def _embeddings(self) -> Tensor:
+        """`LocalMaps.embedding_TD`."""
+        local = self.side**2 - (not self.centre_is_token) + self.learned
         inner = slice(self.side // 2 - 1, self.side // 2 + 2)
         inner_9D = self.rpe.view(self.side, self.side, -1)[inner, inner].flatten(0, 1)
         e1, e2, e3, e4 = self.level_embed

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,26 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from spd_bench import fused
-from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, TokenPart
+from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, StandardTokens, TokenPart
 from spd_bench.geometry import Stack, Table, batch_offset, weighted_rows
 from spd_components.anchors import site_centres
 from spd_components.layers import fourier
 
 ANCHOR_FREQ = 8
 PAD = 2
+
+
+class ForFused(NamedTuple):
+    """What only the fused forms read.
+
+    site_code_SP: the sites' Fourier codes. on_code_PD: W_u's part on φ. samples: `Stack.samples`. joint: W^Δ by axis
+    and W^a as one product, with its bias; None where a subclass has other offsets.
+    """
+
+    site_code_SP: Tensor
+    on_code_PD: Tensor
+    samples: tuple[Tensor, Tensor]
+    joint: tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class DeformableMaps:
     values: Stack
     conditioning_BSD: Tensor
     site_xy_S2: Tensor
+    fused: ForFused
 
 
 def ring_offsets(heads: int, *, levels: int, samples: int) -> Tensor:
@@ -135,11 +149,22 @@ class DeformableRead(Block):
         """The projected levels and the conditioning of every site, once per image."""
         read = [(self.get_submodule(f"value{level}"), getattr(pyramid, f"l{level}")) for level in self.levels]
         values = Stack.of([Table.of(proj(lvl.map_BHWC), extent=lvl.extent, pad=PAD) for proj, lvl in read])
-        on_anchor = self._condition_weights()[1]
+        _, on_anchor, on_offset = self._condition_weights()
         folded_weight = on_anchor @ self.anchor.weight
         folded_bias = F.linear(self.anchor.bias, on_anchor, self.condition.bias)
         conditioning_BSD = F.linear(pyramid.l4.map_BHWC.flatten(1, 2), folded_weight, folded_bias)
-        return DeformableMaps(values, conditioning_BSD, site_centres(pyramid.l4, like=pyramid.l4.map_BHWC))
+        site_xy_S2 = site_centres(pyramid.l4, like=pyramid.l4.map_BHWC)
+        samples = values.samples(self.samples, like=site_xy_S2)
+        for_fused = ForFused(fourier(site_xy_S2, ANCHOR_FREQ), on_offset.t().contiguous(), samples, self._joint())
+        return DeformableMaps(values, conditioning_BSD, site_xy_S2, for_fused)
+
+    def _joint(self) -> tuple[Tensor, Tensor] | None:
+        """`ForFused.joint`."""
+        if not fused.unchanged(self, DeformableRead, "_offsets"):
+            return None
+        of_x, of_y = ((self.offset.weight[axis::2], self.offset.bias[axis::2]) for axis in (0, 1))
+        weights, biases = zip(of_x, of_y, (self.weight.weight, self.weight.bias), strict=True)
+        return torch.cat(weights), torch.cat(biases)
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Appends one evidence token per anchor."""
@@ -147,7 +172,12 @@ class DeformableRead(Block):
         assert state.tokens is not None
         maps: DeformableMaps = scene.prepared[self.slot]
         site_BKR = state.anchors.site_BKR
-        evidence_BKRD = self.out(self._read(maps, site_BKR, *self._samples(state, maps)).view(*site_BKR.shape, -1))
+        read_BKRD = self._read(maps, site_BKR, *self._samples(state, maps)).view(*site_BKR.shape, -1)
+        if state.anchors.gate_BKR is None and fused.ready(read_BKRD):
+            raw_BKRD, plus_D = F.linear(read_BKRD, self.out.weight), self.out.bias + self.evidence_embed
+            part = StandardTokens(fused.standardise(raw_BKRD, plus_D), lambda: raw_BKRD + plus_D)
+            return replace(state, tokens=(*state.tokens, part))
+        evidence_BKRD = self.out(read_BKRD)
         if state.anchors.gate_BKR is not None:
             evidence_BKRD = evidence_BKRD * state.anchors.gate_BKR[..., None]
         return replace(state, tokens=(*state.tokens, TokenPart(evidence_BKRD + self.evidence_embed)))
@@ -157,7 +187,8 @@ class DeformableRead(Block):
 
         Spread is over queries and anchors, 0 before training; entropy is a share of that of equal weights.
         """
-        x_QT, y_QT, alpha_QT = self._samples(state, scene.prepared[self.slot])
+        x_QT, y_QT, score_QT = self._samples(state, scene.prepared[self.slot])
+        alpha_QT = self._weights(score_QT)
         entropy = -torch.special.xlogy(alpha_QT, alpha_QT).sum() / (self.dims.heads * len(alpha_QT))
         return {
             "lookups": alpha_QT.numel() / state.xy_BK2[..., 0].numel(),
@@ -167,15 +198,22 @@ class DeformableRead(Block):
         }
 
     def _samples(self, state: QueryState, maps: DeformableMaps) -> tuple[Tensor, Tensor, Tensor]:
-        """Δx and Δy in cells of their level, and a, of every anchor: each [Q = B·K·R, T = N·L·M]."""
+        """Δx and Δy in cells of their level, and W^a u + b^a, of every anchor: each [Q = B·K·R, T = N·L·M]."""
         u_QD = self._conditioning(state, maps).flatten(0, 2)
+        if maps.fused.joint is not None and fused.ready(u_QD):
+            x_QT, y_QT, score_QT = F.linear(u_QD, *maps.fused.joint).chunk(3, dim=-1)
+            return x_QT, y_QT, score_QT
         # coordinates stay in full precision under autocast (R-03)
         dtype = state.xy_BK2.dtype
         x_QT, y_QT = (self._offsets(u_QD, axis).to(dtype) for axis in (0, 1))
-        score_QNS = self.weight(u_QD).to(dtype).view(-1, self.dims.heads, self._per_head)
+        return x_QT, y_QT, self.weight(u_QD).to(dtype)
+
+    def _weights(self, score_QT: Tensor) -> Tensor:
+        """a of every anchor: softmax over the samples of each head, [Q, T]."""
+        score_QNS = score_QT.view(-1, self.dims.heads, self._per_head)
         # a softmax in three steps: over so few numbers the stock one is five times slower
         raised_QNS = (score_QNS - score_QNS.detach().amax(-1, keepdim=True)).exp()
-        return x_QT, y_QT, (raised_QNS / raised_QNS.sum(-1, keepdim=True)).flatten(1)
+        return (raised_QNS / raised_QNS.sum(-1, keepdim=True)).flatten(1)
 
     def _offsets(self, u_QD: Tensor, axis: int) -> Tensor:
         """Δ of every anchor along x (axis 0) or y (axis 1) in cells of its level: [Q, T]."""
@@ -193,21 +231,36 @@ class DeformableRead(Block):
         assert state.anchors is not None
         site_BKR = state.anchors.site_BKR
         on_query, _, on_offset = self._condition_weights()
+        of_query_BKD = F.linear(state.h_BKD, on_query)
+        if fused.ready(of_query_BKD, state.xy_BK2, maps.conditioning_BSD, heads=self.dims.heads, width=self.dims.head):
+            codes = fourier(state.xy_BK2, ANCHOR_FREQ), maps.fused.site_code_SP, maps.fused.on_code_PD
+            return fused.condition(site_BKR, of_query_BKD, maps.conditioning_BSD, *codes, self.condition_norm)
         batch, sites, core = maps.conditioning_BSD.shape
         rows_BKR = site_BKR + batch_offset(batch, sites, like=site_BKR)[:, None, None]
         of_site_QD = maps.conditioning_BSD.view(-1, core).index_select(0, rows_BKR.flatten())
         anchor_xy_BKR2 = maps.site_xy_S2.to(state.xy_BK2.dtype)[site_BKR]
         code_QP = difference_code(anchor_xy_BKR2, state.xy_BK2).to(on_offset.dtype).flatten(0, 2)
         of_both_QD = torch.addmm(of_site_QD, code_QP, on_offset.t())
-        of_query_BK1D = F.linear(state.h_BKD, on_query)[:, :, None]
-        return self.condition_norm(F.gelu(of_both_QD.view(*site_BKR.shape, core) + of_query_BK1D))  # type: ignore[no-any-return]
+        of_all_BKRD = of_both_QD.view(*site_BKR.shape, core) + of_query_BKD[:, :, None]
+        return self.condition_norm(F.gelu(of_all_BKRD))  # type: ignore[no-any-return]
 
-    def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, alpha_QT: Tensor) -> Tensor:
+    def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor) -> Tensor:
         """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D]."""
-        values, site_xy_S2 = maps.values, maps.site_xy_S2.to(x_QT.dtype)
-        if fused.ready(values.rows_NC, x_QT, y_QT, alpha_QT, heads=self.dims.heads, width=self.dims.head):
-            return values.fused_read(site_BKR, site_xy_S2, x_QT, y_QT, alpha_QT, per_level=self.samples)
-        return self._read_cells(maps, site_BKR, x_QT, y_QT, alpha_QT)
+        values, same = maps.values, fused.unchanged(self, DeformableRead, "_cells", "_weights")
+        if same and fused.ready(
+            values.rows_NC, maps.site_xy_S2, x_QT, score_QT, heads=self.dims.heads, width=self.dims.head
+        ):
+            return fused.levels_read(
+                values.rows_NC,
+                values.rows_per_image,
+                *maps.fused.samples,
+                site_BKR=site_BKR,
+                site_xy_S2=maps.site_xy_S2,
+                x_QT=x_QT,
+                y_QT=y_QT,
+                score_QT=score_QT,
+            )
+        return self._read_cells(maps, site_BKR, x_QT, y_QT, self._weights(score_QT))
 
     def _read_cells(
         self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, alpha_QT: Tensor

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spd_components.b4_deformable_read import DeformableMaps
 from spd_components.b4_fixed_offsets import FixedOffsets
 
 NUDGE = 1e-3
@@ -19,10 +18,6 @@ class NearestRead(FixedOffsets):
     has no gradient, so learned offsets would stay on the ring for good: they are constants here. A fair comparison
     with `fixed_offsets`: the same samples, weights and parameters; only the interpolation is gone.
     """
-
-    def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, alpha_QT: Tensor) -> Tensor:
-        """By cells always: the fused read interpolates."""
-        return self._read_cells(maps, site_BKR, x_QT, y_QT, alpha_QT)
 
     def _cells(
         self, row_QT: Tensor, down_T: Tensor, fx_QT: Tensor, fy_QT: Tensor, alpha_QT: Tensor

@@ -5,6 +5,7 @@ finite.
 """
 
 import hashlib
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise DataError("expected a file of weights, found none", where=str(path), hint=DOWNLOAD)
+    _refuse_compressed(path)
     try:
         table = (
             load_file(path)
@@ -143,7 +147,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             where=str(path),
             hint="use the released file, not a training checkpoint that wraps it",
         )
+    if inflated := [str(name) for name, value in table.items() if not _is_stored(value)]:
+        raise DataError(f"not every value of {listed(inflated)} is stored", where=str(path), hint=DOWNLOAD)
     return {str(name): value.float() for name, value in table.items()}
+
+
+def _refuse_compressed(path: Path) -> None:
+    """DataError for a zip with compressed members: PyTorch writes none, and a small one may unfold without end."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            compressed = [info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+    except Exception as error:  # damaged directories raise BadZipFile, OSError, struct.error, UnicodeError, ...
+        raise DataError(f"cannot be read as weights ({error})", where=str(path), hint=DOWNLOAD) from error
+    if compressed:
+        raise DataError("a zip archive that is compressed; PyTorch's are not", where=str(path), hint=DOWNLOAD)
+
+
+def _is_stored(value: Tensor) -> bool:
+    """Whether a tensor has a stored value for each of its elements: one that repeats a few may be of any size."""
+    return value.layout == torch.strided and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], path: Path) -> None:

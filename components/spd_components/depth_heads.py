@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spd_bench import fused
 from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene
 
 EPSILON = 1e-6
@@ -52,7 +53,7 @@ class DepthHead(Block):
 
     def code(self, state: QueryState) -> Tensor:
         """MLP(h) in the precision of the coordinates, float32 or better: what follows loses depths in half of it."""
-        return self.out(F.gelu(self.hidden(state.h_BKD))).to(state.xy_BK2.dtype)  # type: ignore[no-any-return]
+        return self.out(fused.gelu(self.hidden(state.h_BKD))).to(state.xy_BK2.dtype)  # type: ignore[no-any-return]
 
 
 class Calibration(NamedTuple):

@@ -6,6 +6,7 @@ P Fourier features.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +37,16 @@ class FeedForward(nn.Module):
 
     def forward(self, h_BKD: Tensor) -> Tensor:
         """The residual update of every query."""
-        out: Tensor = h_BKD + self.narrow(F.gelu(self.wide(self.norm(h_BKD))))
+        out: Tensor = h_BKD + self.narrow(fused.gelu(self.wide(self.norm(h_BKD))))
         return out
+
+
+class Absorbed(NamedTuple):
+    """W_K and W_V of a token attention layer by head with LN_kv's affine part folded in, and W_V b + b_V (R-30)."""
+
+    key_NED: Tensor
+    value_NDE: Tensor
+    shift_NE: Tensor
 
 
 class TokenAttentionLayer(nn.Module):
@@ -63,32 +72,38 @@ class TokenAttentionLayer(nn.Module):
         self.out = nn.Linear(dims.core, dims.core)
         self.ffn = FeedForward(dims)
 
-    def forward(self, h_BKD: Tensor, parts: Sequence[TokenPart], token_norm: nn.LayerNorm) -> Tensor:
-        """h after one layer over the tokens of all `parts`, read through `token_norm` (LN_kv)."""
+    def absorb(self, token_norm: nn.LayerNorm) -> Absorbed:
+        """Keys and values as they read tokens that `token_norm` (LN_kv) has only standardised."""
+        heads, width, core = self.dims.heads, self.dims.head, self.dims.core
+        return Absorbed(
+            (self.key.weight * token_norm.weight).view(heads, width, core),
+            (self.value.weight * token_norm.weight).view(heads, width, core).transpose(1, 2),
+            F.linear(token_norm.bias, self.value.weight, self.value.bias).view(heads, width),
+        )
+
+    def forward(self, h_BKD: Tensor, parts: Sequence[TokenPart], absorbed: Absorbed) -> Tensor:
+        """h after one layer over the tokens of all `parts`."""
         heads, width, core = self.dims.heads, self.dims.head, self.dims.core
         count = h_BKD.shape[0] * h_BKD.shape[1]
         tokens = [part.standard_BKTD.view(count, -1, core) for part in parts]
-        query_NQE = self.query(self.query_norm(h_BKD)).view(count, heads, width).transpose(0, 1) / math.sqrt(width)
-        absorbed_key_NED = (self.key.weight * token_norm.weight).view(heads, width, core)
-        absorbed_QND = torch.bmm(query_NQE, absorbed_key_NED).transpose(0, 1)
-        mixed_QND, total_QN1 = self._mixed(absorbed_QND, tokens)
-        absorbed_value_NDE = (self.value.weight * token_norm.weight).view(heads, width, core).transpose(1, 2)
-        read_QNE = torch.bmm(mixed_QND.transpose(0, 1), absorbed_value_NDE).transpose(0, 1)
-        shift_NE = F.linear(token_norm.bias, self.value.weight, self.value.bias).view(heads, width)
-        read_QNE = read_QNE + (shift_NE if total_QN1 is None else total_QN1 * shift_NE)
+        query_NQE = self.query(self.query_norm(h_BKD)).view(count, heads, width).transpose(0, 1)
+        mixed_NQD, total_QN1 = self._mixed(query_NQE, absorbed.key_NED, tokens)
+        read_QNE = torch.bmm(mixed_NQD, absorbed.value_NDE).transpose(0, 1)
+        read_QNE = read_QNE + (absorbed.shift_NE if total_QN1 is None else total_QN1 * absorbed.shift_NE)
         return self.ffn(h_BKD + self.out(read_QNE.reshape(h_BKD.shape)))  # type: ignore[no-any-return]
 
-    def _mixed(self, absorbed_QND: Tensor, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Σ a_t n_t of every head [Q, N, D], and Σ a_t [Q, N, 1]; None for that where it is 1 (no dropout)."""
-        if not self.training and fused.ready(absorbed_QND, *tokens, heads=self.dims.heads, width=self.dims.head):
-            return fused.attend(absorbed_QND, tokens), None
+    def _mixed(self, query_NQE: Tensor, key_NED: Tensor, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Σ a_t n_t of every head [N, Q, D], and Σ a_t [Q, N, 1]; None for that where it is 1 (no dropout)."""
+        if not self.training and fused.ready(query_NQE, *tokens, heads=self.dims.heads, width=self.dims.head):
+            return fused.attend(torch.bmm(query_NQE, key_NED), tokens), None
+        absorbed_QND = torch.bmm(query_NQE / math.sqrt(self.dims.head), key_NED).transpose(0, 1)
         score_QNT = torch.cat([torch.bmm(absorbed_QND, part_QTD.transpose(1, 2)) for part_QTD in tokens], dim=-1)
         alpha_QNT = F.dropout(score_QNT.softmax(-1), self.dropout, self.training)
         alphas = alpha_QNT.split([part_QTD.shape[1] for part_QTD in tokens], dim=-1)
         mixed_QND = torch.bmm(alphas[0], tokens[0])
         for alpha_QNt, part_QtD in zip(alphas[1:], tokens[1:], strict=True):
             mixed_QND = torch.baddbmm(mixed_QND, alpha_QNt, part_QtD)
-        return mixed_QND, alpha_QNT.sum(-1, keepdim=True) if self.training else None
+        return mixed_QND.transpose(0, 1), alpha_QNT.sum(-1, keepdim=True) if self.training else None
 
 
 class SiteAttentionLayer(nn.Module):

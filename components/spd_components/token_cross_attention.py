@@ -1,13 +1,13 @@
 """The decoder that B2 (§6.2) and B5 (§6.5) share: Pre-LN cross-attention layers over the query's own tokens."""
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from pydantic import Field
 from torch import nn
 
-from spd_bench.api import Block, ComponentConfig, Dims, QueryState, Scene
-from spd_components.layers import TokenAttentionLayer
+from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene
+from spd_components.layers import Absorbed, TokenAttentionLayer
 
 
 class TokenCrossAttention(Block):
@@ -31,9 +31,13 @@ class TokenCrossAttention(Block):
         self.token_norm = nn.LayerNorm(dims.core)
         self.layers = nn.ModuleList(TokenAttentionLayer(dims, config.dropout) for _ in range(config.layers))
 
+    def prepare(self, pyramid: Pyramid) -> list[Absorbed]:
+        """Keys and values of every layer as they read standardised tokens: the same for every query."""
+        return [cast(TokenAttentionLayer, layer).absorb(self.token_norm) for layer in self.layers]
+
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Writes h after all layers."""
         h_BKD = state.h_BKD
-        for layer in self.layers:
-            h_BKD = layer(h_BKD, state.tokens, self.token_norm)
+        for layer, absorbed in zip(self.layers, scene.prepared[self.slot], strict=True):
+            h_BKD = layer(h_BKD, state.tokens, absorbed)
         return replace(state, h_BKD=h_BKD)

@@ -79,9 +79,9 @@ class About:
     def read(cls, folder: Path) -> "About | None":
         """From a folder; None if it says nothing that makes sense."""
         try:
-            about = cls(**files.read_json(folder / ABOUT))
+            about = cls(**(files.found_record(folder / ABOUT) or {}))
             maps = tuple((int(height), int(width), int(channels)) for height, width, channels in about.maps)
-        except (OSError, ValueError, TypeError):
+        except (ValueError, TypeError):
             return None
         kinds = (dict, str, list, dict)
         values = (about.identity, about.data, about.suites, about.versions)
@@ -206,7 +206,7 @@ class Shelf:
                 return
             if slot.path.exists():
                 log.warning("%s is damaged (%s): dropped, and built again", slot.path, damage)
-                slot.path.unlink()
+                files.remove(slot.path)
             self._build([slot], workers=0, on_done=lambda count: None)
 
     def _is_sound(self, slot: _Slot) -> bool:
@@ -247,8 +247,7 @@ class Shelf:
                     where=str(self.folder),
                     hint=f"`spd-bench cache rm {self.folder.name}`; if the encoder changed, raise its version",
                 )
-            with disk.told(slot.path, hint=f"free some space; {GO_ON}"):
-                feature_shards.write(slot.path, slot.mark, slot.names, maps_NHWC)
+            feature_shards.write(slot.path, slot.mark, slot.names, maps_NHWC)
 
     @torch.no_grad()
     def _encode(self, images_3HW: Sequence[Tensor], names: Sequence[str]) -> list[Half]:
@@ -272,7 +271,7 @@ class Shelf:
             return
         shapes = self.shapes
         with self._lock(), disk.told(self.folder, hint="free some space"):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.folder)
             known = About.read(self.folder)
             about = About(
                 identity=self._identity,
@@ -282,7 +281,7 @@ class Shelf:
                 bytes_per_view=view_bytes(shapes),
                 versions=known.versions if known else {name: version(name) for name in ("spd-bench", "torch")},
             )
-            files.write_json(self.folder / ABOUT, asdict(about))
+            files.write_record(self.folder / ABOUT, asdict(about))
             in_use(self.folder)  # clears what others left
             use = FileLock(self.folder / f".use-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
             use.acquire(timeout=0)
@@ -294,16 +293,14 @@ class Shelf:
         holder = self.folder.with_name(f".{self.folder.name}.holder")
         lock = lock_of(self.folder)
         with disk.told(self.folder, hint="free some space"):
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.folder.parent)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-                log.warning("waiting for %s, which builds frozen features in %s", who, self.folder)
+                log.warning("waiting for %s, which builds frozen features in %s", _words_in(holder), self.folder)
                 lock.acquire()
         try:
-            with disk.told(holder, hint="free some space"):
-                files.write_text(holder, f"process {os.getpid()} on {platform.node()}")
+            files.write_text(holder, f"process {os.getpid()} on {platform.node()}")
             yield
         finally:
             lock.release()
@@ -327,6 +324,14 @@ class _Images(Dataset[Tensor]):
 def lock_of(folder: Path) -> FileLock:
     """The lock of who builds; beside the folder, so that it stays when the folder goes."""
     return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def _words_in(holder: Path) -> str:
+    """Who holds a lock, as far as that can be read."""
+    try:
+        return holder.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "another process"
 
 
 def in_use(folder: Path) -> bool:

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+from spd_bench.data.archives import Span
+from spd_bench.data.untrusted import problem_of
 from spd_bench.errors import DataError
 
 DAMAGED = "the file is damaged or has been re-saved; download it again"
@@ -11,12 +15,22 @@ RAISED = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
 """What h5py raises over damaged files; found by flipping bytes."""
 
 
-def open_hdf5(source: Any, where: str, *, kind: str = "an HDF5 file") -> Any:
-    """The HDF5 file at a path or in a binary stream, open for reading. Raises DataError for anything else."""
+def open_hdf5(source: Path | Span, *, kind: str = "an HDF5 file") -> Any:
+    """The HDF5 file at a path or in a span, open for reading, after another process has looked at it (`untrusted`).
+
+    Raises DataError for anything else.
+    """
     import h5py
 
+    where = str(source)
     try:
-        return h5py.File(source, "r")
+        if isinstance(source, Span):
+            problem, content = problem_of(source.path, source.offset, source.size), BytesIO(source.read())
+        else:
+            problem, content = problem_of(source), None
+        if problem is not None:
+            raise DataError(f"expected {kind}, found none that can be read ({problem})", where=where, hint=DAMAGED)
+        return h5py.File(source if content is None else content, "r")
     except RAISED as error:
         raise DataError(f"expected {kind}, found {error}", where=where, hint=DAMAGED) from error
 

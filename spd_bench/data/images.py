@@ -6,6 +6,7 @@ a scaled 16-bit PNG, a float TIFF or an array, with holes marked by sentinels, n
 Letters: H W rows and columns of the frame, 3 red, green, blue.
 """
 
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,8 @@ RGB_MODES = ("RGB", "RGBA", "P")
 DEPTH_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 MEDIAN_RANGE_M = (0.3, 20.0)
 FARTHEST_M = 100.0
+LARGEST_SIDE = 8192
+"""Rows or columns of an image; a file of a few kilobytes may claim any number."""
 SCALE_HINT = (
     "set depth_scale, the number of file units in one metre: 1000 for millimetres, 1 for metres, 5000 for TUM, "
     "256 for depth × 256"
@@ -35,7 +38,7 @@ def read_rgb(path: Path | Span) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, damaged, or no colour image.
     """
-    image = _open(path)
+    image = open_image(path)
     if image.mode not in RGB_MODES:
         raise DataError(
             f"expected a colour image, found PIL mode {image.mode}",
@@ -109,10 +112,15 @@ def check_indoor_depth(depth_m_HW: npt.NDArray[np.float32], where: str, *, hint:
         )
 
 
-def _open(path: Path | Span) -> Image.Image:
-    """A fully decoded image."""
+def open_image(path: Path | Span) -> Image.Image:
+    """A fully decoded image. DataError for a file that is missing, damaged, no image, or claims too many pixels."""
     try:
-        with Image.open(BytesIO(path.read()) if isinstance(path, Span) else path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(BytesIO(path.read()) if isinstance(path, Span) else path)
+        with image:
+            if max(image.size) > LARGEST_SIDE:
+                raise ValueError(f"{image.size[0]}×{image.size[1]} pixels, at most {LARGEST_SIDE} a side are read")
             image.load()
             return image
     except FileNotFoundError:
@@ -128,7 +136,7 @@ def _open(path: Path | Span) -> Image.Image:
 
 
 def _read_grey(path: Path | Span) -> npt.NDArray[Any]:
-    image = _open(path)
+    image = open_image(path)
     if image.mode not in DEPTH_MODES:
         raise DataError(
             f"expected depth with 16 bits or more, found PIL mode {image.mode} (8 bits per channel)",

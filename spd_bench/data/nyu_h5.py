@@ -12,7 +12,6 @@ Letters: H W rows and columns of a frame, 3 red, green, blue.
 import os
 import re
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ class NYUH5(DepthDataset):
         """One frame, and whether its depth was stored in float16."""
         span = self._files[frame.frame]
         where = str(span)
-        with open_hdf5(BytesIO(span.read()), where) as file, reading("the frame", where):
+        with open_hdf5(span) as file, reading("the frame", where):
             half = own_dataset(file, "depth", where).dtype == np.float16
             if half and not self.config.allow_float16:
                 raise DataError(

@@ -146,7 +146,7 @@ def blacken_border(image_HW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 @lru_cache(maxsize=4)
 def _open(path: str, _pid: int) -> Any:
     """The HDF5 file, checked, opened once per process: a handle must not cross a fork."""
-    file = open_hdf5(path, path, kind="a MATLAB v7.3 (HDF5) file")
+    file = open_hdf5(Path(path), kind="a MATLAB v7.3 (HDF5) file")
     try:
         with reading("an array", path):
             _check_arrays(file, path)
@@ -190,6 +190,11 @@ def _text(file: Any, reference: Any, path: str) -> str:
 _LOAD_SPLITS = """
 import json, sys
 from scipy.io import loadmat
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+except (ImportError, ValueError, OSError):  # not every system has this limit
+    pass
 names = ("trainNdxs", "testNdxs")
 found = loadmat(sys.argv[1], variable_names=names)
 print(json.dumps([found[name].ravel().tolist() for name in names]))

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from spd_bench.api import SPLITS, ComponentConfig, DepthDataset, Frame, FrameId, check_split
 from spd_bench.data.hdf5 import holds_own_bytes
 from spd_bench.data.randomness import key_digest
+from spd_bench.data.untrusted import problem_of
 from spd_bench.errors import ConfigError, DataError
 
 FORMAT = 1
@@ -245,6 +246,8 @@ def open_checked(path: Path) -> Any:
         if header != HEADER:
             found = _first_line(header) if header.startswith(MAGIC) else "another file"
             raise DataError(f"expected a {_first_line(HEADER)}, found {found}", where=str(path), hint=DAMAGED)
+        if (problem := problem_of(path)) is not None:
+            raise ValueError(problem)
         file = h5py.File(path, "r")
         try:
             _check_layout(file)

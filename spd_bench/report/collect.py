@@ -1,20 +1,21 @@
 """Run folders → `Comparison`: every table is rebuilt from what the runs left behind, without model or data set."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from spd_bench import files, registry
-from spd_bench.errors import ConfigError, StateError, did_you_mean
+from spd_bench.errors import ConfigError, StateError, did_you_mean, quoted
 from spd_bench.protocol import POOLED
 from spd_bench.report.comparison import Comparison, MetricInfo, Row
+from spd_bench.watch import UNFINISHED
 
 
 def latest(root: Path) -> str:
     """Name of the suite that ran last below `root`; ConfigError if none did."""
-    records = sorted((root / "suites").glob("*.json"), key=lambda path: files.read_json(path)["finished"])
+    records = sorted((root / "suites").glob("*.json"), key=lambda path: files.read_record(path)["finished"])
     if not records:
         raise ConfigError(f"no suite has been run below {root}", hint="spd-bench run suites/v13_ablation.yaml")
     return records[-1].stem
@@ -26,20 +27,32 @@ def record(root: Path, suite: str | None) -> dict[str, Any]:
     path = root / "suites" / f"{Path(name).stem}.json"
     if not path.exists():
         known = [found.stem for found in (root / "suites").glob("*.json")]
-        raise ConfigError(f'suite "{name}" has not been run below {root}', hint=did_you_mean(name, known))
-    try:
-        content: dict[str, Any] = files.read_json(path)
-    except ValueError as error:
-        raise StateError(f"is damaged ({error})", where=str(path), hint="run the suite again") from error
-    return content
+        raise ConfigError(f"suite {quoted(name)} has not been run below {root}", hint=did_you_mean(name, known))
+    return files.read_record(path)
+
+
+def recorded(root: Path, suite: str | None = None) -> dict[str, Any]:
+    """A record with every row of its table: folders by their full path, external predictions among the rows."""
+    stored = record(root, suite)
+    rows = [row | {"folder": str(root.resolve() / row["folder"])} for row in stored["rows"]]
+    return stored | {"rows": rows + _external_rows(root, stored)}
 
 
 def collect(root: Path, suite: str | None = None) -> Comparison:
     """The comparison of a suite's latest run below `root` (default: the suite that ran last)."""
-    stored = record(root, suite)
+    return comparison(recorded(root, suite))
+
+
+def comparison(stored: Mapping[str, Any]) -> Comparison:
+    """The comparison of a suite's record (`recorded`), or of several as one (`sources.gather`)."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in stored["rows"]:
-        groups.setdefault(run["composition"], []).append(run | _numbers(root, run))
+        if run["failure"] != UNFINISHED:
+            groups.setdefault(run["composition"], []).append(run | _numbers(run))
+    if not groups:
+        raise ConfigError(
+            f'no run of suite "{stored["suite"]["suite"]}" is finished yet', hint="the command that ran it goes on"
+        )
     report = stored["suite"]["report"]["primary"]
     return Comparison(
         suite=stored["suite"]["suite"],
@@ -51,8 +64,10 @@ def collect(root: Path, suite: str | None = None) -> Comparison:
         primary=(report["metric"], report["k"]),
         ks=tuple(stored["suite"]["eval"]["k"]),
         metrics=_metrics(report["metric"], stored.get("averaging", "per_image")),
-        rows=(*(_row(name, runs) for name, runs in groups.items()), *_external_rows(root, stored, set(groups))),
+        rows=tuple(_row(name, runs) for name, runs in groups.items()),
         provenance=stored["provenance"] | {"finished": stored["finished"]},
+        unfinished=stored.get("unfinished", 0),
+        sources=tuple(stored.get("sources", ())),
     )
 
 
@@ -63,7 +78,7 @@ def curves(root: Path, suite: str | None = None) -> dict[str, list[tuple[int, fl
     found = {}
     for run in stored["rows"]:
         path = root / run["folder"] / "done.json"
-        rows = files.read_json(path)["rows"] if path.exists() else []
+        rows = files.read_record(path)["rows"] if path.exists() else []
         if points := [(int(step), float(values[key])) for step, values in rows if key in values]:
             found[f"{run['composition']} seed {run['seed']}"] = points
     return found
@@ -74,7 +89,7 @@ def watched(root: Path, suite: str | None = None) -> list[dict[str, str]]:
     found: dict[str, dict[str, float]] = {}
     for run in record(root, suite)["rows"]:
         path = root / run["folder"] / "done.json"
-        rows = files.read_json(path)["rows"] if path.exists() else []
+        rows = files.read_record(path)["rows"] if path.exists() else []
         told = {
             key.removeprefix("diagnose/"): value
             for key, value in (rows[-1][1] if rows else {}).items()
@@ -89,18 +104,15 @@ def watched(root: Path, suite: str | None = None) -> list[dict[str, str]]:
     ]
 
 
-def _numbers(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(run: Mapping[str, Any]) -> dict[str, Any]:
     """What one run's folder says; nothing for a run that failed."""
-    folder = root / run["folder"]
+    folder = Path(run["folder"])
     if run["failure"]:
         return {}
-    try:
-        scores = files.read_json(folder / run["evaluation"] / "scores.json")
-        about, log = files.read_json(folder / "run.json"), files.read_json(folder / "done.json")
-    except (OSError, ValueError) as error:
-        raise StateError(
-            f"a run of the table cannot be read ({error})", where=str(folder), hint="run the suite again"
-        ) from error
+    scores = files.read_record(folder / run["evaluation"] / "scores.json")
+    if run["kind"] == "external":
+        return {"scores": scores["scores"], "images": scores["images"]}
+    about, log = files.read_record(folder / "run.json"), files.read_record(folder / "done.json")
     return {
         "scores": scores["scores"],
         "images": scores["images"],
@@ -112,15 +124,11 @@ def _numbers(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _row(name: str, runs: list[dict[str, Any]]) -> Row:
     first = runs[0]
+    if first["kind"] == "external":
+        return _external_row(name, first)
     done = [run for run in runs if not run["failure"]]
     failures = [f"seed {run['seed']}: {run['failure']}" for run in runs if run["failure"]]
     cells = done[0]["scores"] if done else {}
-    costs = {
-        "T_prepare_ms": [run["cost"]["prepare_ms"] for run in done],
-        # an evaluation decodes all the points of an image in one call
-        **{f"T_decode({run['cost']['points']})_ms": [r["cost"]["decode_ms"] for r in done] for run in done[:1]},
-        "train": [run["train_s"] for run in done],
-    }
     return Row(
         name=name,
         kind=first["kind"],
@@ -130,47 +138,72 @@ def _row(name: str, runs: list[dict[str, Any]]) -> Row:
         trainable_parameters=done[0]["parameters"] if done else 0,
         seeds=tuple(run["seed"] for run in done),
         values={_cell(key): tuple(run["scores"].get(key, math.nan) for run in done) for key in cells},
-        seconds={what: fmean(values) for what, values in costs.items() if values},
+        seconds=_seconds(done),
+        macs=_macs(done[0]["cost"]) if done else {},
+        peak_bytes=_peak_bytes(done[0]["cost"]) if done else {},
         stand_ins=tuple(first["stand_ins"]),
         failure="; ".join(failures) or None,
         aliases=tuple(alias[1] for alias in first["aliases"]),
     )
 
 
-def _external_rows(root: Path, stored: Mapping[str, Any], taken: set[str]) -> list[Row]:
+def _seconds(done: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Times as means over the seeds that have them."""
+    found: dict[str, list[float]] = {}
+    for run in done:
+        cost = run["cost"]
+        # an earlier version timed one call alone, that for all the points of an image at every K and draw
+        decode_ms = cost.get("decode_ms_at_k", {cost["points"]: cost["decode_ms"]})
+        times = {"T_prepare_ms": cost["prepare_ms"]} | {f"T_decode({k})_ms": ms for k, ms in decode_ms.items()}
+        for what, value in (times | {"train": run["train_s"]}).items():
+            found.setdefault(what, []).append(value)
+    return {what: fmean(values) for what, values in found.items()}
+
+
+def _macs(cost: Mapping[str, Any]) -> dict[int, float]:
+    """K → multiply-adds of prepare and decode(K)."""
+    return {int(k): cost["prepare_macs"] + macs for k, macs in cost.get("decode_macs_at_k", {}).items()}
+
+
+def _peak_bytes(cost: Mapping[str, Any]) -> dict[int, float]:
+    return {cost["peak_k"]: cost["peak_bytes"]} if "peak_bytes" in cost else {}
+
+
+def _external_rows(root: Path, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of predictions that were scored on this very test: same data, protocol, query points and K.
 
     A name that is taken already gets the record's identity added.
     """
-    rows: list[Row] = []
-    for path in sorted((root / "external").glob("*/scores.json")):
+    rows: list[dict[str, Any]] = []
+    taken = {row["composition"] for row in stored["rows"]}
+    for path in sorted((root.resolve() / "external").glob("*/scores.json")):
         try:
-            about, scores = files.read_json(path.with_name("run.json")), files.read_json(path)
-        except (OSError, ValueError) as error:
+            about, _ = files.read_record(path.with_name("run.json")), files.read_record(path)
+        except files.Unsound as error:
             raise StateError(
-                f"a record of external predictions cannot be read ({error})",
-                where=str(path.parent),
-                hint="delete it and score the predictions again",
+                error.message, where=error.where, hint="delete its folder and score the predictions again"
             ) from error
         if about["judge"] == stored.get("judge"):
             name = path.parent.name if about["composition"] in taken else about["composition"]
             taken.add(name)
-            rows.append(_external_row(name, about, scores))
+            said = {key: about[key] for key in ("difference", "gt_aligned", "stand_ins")}
+            place = {"folder": str(path.parent), "evaluation": "", "seed": None, "failure": ""}
+            rows.append({"composition": name, "kind": "external", "axis": "", "aliases": []} | said | place)
     return rows
 
 
-def _external_row(name: str, about: Mapping[str, Any], scores: Mapping[str, Any]) -> Row:
+def _external_row(name: str, run: Mapping[str, Any]) -> Row:
     return Row(
         name=name,
         kind="external",
         axis="",
-        difference=about["difference"],
-        gt_aligned=about["gt_aligned"],
+        difference=run["difference"],
+        gt_aligned=run["gt_aligned"],
         trainable_parameters=None,
         seeds=(),
-        values={_cell(key): (value,) for key, value in scores["scores"].items()},
+        values={_cell(key): (value,) for key, value in run["scores"].items()},
         seconds={},
-        stand_ins=tuple(about["stand_ins"]),
+        stand_ins=tuple(run["stand_ins"]),
         failure=None,
         aliases=(),
     )

@@ -6,12 +6,13 @@ failed stays a row, and a value that is not a number is never replaced by one.
 """
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from spd_bench.errors import ConfigError, StateError, did_you_mean
+from spd_bench.errors import ConfigError, StateError, did_you_mean, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,10 @@ class Row:
 
     difference: what sets it apart from the base, in words. gt_aligned: ground truth of the scored image enters
     its predictions (R-27). values: for each (metric, K) one value per seed, in the order of `seeds`.
-    seconds: measured times; a key that ends in "_ms" is in milliseconds. stand_ins: what stands in for what in
-    this row. failure: why it has no (complete) result. aliases: other names of the same composition.
+    seconds: measured times; a key that ends in "_ms" is in milliseconds. macs: multiply-adds of prepare and decode(K),
+    by K; peak_bytes: what they hold at most. Both are empty where an earlier version scored the row.
+    stand_ins: what stands in for what in this row. failure: why it has no (complete) result. aliases: other names of
+    the same composition.
     An external row was predicted elsewhere: it has no seeds and one value per cell, and nobody counted its parameters.
     """
 
@@ -51,6 +54,8 @@ class Row:
     stand_ins: tuple[str, ...]
     failure: str | None
     aliases: tuple[str, ...]
+    macs: Mapping[int, float] = field(default_factory=dict)
+    peak_bytes: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises StateError unless every cell has one value per seed, or one value in an external row."""
@@ -68,8 +73,11 @@ class Comparison:
     """The rows of one suite, in suite order, and what is needed to read their numbers.
 
     images: how many images each value is computed from. stand_ins: what stands in for what in every row.
-    primary: (metric, K) that the suite asks about. provenance: versions, revision, date, machine.
-    Raises StateError if it has no rows, two rows of one name, two bases, or a primary cell that it does not list.
+    unfinished: how many jobs of the suite are still to be done, and so in no row.
+    primary: (metric, K) that the suite asks about. provenance: versions, revision, date, machine. sources: where rows
+    of several suites come from, a line for each suite; the first one's base is the base.
+    Raises StateError if it has no rows, two rows of one name, two bases of one suite, or a primary cell that it does
+    not list.
     """
 
     suite: str
@@ -83,6 +91,8 @@ class Comparison:
     metrics: tuple[MetricInfo, ...]
     rows: tuple[Row, ...]
     provenance: Mapping[str, str]
+    unfinished: int = 0
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
@@ -90,7 +100,7 @@ class Comparison:
         if not names or twice:
             problem = f'has two rows "{twice[0]}"' if twice else "has no rows"
             raise StateError(f"the comparison {problem}", where=self.suite)
-        if sum(row.kind == "base" for row in self.rows) > 1:
+        if sum(row.kind == "base" for row in self.rows) > max(1, len(self.sources)):
             raise StateError("the comparison has more than one base", where=self.suite)
         metric, k = self.primary
         if metric not in [info.name for info in self.metrics] or k not in self.ks:
@@ -115,14 +125,14 @@ class Comparison:
         """The metric of that name. Raises ConfigError for an unknown one."""
         known = {info.name: info for info in self.metrics}
         if name not in known:
-            raise ConfigError(f'unknown metric "{name}"', where=self.suite, hint=did_you_mean(name, known))
+            raise ConfigError(f"unknown metric {quoted(name)}", where=self.suite, hint=did_you_mean(name, known))
         return known[name]
 
     def row(self, name: str) -> Row:
         """The row of that name or alias. Raises ConfigError for an unknown one."""
         known = {alias: row for row in self.rows for alias in row.aliases} | {row.name: row for row in self.rows}
         if name not in known:
-            raise ConfigError(f'unknown composition "{name}"', where=self.suite, hint=did_you_mean(name, known))
+            raise ConfigError(f"unknown composition {quoted(name)}", where=self.suite, hint=did_you_mean(name, known))
         return known[name]
 
 
@@ -156,19 +166,29 @@ def summary(row: Row, metric: str, k: int) -> Summary | None:
 
 
 def difference(row: Row, reference: Row, metric: str, k: int) -> Difference | None:
-    """Mean of `row` minus mean of `reference` over the seeds they share; None if they share no measured seed.
+    """Mean of `row` minus mean of `reference` over pairs of their seeds (`seed_pairs`); None if one was not measured.
 
-    Only shared seeds count: they trained on the same batches and queries, so the comparison is paired. An external
-    row is the same whatever the seed, and shares all of them.
+    An external row is the same whatever the seed.
     """
     seeds = row.seeds or reference.seeds or (0,)
     ours, theirs = (_by_seed(r, metric, k, seeds) for r in (row, reference))
-    shared = [seed for seed in ours if seed in theirs]
-    if not shared:
+    pairs = seed_pairs(tuple(theirs), tuple(ours))
+    if not pairs:
         return None
-    level = statistics.fmean(theirs[seed] for seed in shared)
-    absolute = statistics.fmean(ours[seed] for seed in shared) - level
-    return Difference(len(shared), absolute, 100 * absolute / abs(level) if level else math.nan)
+    level = statistics.fmean(theirs[seed] for seed, _ in pairs)
+    absolute = statistics.fmean(ours[seed] for _, seed in pairs) - level
+    return Difference(len(pairs), absolute, 100 * absolute / abs(level) if level else math.nan)
+
+
+def seed_pairs(reference: Sequence[int], other: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Which seed of one row is set beside which of another: (reference's, other's).
+
+    Seeds that both have, and no others: runs of one seed saw the same batches and queries, so what these add to both
+    cancels. Rows with no seed in common are independent runs, and any pairing that does not look at their values is
+    fair: they are paired in order, as far as both reach.
+    """
+    shared = tuple((seed, seed) for seed in reference if seed in other)
+    return shared or tuple(zip(sorted(reference), sorted(other), strict=False))
 
 
 def _by_seed(row: Row, metric: str, k: int, seeds: Sequence[int]) -> dict[int, float]:
@@ -208,14 +228,16 @@ def headline(comparison: Comparison) -> list[str]:
     """First and loudly what stands in for what; then data, protocol, images and seeds, and how far to trust them."""
     from spd_bench.stats import VERDICT_SEEDS  # brings numpy along
 
+    counts = f"Images scored: {comparison.images}. Seeds: {_seed_list(comparison)}. {_count_line(comparison.rows)}"
+    suite = [f"Suite: {comparison.suite}, profile {comparison.profile}. {counts}"]
     lines = [
         stand_in_line(comparison),
+        *([f"UNFINISHED: {comparison.unfinished} jobs are still to be done."] * (comparison.unfinished > 0)),
         f"Data: {comparison.dataset}",
         f"Protocol: {comparison.protocol}",
-        f"Suite: {comparison.suite}, profile {comparison.profile}. Images scored: {comparison.images}. "
-        f"Seeds: {_seed_list(comparison)}. {_count_line(comparison.rows)}",
+        *([*comparison.sources, counts] if comparison.sources else suite),
     ]
-    if len(_seeds(comparison)) < VERDICT_SEEDS:
+    if _fewest_seeds(comparison) < VERDICT_SEEDS:
         lines.append(f"Exploratory: fewer than {VERDICT_SEEDS} seeds, no verdict.")
     return [one_line(line) for line in lines]
 
@@ -252,14 +274,27 @@ def notes(comparison: Comparison) -> list[str]:
     return [one_line(note) for note in found]
 
 
+def markdown_escape(text: str) -> str:
+    r"""Escape what Markdown, its tables, GitHub's formulas and raw HTML would act on; `a_b` stays as it is."""
+    return re.sub(r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", text)
+
+
 def one_line(text: str) -> str:
     """The text on one line without control characters: names and exception texts reach terminals and file formats."""
     return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
 
 
 def _seeds(comparison: Comparison) -> list[int]:
-    rows = (comparison.base,) if comparison.base and comparison.base.seeds else comparison.rows
-    return sorted({seed for row in rows for seed in row.seeds})
+    """Those of the base, or of several suites' bases; of all rows where there is none."""
+    return sorted({seed for row in _bases(comparison) or comparison.rows for seed in row.seeds})
+
+
+def _fewest_seeds(comparison: Comparison) -> int:
+    return min((len(base.seeds) for base in _bases(comparison)), default=len(_seeds(comparison)))
+
+
+def _bases(comparison: Comparison) -> list[Row]:
+    return [row for row in comparison.rows if row.kind == "base" and row.seeds]
 
 
 def _seed_list(comparison: Comparison) -> str:

@@ -20,17 +20,17 @@ from spd_bench.report.comparison import (
     Comparison,
     MetricInfo,
     Row,
-    caption,
     comparable,
     definitions,
     difference,
     headline,
+    markdown_escape,
     notes,
     one_line,
     ranked,
     summary,
 )
-from spd_bench.report.verdict_tables import with_verdicts
+from spd_bench.report.verdict_tables import banner, with_verdicts
 
 if TYPE_CHECKING:
     from spd_bench.report.verdicts import Verdicts
@@ -47,21 +47,35 @@ TITLE_PADDING = 2
 ALIGNED_HEADING = "Ground-truth-aligned: fitted to the scored image's own ground truth, not comparable with other rows"
 LEGEND = "best mean among rows that are neither failed nor GT-aligned"
 TIMES = (
-    "Times as the runs took them: T_prepare and T_decode(K) per image, median over the evaluation, all its K points in "
-    "one call; train in all. They hold for their machine and its load: compare speed with spd-bench profile"
+    "Times of one image as the runs took them, without the encoder: T_prepare, median over the evaluation; T_decode(K) "
+    "in one call for K points, median over images spread over the evaluation; train in all. They hold for their "
+    "machine and its load: compare speed with spd-bench profile"
+)
+WORK = (
+    "GMACs: 10⁹ multiply-adds (a FLOP count is twice that) of prepare and decode(K) for one image; peak: tensors that "
+    "these hold at most, beside the model and its features"
 )
 NONE = "–"
 
 
 @dataclass(frozen=True)
 class _View:
-    """What a table shows: measured (metric, K) cells, the reference of the difference, and whether costs are shown."""
+    """What a table shows: measured (metric, K) cells, the reference of the difference, and whether costs are shown.
+
+    alarm: what stands first on every table because the numbers below are not to be trusted.
+    """
 
     comparison: Comparison
     cells: tuple[tuple[MetricInfo, int], ...]
     delta: tuple[MetricInfo, int]
     reference: Row | None
     costs: bool
+    alarm: str = ""
+
+    @property
+    def headline(self) -> list[str]:
+        """The alarm, if there is one, and the comparison's headline."""
+        return [self.alarm] * bool(self.alarm) + headline(self.comparison)
 
 
 @dataclass(frozen=True)
@@ -90,13 +104,16 @@ def render(
     """The comparison in one of FORMATS, with what `verdicts` say of the differences.
 
     By default: the primary metric at every K (or those in `ks`), its relative difference from the base at the
-    primary K, trainable parameters and times, the other metrics at the primary K. With `metric`: that one alone.
+    primary K (or the first of `ks`), trainable parameters, times, arithmetic and memory, the other metrics at that K.
+    With `metric`: that one alone.
     `baseline` names another row to take differences from. Raises ConfigError for a name, K or format it does not know.
     """
     if format not in _WRITERS:
         raise ConfigError(f'unknown table format "{format}"', hint=did_you_mean(format, FORMATS))
-    text = _WRITERS[format](_view(comparison, metric, ks, baseline))
-    return with_verdicts(text, verdicts, format) if verdicts else text
+    view = _view(comparison, metric, ks, baseline)
+    if verdicts is None:
+        return _WRITERS[format](view)
+    return with_verdicts(_WRITERS[format](replace(view, alarm=banner(verdicts))), verdicts, format)
 
 
 def html_tables(comparison: Comparison, *, metric: str | None = None) -> str:
@@ -104,16 +121,26 @@ def html_tables(comparison: Comparison, *, metric: str | None = None) -> str:
     return "\n".join(_html_sections(_view(comparison, metric, None, None)))
 
 
-def _view(comparison: Comparison, metric: str | None, ks: Sequence[int] | None, baseline: str | None) -> _View:
-    main, primary_k = comparison.primary
-    chosen = comparison.metric(metric or main)
+def compared_at(comparison: Comparison, ks: Sequence[int] | None) -> int:
+    """The K of the difference: the primary one, or the first of `ks` if it is not among them.
+
+    Raises ConfigError for a K at which nothing was scored.
+    """
     for k in ks or ():
         if k not in comparison.ks:
             known = ", ".join(map(str, comparison.ks))
             raise ConfigError(f"nothing was scored at K={k}", where=comparison.suite, hint=f"known K: {known}")
+    primary_k = comparison.primary[1]
+    return ks[0] if ks and primary_k not in ks else primary_k
+
+
+def _view(comparison: Comparison, metric: str | None, ks: Sequence[int] | None, baseline: str | None) -> _View:
+    main, _ = comparison.primary
+    chosen = comparison.metric(metric or main)
+    at = compared_at(comparison, ks)
     cells = [(chosen, k) for k in dict.fromkeys(ks or comparison.ks)]
     if metric is None:
-        cells += [(info, primary_k) for info in comparison.metrics if info != chosen]
+        cells += [(info, at) for info in comparison.metrics if info != chosen]
     reference = comparison.base if baseline is None else comparison.row(baseline)
     if reference is not None and reference.gt_aligned:
         raise ConfigError(
@@ -121,7 +148,7 @@ def _view(comparison: Comparison, metric: str | None, ks: Sequence[int] | None, 
             where=comparison.suite,
             hint="choose a row that is not",
         )
-    return _View(comparison, tuple(cells), (chosen, primary_k), reference, costs=metric is None)
+    return _View(comparison, tuple(cells), (chosen, at), reference, costs=metric is None)
 
 
 # Cells for people
@@ -142,13 +169,33 @@ def _columns(view: _View, rows: Sequence[Row]) -> list[_Column]:
     if view.reference is not None and not rows[0].gt_aligned:
         title = (f"Δ {first.name}", f"K={k}")
         columns.append(_Column(title, [_percent(row, view.reference, first, k) for row in rows], leads=True))
-    return columns + (_costs(view.comparison, rows) if view.costs else []) + others
+    if not view.costs:
+        return columns + others
+    times = [_timed(rows, key, leads=key not in _minor(view.comparison)) for key in _timings(view.comparison)]
+    leading = [_parameters(rows), *(column for column in times if column.leads), *_work(view, rows)]
+    return [*columns, *leading, *others, *(column for column in times if not column.leads)]
 
 
-def _costs(comparison: Comparison, rows: Sequence[Row]) -> list[_Column]:
+def _parameters(rows: Sequence[Row]) -> _Column:
     counts = [NONE if row.trainable_parameters is None else f"{row.trainable_parameters:,}" for row in rows]
-    parameters = _Column(("trainable", "parameters"), counts, leads=True)
-    return [parameters, *(_timed(rows, key) for key in _timings(comparison))]
+    return _Column(("trainable", "parameters"), counts, leads=True)
+
+
+def _work(view: _View, rows: Sequence[Row]) -> Iterator[_Column]:
+    """Arithmetic at the primary K and peak memory, where a row of the comparison has them."""
+    every, k = view.comparison.rows, view.delta[1]
+    if any(k in row.macs for row in every):
+        yield _Column(("decoder", f"GMACs K={k}"), [_figure(row.macs.get(k), 1e9) for row in rows], leads=True)
+    for largest in sorted({k for row in every for k in row.peak_bytes}):
+        cells = [_figure(row.peak_bytes.get(largest), 1e6) for row in rows]
+        yield _Column(("peak MB", f"K={largest}"), cells, leads=True)
+
+
+def _figure(value: float | None, unit: float = 1.0) -> str:
+    """Three figures of what was measured."""
+    if value is None:
+        return NONE
+    return f"{value / unit:.0f}" if value / unit >= 100 else f"{value / unit:.3g}"
 
 
 def _seeds(row: Row) -> str:
@@ -205,11 +252,15 @@ def _timings(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(key for row in comparison.rows for key in row.seconds))
 
 
-def _timed(rows: Sequence[Row], key: str) -> _Column:
+def _minor(comparison: Comparison) -> set[str]:
+    """Times that need not stand beside the primary metric: training, and decoding at another K than the primary."""
+    return {"train"} | {f"T_decode({k})_ms" for k in comparison.ks if k != comparison.primary[1]}
+
+
+def _timed(rows: Sequence[Row], key: str, *, leads: bool) -> _Column:
     unit = "ms" if key.endswith("_ms") else "s"
-    found = [row.seconds.get(key) for row in rows]
-    cells = [NONE if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in found]
-    return _Column((one_line(key.removesuffix("_ms")), unit), cells, leads=True)
+    cells = [_figure(row.seconds.get(key)) for row in rows]
+    return _Column((one_line(key.removesuffix("_ms")), unit), cells, leads=leads)
 
 
 def _sections(view: _View) -> Iterator[tuple[str, list[_Column]]]:
@@ -250,7 +301,7 @@ def _tabulate(
 
 def _terminal(view: _View) -> str:
     wrap = textwrap.TextWrapper(WIDTH, subsequent_indent="    ", break_on_hyphens=False)
-    parts = ["\n".join(wrap.fill(line) for line in headline(view.comparison))]
+    parts = ["\n".join(wrap.fill(line) for line in view.headline)]
     for heading, columns in _sections(view):
         tight = [replace(column, cells=[cell.replace(" ± ", "±") for cell in column.cells]) for column in columns]
         blocks = [_tabulate(block, "simple", mark=lambda c: f"*{c}", newline="\n") for block in _fold(_fit(tight))]
@@ -262,7 +313,8 @@ def _terminal(view: _View) -> str:
 def _remarks(view: _View) -> list[str]:
     """What stands below the tables: notes on single rows, what the times are, and definitions of the metrics shown."""
     timed = [TIMES] if view.costs and _timings(view.comparison) else []
-    return notes(view.comparison) + timed + definitions(dict.fromkeys(info for info, _ in view.cells))
+    counted = [WORK] if view.costs and any(row.macs for row in view.comparison.rows) else []
+    return notes(view.comparison) + timed + counted + definitions(dict.fromkeys(info for info, _ in view.cells))
 
 
 def _width(column: _Column) -> int:
@@ -296,19 +348,14 @@ def _fold(columns: Sequence[_Column]) -> list[list[_Column]]:
 
 
 def _markdown(view: _View) -> str:
-    first, *rest = (_markdown_escape(line) for line in headline(view.comparison))
+    first, *rest = (markdown_escape(line) for line in view.headline)
     parts = [f"**{first}**", "\n".join(f"- {line}" for line in rest)]
     for heading, columns in _sections(view):
-        parts += [f"### {_markdown_escape(heading)}"] if heading else []
-        parts.append(_tabulate(columns, "pipe", escape=_markdown_escape, mark=lambda cell: f"**{cell}**"))
+        parts += [f"### {markdown_escape(heading)}"] if heading else []
+        parts.append(_tabulate(columns, "pipe", escape=markdown_escape, mark=lambda cell: f"**{cell}**"))
     remarks = [f"**Bold**: {LEGEND}"] if _has_best(view) else []
-    remarks += [_markdown_escape(line) for line in _remarks(view)]
+    remarks += [markdown_escape(line) for line in _remarks(view)]
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in remarks)]) + "\n"
-
-
-def _markdown_escape(text: str) -> str:
-    r"""Escape what Markdown, its tables, GitHub's formulas and raw HTML would act on; `a_b` stays as it is."""
-    return re.sub(r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", text)
 
 
 # LaTeX
@@ -332,7 +379,7 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 def _latex(view: _View) -> str:
     """One `table` float per section (packages: booktabs, graphicx). The stand-ins are part of the typeset caption."""
-    comments = [f"% {line}" for line in headline(view.comparison) + _remarks(view)]
+    comments = [f"% {line}" for line in view.headline + _remarks(view)]
     floats = [_latex_float(view, heading, columns) for heading, columns in _sections(view)]
     return "\n".join([*comments, *floats]) + "\n"
 
@@ -343,7 +390,7 @@ def _latex_float(view: _View, heading: str, columns: Sequence[_Column]) -> str:
         table = table.replace(r"\hline", rule, 1)
     best = [f"Bold: {LEGEND}."] if any(column.best for column in columns) else []
     said = [f"{heading}."] if heading else []
-    typeset = " ".join(_latex_escape(line) for line in [*said, *headline(view.comparison), *best])
+    typeset = " ".join(_latex_escape(line) for line in [*said, *view.headline, *best])
     return "\n".join(
         [
             r"\begin{table}",
@@ -365,7 +412,7 @@ def _latex_escape(text: str) -> str:
 
 
 def _html(view: _View) -> str:
-    first, *rest = headline(view.comparison)
+    first, *rest = view.headline
     loud = f"<p><strong>{html.escape(first)}</strong></p>"
     return "\n".join([loud, _html_list(rest), *_html_sections(view), _html_list(_remarks(view))]) + "\n"
 
@@ -391,7 +438,7 @@ def _html_sections(view: _View) -> list[str]:
 def _csv(view: _View) -> str:
     """Comment lines, one header, one line per composition; GT-aligned ones last, below a comment."""
     out = io.StringIO()
-    out.writelines(f"# {line}\n" for line in headline(view.comparison) + _remarks(view))
+    out.writelines(f"# {_csv_comment(line)}\n" for line in view.headline + _remarks(view))
     records = {row.name: _record(view, row) for row in view.comparison.rows}
     table = csv.DictWriter(out, list(next(iter(records.values()))), lineterminator="\n")
     table.writeheader()
@@ -416,6 +463,9 @@ def _record(view: _View, row: Row) -> dict[str, str]:
     record |= {f"{info.name}@{k} difference percent": "" if percent is None else repr(percent)}
     record |= {"trainable_parameters": "" if row.trainable_parameters is None else str(row.trainable_parameters)}
     record |= {_unit(key): repr(row.seconds[key]) if key in row.seconds else "" for key in _timings(view.comparison)}
+    for name, of in (("decoder_macs", "macs"), ("peak_bytes", "peak_bytes")):
+        ks = dict.fromkeys(k for other in view.comparison.rows for k in getattr(other, of))
+        record |= {f"{name}@{k}": repr(getattr(row, of)[k]) if k in getattr(row, of) else "" for k in ks}
     record |= {"stand_ins": _csv_text("; ".join(row.stand_ins)), "failure": _csv_text(row.failure or "")}
     return record | {"aliases": _csv_text("; ".join(row.aliases))}
 
@@ -428,6 +478,11 @@ def _csv_text(text: str) -> str:
     """A spreadsheet takes a cell that begins with = + - or @ for a formula."""
     line = one_line(text)
     return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
+
+
+def _csv_comment(line: str) -> str:
+    """A spreadsheet takes a comment for cells too, cut at commas, semicolons and tabs."""
+    return re.sub(r"([,;\t]\s*\"?)(?=[=+@-])", r"\1'", line)
 
 
 def _plain_percent(view: _View, row: Row) -> float | None:
@@ -452,7 +507,7 @@ def _json(view: _View) -> str:
         "protocol": c.protocol,
         "images": c.images,
         "stand_ins": list(c.stand_ins),
-        "caption": caption(c),
+        "caption": [*view.headline, *definitions(c.metrics)],
         "notes": notes(c),
         "metrics": [asdict(info) for info in dict.fromkeys(info for info, _ in view.cells)],
         "compared_at": {"metric": view.delta[0].name, "k": view.delta[1]},
@@ -486,6 +541,8 @@ def _json_row(view: _View, row: Row) -> dict[str, Any]:
         "values": values,
         "difference_percent": _plain_percent(view, row),
         "times": {_unit(key): _finite(value) for key, value in row.seconds.items()},
+        "decoder_macs": {str(k): value for k, value in row.macs.items()},
+        "peak_bytes": {str(k): value for k, value in row.peak_bytes.items()},
         "stand_ins": list(row.stand_ins),
         "failure": row.failure,
         "aliases": list(row.aliases),

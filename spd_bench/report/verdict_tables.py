@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from spd_bench.report.comparison import one_line
+from spd_bench.report.comparison import markdown_escape, one_line
 
 if TYPE_CHECKING:
     from spd_bench.report.verdicts import Verdicts
@@ -20,6 +20,7 @@ HEADERS = (
     "95 % interval",
     "Δ %",
     "p (Holm)",
+    "p (Wilcoxon)",
     "better on",
     "dz",
     "found from",
@@ -63,11 +64,13 @@ def remarks(verdicts: "Verdicts") -> Iterator[str]:
         yield (
             f"Unit: image; {first.images} images of {first.scenes} scenes, {first.seeds} seed(s), paired by image and "
             "seed; interval: hierarchical bootstrap over seeds and scenes; p: the larger of a two-way clustered t-test "
-            "and a sign-flip test on scenes."
+            "and a sign-flip test on scenes; p (Wilcoxon): signed ranks of scene means, unadjusted, to see whether few "
+            "scenes carry the result."
         )
+    count = "1 comparison" if verdicts.declared == 1 else f"{verdicts.declared} comparisons"
     yield (
-        f"Family: {', '.join(verdicts.family)} ({verdicts.declared} comparisons, Holm); equivalence margin: "
-        f"{verdicts.margin}. Rows outside the family get no verdict and an unadjusted p."
+        f"Family, {verdicts.origin}: {', '.join(verdicts.family)} ({count}, Holm); equivalence "
+        f"margin: {verdicts.margin}. Rows outside the family get no verdict and an unadjusted p."
     )
     yield (
         "better on: share of images; dz: mean over standard deviation of scene means; found from: true difference that "
@@ -79,21 +82,19 @@ def remarks(verdicts: "Verdicts") -> Iterator[str]:
 
 
 def with_verdicts(text: str, verdicts: "Verdicts", form: str) -> str:
-    """A comparison rendered in a format of `tables`, and the verdicts: behind it, the banner before it.
+    """A comparison rendered in a format of `tables`, with the verdicts behind it; in HTML before it.
 
-    CSV stays as it is, one row per composition; LaTeX gets them as comments.
+    CSV stays as it is, one row per composition; LaTeX gets them as comments. `tables` puts the banner on the table.
     """
     if form == "json":
         return json.dumps(json.loads(text) | {"verdicts": plain(verdicts)}, indent=2, ensure_ascii=False) + "\n"
     if form in ("terminal", "markdown"):
-        return (
-            "\n\n".join([part for part in (banner(verdicts), text.rstrip("\n"), block(verdicts, form)) if part]) + "\n"
-        )
+        return "\n\n".join([text.rstrip("\n"), block(verdicts, form)]) + "\n"
     if form == "html":
         return f"{html_block(verdicts)}\n{text}"
     if form == "latex":
-        lines = [banner(verdicts), heading(verdicts), *(" | ".join(row) for row in rows(verdicts)), *remarks(verdicts)]
-        return "".join(f"% {line}\n" for line in lines if line) + text
+        lines = [heading(verdicts), *(" | ".join(row) for row in rows(verdicts)), *remarks(verdicts)]
+        return "".join(f"% {line}\n" for line in lines) + text
     return text
 
 
@@ -101,15 +102,17 @@ def block(verdicts: "Verdicts", form: str) -> str:
     """Heading, table and remarks as text."""
     from tabulate import tabulate
 
-    headers, cells = _filled(verdicts)
+    escape = markdown_escape if form == "markdown" else str
+    headers, filled = _filled(verdicts)
+    cells = [[escape(cell) for cell in row] for row in filled]
     body = tabulate(cells, headers=headers, tablefmt=_STYLES[form], disable_numparse=True)
     mark = "### " if form == "markdown" else ""
     bullet = "- " if form == "markdown" else ""
     wrap = textwrap.TextWrapper(
         WIDTH if form == "terminal" else 10**6, subsequent_indent="    ", break_on_hyphens=False
     )
-    said = "\n".join(wrap.fill(bullet + line) for line in remarks(verdicts))
-    return "\n\n".join([f"{mark}{heading(verdicts)}", str(body), said])
+    said = "\n".join(wrap.fill(bullet + escape(line)) for line in remarks(verdicts))
+    return "\n\n".join([f"{mark}{escape(heading(verdicts))}", str(body), said])
 
 
 def html_block(verdicts: "Verdicts") -> str:
@@ -133,6 +136,7 @@ def plain(verdicts: "Verdicts") -> dict[str, Any]:
         "metric": verdicts.metric,
         "k": verdicts.k,
         "family": list(verdicts.family),
+        "origin": verdicts.origin,
         "declared": verdicts.declared,
         "margin": verdicts.margin,
         "control": asdict(verdicts.control),
@@ -141,6 +145,7 @@ def plain(verdicts: "Verdicts") -> dict[str, Any]:
             | {"p": found.difference.p, "p_holm": found.p_adjusted, "verdict": found.verdict, "note": found.note}
             for name, found in verdicts.findings.items()
         },
+        "pairing": dict(verdicts.pairing),
         "others": {name: asdict(found) | {"p": found.p} for name, found in verdicts.others.items()},
     }
 
@@ -148,18 +153,25 @@ def plain(verdicts: "Verdicts") -> dict[str, Any]:
 def _row(name: str, difference: "PairedDifference", finding: "Finding | None", verdicts: "Verdicts") -> tuple[str, ...]:
     digits = 3 if verdicts.unit == "m" else 4
     p = finding.p_adjusted if finding else difference.p
+    notes = [finding.note if finding else "outside the family", verdicts.pairing.get(name, "")]
     return (
         one_line(name),
         finding.verdict if finding else NONE,
         f"{difference.mean:+.{digits}f}",
         _interval(difference.interval, digits),
         f"{100 * difference.mean / abs(difference.base):+.1f}" if difference.base else NONE,
-        NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+        _p(p),
+        # without a spread over seeds and scenes no p says anything
+        NONE if p is None else _p(difference.p_wilcoxon),
         f"{difference.improved:.0%}",
         NONE if difference.dz is None else f"{difference.dz:+.2f}",
         NONE if difference.detectable is None else f"{difference.detectable:.{digits}f}",
-        finding.note if finding else "outside the family",
+        "; ".join(one_line(note) for note in notes if note),
     )
+
+
+def _p(p: float | None) -> str:
+    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _interval(interval: "Interval | None", digits: int) -> str:

@@ -1,0 +1,141 @@
+"""The decoder's speed and memory as ratios, in one JSON file, and a check that none has become worse.
+
+    python benchmarks/bench.py --out found.json --check benchmarks/reference.json
+
+Everything is measured in one pinned process, interleaved (spd_bench/timing.py), with initial weights of DAv2-S's size.
+A figure counts as worse if it is by more than `--tolerance` on the wrong side of the reference. Ratios to the literal
+transcription hardly depend on the machine, milliseconds do: these are recorded and never checked.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+
+from spd_bench import timing
+from spd_bench.data import feature_shards
+from spd_bench.display import counting
+from spd_bench.profiling import profile_suite
+from spd_bench.report.profile import DENSE, LITERAL, Profile, TrainingShape, over_dense
+from spd_bench.suite_file import load_suite
+
+VIEWS = 16
+"""Views in the shard that is read."""
+WORSE = 1
+
+
+class Figure(NamedTuple):
+    """A ratio, and whether more of it is better."""
+
+    value: float
+    more_is_better: bool
+
+
+def figures(profile: Profile) -> dict[str, Figure]:
+    """What a profile of v13 says in ratios, literal over fast; and the peak of memory in MB, the same anywhere."""
+    base, literal = profile.base, profile.model(LITERAL)
+    assert literal is not None
+    assert base.step is not None
+    assert literal.step is not None
+    found = {
+        "literal / fast, prepare": Figure(timing.ratio(literal.prepare, base.prepare).median, True),
+        "literal / fast, training step": Figure(timing.ratio(literal.step, base.step).median, True),
+    }
+    for k in profile.ks:
+        found[f"literal / fast, decode K={k}"] = Figure(timing.ratio(literal.decode[k], base.decode[k]).median, True)
+    found[f"peak MB, decode K={profile.ks[-1]}"] = Figure(base.decode_peak[profile.ks[-1]] / 1e6, False)
+    return found
+
+
+def recorded(profile: Profile) -> dict[str, float]:
+    """What depends on the machine: shares of the dense head's time, and milliseconds."""
+    base = profile.base
+    found = {"ms, encode": 1e3 * profile.encode.spread.median, "ms, prepare": 1e3 * base.prepare.spread.median}
+    for k in profile.ks:
+        share = over_dense(profile, base.decode[k], k)
+        found[f"ms, decode K={k}"] = 1e3 * base.decode[k].spread.median
+        found |= {f"{DENSE} share, decode K={k}": share.median} if share else {}
+    share = over_dense(profile, base.prepare, profile.ks[0])
+    return found | ({f"{DENSE} share, prepare": share.median} if share else {})
+
+
+def cache_read_s(image_size: tuple[int, int]) -> float:
+    """Median seconds of reading one view's features from a shard of the cache, as float32 (warm)."""
+    rows, columns = (side // 14 for side in image_size)
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(VIEWS, rows, columns, 384, generator=generator).half().numpy() for _ in range(4)]
+    names = [str(view) for view in range(VIEWS)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.h5"
+        feature_shards.write(path, "bench", names, maps)
+        shard = feature_shards.Shard.open(path, "bench", names, tuple((rows, columns, 384) for _ in range(4)))
+
+        def read(view: int) -> object:
+            return [torch.from_numpy(map_HWC).float() for map_HWC in shard.read(view)]
+
+        calls = {view: (lambda view=view: read(view)) for view in range(VIEWS)}
+        timed = timing.measure(calls, rounds=5, device=torch.device("cpu"))
+    return median(one.spread.median for one in timed.values())
+
+
+def worse(found: dict[str, Figure], reference: dict[str, float], tolerance: float) -> list[str]:
+    """Figures beyond the tolerance on the wrong side, one line each; one that the reference lacks is new, not worse."""
+    lines = []
+    for name, figure in found.items():
+        if name in reference:
+            limit = reference[name] * (1 - tolerance if figure.more_is_better else 1 + tolerance)
+            if figure.value < limit if figure.more_is_better else figure.value > limit:
+                lines.append(f"{name}: {figure.value:.3g}, reference {reference[name]:.3g}")
+    return lines
+
+
+def main(
+    out: Annotated[Path | None, typer.Option("--out", help="Write everything there, as JSON.")] = None,
+    check: Annotated[Path | None, typer.Option("--check", help="Exit with 1 if a ratio is worse than in it.")] = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, max=1, help="How much worse is too much.")] = 0.15,
+    rounds: Annotated[int, typer.Option("--rounds", min=3, help="Times that everything is measured.")] = 5,
+    threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="K up to 256 only.")] = False,
+) -> None:
+    """Measure, record, compare."""
+    if not timing.is_pinned(threads):
+        raise typer.Exit(timing.run_pinned(sys.orig_argv, threads))
+    suite = load_suite("v13_ablation")
+    with counting("profile") as on_call:
+        profile = profile_suite(
+            suite,
+            ks=(1, 64, 256) if quick else (1, 64, 256, 1024, 4096),
+            rounds=rounds,
+            threads=threads,
+            device=torch.device("cpu"),
+            training=TrainingShape(2, 256),
+            on_call=on_call,
+        )
+    found, read_s = figures(profile), cache_read_s(suite.data.image_size)
+    told: dict[str, Any] = {
+        "settings": profile.settings.lines(),
+        "stand_ins": list(profile.stand_ins),
+        "versions": dict(profile.versions),
+        "finished": profile.finished,
+        "checked": {name: figure.value for name, figure in found.items()},
+        "recorded": recorded(profile)
+        | {"ms, read of a cached view": 1e3 * read_s, "encode / read": profile.encode.spread.median / read_s},
+    }
+    text = json.dumps(told, indent=1, ensure_ascii=False)
+    typer.echo(text)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    if check is not None:
+        lines = worse(found, json.loads(check.read_text(encoding="utf-8"))["checked"], tolerance)
+        typer.echo("\n".join(["worse than the reference:", *lines]) if lines else f"nothing is worse than in {check}")
+        if lines:
+            raise typer.Exit(WORSE)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,35 @@
+"""In which fields two identities differ: what `spd-bench why` shows, and what a refused comparison names."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from spd_bench import files
+
+ABSENT = "–"
+
+
+class Differing(NamedTuple):
+    """A field, as a dotted key, and its text in both identities; a dash where one has no such field."""
+
+    field: str
+    first: str
+    second: str
+
+
+def differences(first: Any, second: Any) -> list[Differing]:
+    """The fields in which two identities differ, in their order."""
+    ours, theirs = dict(_fields(first)), dict(_fields(second))
+    return [
+        Differing(key, ours.get(key, ABSENT), theirs.get(key, ABSENT))
+        for key in dict.fromkeys([*ours, *theirs])
+        if ours.get(key) != theirs.get(key)
+    ]
+
+
+def _fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every leaf of nested mappings as (dotted key, text)."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _fields(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value if isinstance(value, str) else files.canonical(value)

@@ -1,0 +1,99 @@
+"""Who may work at what: one process at a time trains a training, and one leads a suite.
+
+Kernel locks (`filelock`), which end with the process that holds them, however it ends. Lock files are never removed,
+since a process that waits may have one open. Not to be relied on across the machines of a network file system.
+"""
+
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from spd_bench import files
+from spd_bench.errors import BusyError, StateError
+
+NAMED_WITHIN_S = 1.0
+"""How soon after a lock its holder's name is expected."""
+
+
+@contextmanager
+def training_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Held by the process that trains or scores in a run's folder, known by the identity at the end of its name.
+
+    A process that holds it may take it again. Raises BusyError where another one holds it and this is not to wait.
+    """
+    locks = folder.parent.with_name(".locks")
+    files.make_folder(locks)
+    lock = FileLock(locks / f"{folder.name.rpartition('-')[2]}.lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise BusyError("another process works at this run", where=str(folder)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who leads a suite. session: its turn at the suite, which those that help it share."""
+
+    pid: int
+    host: str
+    since: str
+    command: str
+    session: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}: {self.command}"
+
+
+@contextmanager
+def suite_lock(root: Path, suite: str, *, command: str, session: str = "") -> Iterator[Holder]:
+    """Held by the process that leads a suite; BusyError, naming who holds it, where that is another one.
+
+    session: given to go on with another's turn; else a new one begins.
+    """
+    path = root / f".{suite}.lock"
+    files.make_folder(root)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        found = holder(root, suite)
+        raise BusyError(
+            f'suite "{suite}" is being run by another process' + (f" ({found})" if found else ""),
+            where=str(root),
+            hint="wait for it, or share its jobs with --join",
+        ) from None
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    me = Holder(os.getpid(), platform.node(), since, command, session or uuid.uuid4().hex)
+    try:
+        files.write_record(_beside(path), asdict(me))
+        yield me
+    finally:
+        files.remove(_beside(path))
+        lock.release()
+
+
+def holder(root: Path, suite: str) -> Holder | None:
+    """Who leads a suite that is locked; None if it does not say so in time."""
+    until = time.monotonic() + NAMED_WITHIN_S
+    while True:
+        try:
+            return Holder(**files.read_record(_beside(root / f".{suite}.lock")))
+        except (StateError, TypeError):
+            if time.monotonic() > until:
+                return None
+            time.sleep(0.05)
+
+
+def _beside(lock: Path) -> Path:
+    return lock.with_suffix(".holder.json")

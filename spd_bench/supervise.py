@@ -1,0 +1,349 @@
+"""A light process that has its work done by another one, and stays whatever becomes of that.
+
+The work goes on in one process, so that data and frozen features stay shared between compositions. Where that process
+dies while it is at some jobs, or does not get on, the jobs at hand are given up and a new process goes on with the
+others. Signals are passed on as a wish to stop, and the work then stops in good order.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from spd_bench import files
+from spd_bench.ablate import Selection
+from spd_bench.errors import TIME_LIMIT, BusyError, ConfigError, ResourceError, SpdError, Stopped, WorkerBug
+from spd_bench.locks import Holder, holder, suite_lock
+from spd_bench.suite_file import load_suite
+from spd_bench.watch import Crumb, read_crumb
+from spd_bench.worker import CRUMB, ENDED, FAULT
+
+STALL_S = 600.0
+"""How long the work may say nothing before it counts as hung."""
+GRACE_S = 60.0
+"""How long the work may take to stop in good order."""
+LAST_WORDS_S = 0.5
+POLL_S = 0.25
+LIBRARY = Path(os.__file__).parent
+STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long the work may take: without a sign of life, and in all (None: as long as it likes)."""
+
+    stall_s: float = STALL_S
+    total_s: float | None = None
+
+
+def supervised(
+    call: str,
+    arguments: Mapping[str, Any],
+    *,
+    watch: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    tell: Callable[[str], None],
+) -> Any:
+    """What `call` ("module:function") returns for (arguments, its `Watch`) in a process of its own, as JSON has it.
+
+    watch: further arguments of its Watch. tell: gets a line where the process dies and another goes on. Raises what
+    the call raised, Stopped after a signal or at the time limit, ResourceError where the process dies outside of jobs.
+    """
+    limits = limits or Limits()
+    given_up: dict[str, str] = {}
+    with _Signals(limits.total_s) as signals:
+        while True:
+            with tempfile.TemporaryDirectory(prefix="spd-bench-", ignore_cleanup_errors=True) as folder:
+                worker = _Worker(call, arguments, {**(watch or {}), "given_up": given_up}, Path(folder))
+                with worker.running(), signals.to(worker):
+                    cause = worker.watched(limits.stall_s, signals)
+                if (ended := worker.ended()) is not None:
+                    return _outcome(ended, signals)
+                if signals.reason:
+                    if signals.overdue():
+                        tell(f"the worker did not stop within {GRACE_S:g} s and was killed: a checkpoint may be older")
+                    raise Stopped(signals.reason)
+                crumb = worker.crumb()
+                if not crumb.jobs or not set(crumb.jobs) - set(given_up):
+                    raise ResourceError(
+                        f"the worker {cause} while {crumb.stage or 'starting'}",
+                        hint="the same command goes on; see whether memory suffices and plugins work "
+                        "(`spd-bench list --check`)",
+                    )
+                cause = f"worker {cause} while {crumb.stage}"
+                given_up |= dict.fromkeys(crumb.jobs, cause + worker.last_frame())
+                tell(f"{', '.join(crumb.jobs.values())}: {cause}; going on with the others")
+
+
+def _outcome(ended: Mapping[str, Any], signals: "_Signals") -> Any:
+    """What a worker returned; raises what it raised."""
+    if "stopped" in ended:
+        raise Stopped(signals.reason or ended["stopped"])
+    if "bug" in ended:
+        raise WorkerBug(ended["bug"], ended["traceback"])
+    if "error" in ended:
+        told = ended["error"]
+        error = SpdError(told["message"], where=told["where"], hint=told["hint"])
+        error.exit_code = told["exit_code"]
+        raise error
+    return ended["returned"]
+
+
+def run_suite(
+    suite: str,
+    *,
+    profile: str | None,
+    sets: Sequence[str],
+    data: str | None,
+    root: Path,
+    device: str,
+    selection: Selection,
+    limits: Limits,
+    join: bool,
+    command: str,
+    tell: Callable[[str], None],
+) -> Mapping[str, Any]:
+    """`session.run_suite` under supervision; what it leaves (`session.Finished`) as a mapping.
+
+    join: help the process that leads this suite, if there is one. Raises BusyError, without it, if there is one.
+    """
+    name = load_suite(suite, profile=profile, sets=sets, data=data).suite
+    arguments = {
+        "suite": suite,
+        "profile": profile,
+        "sets": list(sets),
+        "data": data,
+        "root": str(root),
+        "device": device,
+        "selection": [list(selection.only), list(selection.skip)],
+    }
+    common = {"joined": join, "command": command}
+
+    def go(leader: Holder, *, leads: bool) -> Mapping[str, Any]:
+        watch = common | {"session": leader.session, "leads": leads}
+        ended: Mapping[str, Any] = supervised(
+            "spd_bench.session:work", arguments, watch=watch, limits=limits, tell=tell
+        )
+        return ended
+
+    with _made(root):
+        while True:
+            try:
+                with suite_lock(root, name, command=command) as me:
+                    return go(me, leads=True)
+            except BusyError:
+                if not join:
+                    raise
+            if (leader := holder(root, name)) is None:
+                continue  # it has just ended
+            tell(f"helping {leader}")
+            ended = go(leader, leads=False)
+            with contextlib.suppress(BusyError), suite_lock(root, name, command=command, session=leader.session) as me:
+                last = files.found_record(root / "suites" / f"{name}.json")
+                if last is None or last.get("unfinished"):  # who led has died
+                    return go(me, leads=True)
+            return ended
+
+
+@contextlib.contextmanager
+def _made(root: Path) -> Iterator[None]:
+    """Within, the folder is there; one that was made for nothing is removed again."""
+    new = not root.exists()
+    try:
+        yield
+    finally:
+        if new and root.is_dir() and all(path.name.endswith(".lock") for path in root.iterdir()):
+            shutil.rmtree(root, ignore_errors=True)
+
+
+class _Worker:
+    """One process that works."""
+
+    def __init__(self, call: str, arguments: Mapping[str, Any], watch: Mapping[str, Any], folder: Path) -> None:
+        self.folder = folder
+        self.order = {
+            "call": call,
+            "arguments": arguments,
+            "watch": watch,
+            "folder": str(folder),
+            "supervisor": os.getpid(),
+        }
+        self.process: subprocess.Popen[bytes]
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Runs within; killed at its end."""
+        with _no_interrupt():  # its own handling of SIGINT begins later than it does
+            self.process = subprocess.Popen([sys.executable, "-m", "spd_bench.worker"], stdin=subprocess.PIPE)
+        try:
+            yield
+        finally:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdin is not None
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+
+    def watched(self, stall_s: float, signals: "_Signals") -> str:
+        """Waits for its end; kills it where it does not get on or, asked to, does not stop. Says how it ended."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(self.order).encode() + b"\n")
+            self.process.stdin.flush()
+        beat, seen = -1, time.monotonic()
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return _how(self.process.wait(POLL_S))
+            signals.check_time()
+            if signals.overdue():
+                self.process.kill()
+                return "was killed"
+            if (now := self.crumb().beat) != beat:
+                beat, seen = now, time.monotonic()
+            elif time.monotonic() - seen > (stall_s if beat else max(stall_s, STALL_S)):
+                self._ask_where()
+                self.process.kill()
+                return f"made no progress for {stall_s:g} s"
+
+    def _ask_where(self) -> None:
+        """Has it write its Python frames down, which even a call stuck in C lets it do."""
+        if hasattr(signal, "SIGUSR2"):
+            self.process.send_signal(signal.SIGUSR2)
+            time.sleep(LAST_WORDS_S)
+
+    def crumb(self) -> Crumb:
+        """Where it stood last."""
+        return read_crumb(self.folder / CRUMB) or Crumb()
+
+    def ended(self) -> Mapping[str, Any] | None:
+        """What it said of its end; None if it died."""
+        try:
+            found: Mapping[str, Any] = json.loads((self.folder / ENDED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def last_frame(self) -> str:
+        """The innermost Python frame of a process that crashed or hung, as " (file:line in function)"; or nothing.
+
+        One of Python's own library is passed over where there is another.
+        """
+        try:
+            told = (self.folder / FAULT).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        _, _, current = told.partition("most recent call first")
+        frames = re.findall(r'File "([^"]+)", line (\d+) in (\S+)', current)
+        others = [frame for frame in frames if Path(frame[0]).parent.parent != LIBRARY]
+        return "".join(f" ({Path(file).name}:{line} in {name})" for file, line, name in (others or frames)[:1])
+
+
+def _how(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"ended with exit code {code} without a word"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = ", perhaps for want of memory," if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+class _Signals:
+    """Signals and the time limit as one wish to stop, passed on to whichever worker runs. Use as a context."""
+
+    def __init__(self, total_s: float | None) -> None:
+        self.reason = ""
+        self._until = None if total_s is None else time.monotonic() + total_s
+        self._asked_at = 0.0
+        self._worker: _Worker | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        """Takes over the handling of signals, where this is the thread that may."""
+        if threading.current_thread() is threading.main_thread():
+            for name in STOPPING:
+                if hasattr(signal, name):
+                    number = getattr(signal, name)
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Gives it back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def to(self, worker: _Worker) -> Iterator[None]:
+        """Within, the wish goes to this worker."""
+        self._worker = worker
+        try:
+            if self.reason:
+                self._pass_on()
+            yield
+        finally:
+            self._worker = None
+
+    def check_time(self) -> None:
+        """Wishes to stop when the time is up."""
+        if self._until is not None and time.monotonic() > self._until and not self.reason:
+            self._wish(TIME_LIMIT)
+
+    def overdue(self) -> bool:
+        """Whether the work was asked to stop too long ago."""
+        return bool(self.reason) and time.monotonic() - self._asked_at > GRACE_S
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.reason and name == "SIGINT":
+            if self._worker is not None:
+                self._worker.process.kill()
+            raise Stopped(name)
+        if not self.reason:
+            self._wish(name)
+
+    def _wish(self, reason: str) -> None:
+        self.reason, self._asked_at = reason, time.monotonic()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._worker is not None:
+            self._worker.process.terminate()
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Within, SIGINT waits; a process that is started within never gets it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_DURATION = re.compile(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
+
+
+def seconds(text: str, *, where: str) -> float:
+    """A time as 3h30m, 90m or 45s has it, in seconds; ConfigError for anything else."""
+    found = _DURATION.fullmatch(text.strip())
+    total = sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    if not total:
+        raise ConfigError(f'expected a time such as 3h30m, 90m or 45s, found "{text}"', where=where)
+    return float(total)

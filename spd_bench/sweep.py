@@ -1,0 +1,402 @@
+"""One `spd-bench sweep` from the command line to its table: any number of processes that give it share its trials."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.logging import RichHandler
+
+from spd_bench import files, plan
+from spd_bench.ablate import Composition, compositions
+from spd_bench.api import Encoder, PointDepthModel
+from spd_bench.display import Display
+from spd_bench.errors import ConfigError, DataError
+from spd_bench.evaluate import Predictions
+from spd_bench.plan import Experiment
+from spd_bench.report.sweep_page import sweep_page
+from spd_bench.report.sweep_suite import chosen_trial, confirming_suite
+from spd_bench.report.sweep_tables import SweepSummary, caption, shown, terminal
+from spd_bench.runs import VALIDATION_QUERIES, Outcome
+from spd_bench.session import device_named
+from spd_bench.suite import Suite
+from spd_bench.suite_file import load_suite
+from spd_bench.sweep_file import Constraint, Objective, Plan, built, keys_of, load_sweep
+from spd_bench.sweep_study import (
+    Claim,
+    Database,
+    Study,
+    Taken,
+    Waiting,
+    database_lost,
+    default_url,
+    study_name,
+)
+from spd_bench.sweep_trial import Costs, Pruned, TrialRunner
+from spd_bench.tracking import Tracker
+
+POLL_S = 2.0
+"""How often a worker without a trial looks whether another worker's has been left."""
+IN_TIMES = 2
+"""Fewest validations by which a training can be pruned."""
+
+log = logging.getLogger("spd_bench")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep leaves when this worker ends."""
+
+    summary: SweepSummary
+    table: str
+    database: str
+    tracking: str
+    report: Path
+    finished: bool
+    """Whether every trial has come to an end."""
+
+
+def run_sweep(
+    sweep: str,
+    *,
+    profile: str | None,
+    sets: Sequence[str],
+    data: str | None,
+    root: Path,
+    device: str,
+    storage: str | None = None,
+    trials: int | None = None,
+    timeout: float | None = None,
+) -> Swept:
+    """Works at a sweep until all its trials are done; the same command elsewhere shares them.
+
+    Raises ConfigError or DataError before anything is trained.
+    """
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    found = load_sweep(sweep, profile=profile, sets=sets, data=data, trials=trials, timeout=timeout)
+    where = device_named(device)
+    database = Database(storage or default_url(root), root)
+    files.make_folder(root)
+    with database_lost(database.shown):
+        return Worker(found, database, root, where, console).work()
+
+
+def show_sweep(name: str | None, *, root: Path, storage: str | None = None) -> SweepSummary:
+    """What a study has found: by its full name, or the latest of a sweep, or (None) the latest of all."""
+    database = _existing(root, storage)
+    study = database.find(name)[0]
+    return Study.load(database, study).summary()
+
+
+def write_confirming(summary: SweepSummary, trial: int | None, path: Path) -> None:
+    """Writes the suite that confirms a trial (the best one), and checks it as `run` would."""
+    text = confirming_suite(summary, chosen_trial(summary, trial))
+    if path.exists():
+        raise ConfigError("there is a file already", where=str(path), hint="choose another name, or remove it")
+    files.write_text(path, text)
+    compositions(load_suite(path))
+
+
+def write_page(summary: SweepSummary, root: Path) -> Path:
+    """Writes the page of a study."""
+    page = root / "reports" / f"{summary.study}.html"
+    files.write_text(page, sweep_page(summary))
+    return page
+
+
+def _existing(root: Path, storage: str | None) -> Database:
+    url = storage or default_url(root)
+    if storage is None and not Path(url.removeprefix("sqlite:///")).exists():
+        hint = "spd-bench sweep suites/sweep_lambda_si_r.yaml"
+        raise ConfigError(f"no sweep has been run below {root}", hint=hint)
+    return Database(url, root)
+
+
+class Worker:
+    """One process at a sweep."""
+
+    def __init__(self, found: Plan, database: Database, root: Path, device: torch.device, console: Console) -> None:
+        self.found, self.sweep = found, found.sweep
+        self.root, self.device, self.console = root, device, console
+        self.encoders: dict[str, Encoder] = {}
+        self.runner: TrialRunner | None = None
+        first = {path: dimension.ends()[0][0] for path, dimension in self.sweep.space.items()}
+        experiment = Experiment(found.suite(first), encoders=self.encoders)
+        self.validations = self._check_validation(experiment)
+        self.references = self._references(experiment)
+        self.study = Study(
+            database, study_name(self.sweep, _common(experiment, self.sweep.space)), self.sweep, self._about(experiment)
+        )
+        self.study.note("total", self.sweep.total)
+        self.tracker = Tracker(root)
+        self.parent = self._tracked()
+
+    def work(self) -> Swept:
+        """Trial after trial, and at the end the test split for the chosen one."""
+        summary = self.study.summary()
+        self._say(caption(summary))
+        if summary.others and not summary.trials:
+            known = ", ".join(summary.others)
+            self._say(f"this space, suite or objective is new: a new study; earlier ones stay: {known}")
+        finished = self._trials()
+        if finished:
+            self._score_chosen()
+        summary = self.study.summary()
+        report = write_page(summary, self.root)
+        self.tracker.log_files(self.parent, [report])
+        self.tracker.close(self.parent, "FINISHED" if finished else "KILLED")
+        return Swept(summary, terminal(summary), self.study.database.shown, self.tracker.store, report, finished)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _trials(self) -> bool:
+        """Claims until nothing is left; whether every trial has ended."""
+        until = time.monotonic() + (self.sweep.timeout or float("inf"))
+        told = 0
+        with Display(self.console, 0) as display:
+            while time.monotonic() < until:
+                claim = self.study.claim(validations=self.validations)
+                if claim is None:
+                    return True
+                if isinstance(claim, Waiting):
+                    if claim.running != told:
+                        self._say(f"waiting for {claim.running} trial(s) of other workers")
+                        told = claim.running
+                    time.sleep(POLL_S)
+                    continue
+                try:
+                    with claim:
+                        self._try(claim, display)
+                except Taken:
+                    self._say(f"trial {claim.number}: another worker has taken it over, this one gave no sign of life")
+        self._say(f"no further trial is begun after {self.sweep.timeout:g} s; the same command goes on")
+        return False
+
+    def _try(self, claim: Claim, display: Display) -> None:
+        """One trial to its end."""
+        suite = self.found.suite(claim.values, f"{self.sweep.sweep}-{claim.number}")
+        experiment = Experiment(suite, encoders=self.encoders)
+        runner = TrialRunner(
+            experiment, self.root, self.device, like=self.runner, tell=lambda n, seen: _judge(claim, self, n, seen)
+        )
+        self.runner = runner
+        job = experiment.jobs[0]
+        claim.note("identity", job.train_id)
+        claim.note("difference", self._difference(claim.values))
+        costs = self._costs(runner, experiment.compositions[0])
+        excess = {c.name: _cost(costs, c) / c.below - 1 for c in self.sweep.constraints}
+        if excess and costs is not None:
+            claim.keep({c.name: _cost(costs, c) for c in self.sweep.constraints}, excess)
+        broken = [name for name, over in excess.items() if over >= 0]
+        if broken:
+            claim.note("refused", ", ".join(broken))
+            claim.prune()
+            return self._tell(claim, f"refused, not trained: {', '.join(broken)} is too large", None)
+        runner.check_data(display.frame)
+        runner.build_features(self._say, display.view)
+        try:
+            reused, failure = runner.train(job, display)
+        except Pruned:
+            claim.prune()
+            return self._tell(claim, "pruned", None)
+        if failure:
+            claim.fail(failure)
+            return self._tell(claim, f"FAILED: {failure}", None)
+        values = [_objective(runner, job, objective, costs) for objective in self.sweep.objective]
+        if reused:
+            claim.note("reused", True)
+        claim.note("folder", str(runner.folder(job).relative_to(self.root)))
+        claim.finish(values)
+        named = {objective.name: value for objective, value in zip(self.sweep.objective, values, strict=True)}
+        told = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
+        return self._tell(claim, told + (" (trained before)" if reused else ""), named, runner.log(job))
+
+    def _tell(
+        self,
+        claim: Claim,
+        what: str,
+        objectives: Mapping[str, float] | None,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A line about a trial, and its run in MLflow."""
+        values = ", ".join(f"{path} {shown(value)}" for path, value in claim.values.items())
+        self._say(f"trial {claim.number} of {self.sweep.total}: {values}: {what}")
+        run = self.tracker.open_run(
+            f"trial {claim.number}",
+            parent_id=self.parent,
+            params={path: str(value) for path, value in claim.values.items()},
+            tags={"study": self.study.name, "trial": str(claim.number), "outcome": what},
+            resume_id=None,
+        )
+        if objectives is not None and record is not None:
+            self.tracker.log_series(run, [(int(step), values) for step, values in record["rows"]])
+            self.tracker.log_series(run, [(0, {f"objective/{name}": v for name, v in objectives.items()})])
+        self.tracker.close(run, "FAILED" if what.startswith("FAILED") else "FINISHED")
+
+    # ---------------------------------------------------------------------------------------- before the first trial
+
+    def _check_validation(self, experiment: Experiment) -> int:
+        """How often each training is validated; refuses a sweep that has nothing to judge or prune by."""
+        if not experiment.data.frames("val"):
+            raise DataError("this data has no validation frames to choose by", where=self.found.sweep.sweep)
+        validations = len(TrialRunner(experiment, self.root, self.device, like=None, tell=_nobody).marks)
+        if self.sweep.pruner.use != "none" and validations < IN_TIMES:
+            raise ConfigError(
+                f"pruner {self.sweep.pruner.use}: a training is validated {validations} time(s), nothing to prune by",
+                where=self.found.tree.nearest(("pruner",)).head or None,
+                hint="set: {train: {validations: 4}}, or pruner: none",
+            )
+        return validations
+
+    def _references(self, experiment: Experiment) -> dict[str, PointDepthModel]:
+        """The baselines that constraints refer to, on the same encoder."""
+        models: dict[str, PointDepthModel] = {}
+        for index, constraint in enumerate(self.sweep.constraints):
+            if constraint.relative_to is None:
+                continue
+            plain = self.found.base.dump() | {"baselines": [constraint.relative_to.plain()]}
+            other = compositions(Suite.model_validate_json(files.canonical(plain)))[-1]
+            if other.slots["encoder"].plain() != experiment.compositions[0].slots["encoder"].plain():
+                raise ConfigError(
+                    f"constraints[{index}].relative_to: {constraint.relative_to.use} has an encoder of its own",
+                    where=self.found.tree.nearest(("constraints", index, "relative_to")).head or None,
+                    hint="compare with a baseline on the suite's encoder, such as dpt_trained",
+                )
+            models[constraint.relative_to.use] = built(self.found.base, other, self.encoders)
+        return models
+
+    def _about(self, experiment: Experiment) -> dict[str, Any]:
+        """What is kept beside the study."""
+        return {
+            "sweep": self.sweep.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "suite": self.found.base.dump(),
+            "suite_path": str(self.found.suite_path),
+            "profile": self.found.base.profile,
+            "why": self.found.why,
+            "stand_ins": experiment.stand_ins(experiment.compositions[0]),
+            "dataset": experiment.data.describe(),
+            "images": len(experiment.data.frames("val")),
+            "protocol": experiment.judge.caption,
+            "device": str(self.device),
+            "versions": plan.versions(),
+        }
+
+    def _tracked(self) -> str | None:
+        """The sweep's run in MLflow, shared by all its workers."""
+        key = f"mlflow {self.tracker.store}"
+        about = self.study.noted("about")
+        with self.study.database.lock():
+            parent = self.tracker.open_suite(
+                f"sweep {self.sweep.sweep}",
+                params={"profile": about["profile"] or "(none)", "dataset": about["dataset"], "study": self.study.name},
+                tags={"stand_ins": "; ".join(about["stand_ins"]), "study": self.study.name},
+                resume_id=self.study.noted(key),
+            )
+            if parent is not None:
+                self.study.note(key, parent)
+        return parent
+
+    # ---------------------------------------------------------------------------------------------------- one trial
+
+    def _difference(self, values: Mapping[str, Any]) -> str:
+        """A trial as its difference from the suite's base."""
+        before = self.found.base.dump()
+        parts = []
+        for path, value in values.items():
+            old = _in_suite(before, path)
+            if old != value:
+                parts.append(f"{path}: {'default' if old is None else shown(old)} → {shown(value)}")
+        return ", ".join(parts)
+
+    def _costs(self, runner: TrialRunner, composition: Composition) -> Costs | None:
+        wanted: list[Constraint | Objective] = [*self.sweep.constraints]
+        wanted += [objective for objective in self.sweep.objective if objective.cost is not None]
+        if not wanted:
+            return None
+        model = runner.experiment.model(composition, 0).to(self.device)
+        ks = sorted({item.k for item in wanted if item.k is not None})
+        return Costs({"": model} | self.references, runner.features(model), ks, self.device)
+
+    def _score_chosen(self) -> None:
+        """The test split for the best trial, as `run` scores it; by the worker that has its folder."""
+        summary = self.study.summary()
+        if len(summary.directions) > 1 or not summary.best:
+            return
+        best = summary.best[0]
+        suite = self.found.suite(best.values, f"{self.sweep.sweep}-{best.number}")
+        experiment = Experiment(suite, encoders=self.encoders)
+        runner = TrialRunner(experiment, self.root, self.device, like=self.runner, tell=_nobody)
+        job = experiment.jobs[0]
+        if runner.state(job) not in ("to evaluate", "done"):
+            self._say(
+                f"trial {best.number} was trained on {best.notes.get('worker')}: give the command there to score it"
+            )
+            return
+        with Display(self.console, 1) as display:
+            outcome: Outcome = runner.test(job, display)
+        if outcome.scores is None:
+            log.warning("the chosen trial could not be scored on the test split: %s", outcome.failure)
+            return
+        primary = suite.report.primary
+        metric = self.sweep.objective[0].metric or primary.metric
+        ks = sorted({primary.k, *(k for k in suite.eval.k if k == self.sweep.objective[0].k)})
+        scores = {f"{metric}@{k}": outcome.scores["scores"][f"{metric}@{k}"] for k in ks}
+        self.study.note("test", scores)
+        self.tracker.log_series(self.parent, [(0, {f"test/{name}": value for name, value in scores.items()})])
+
+
+def _nobody(number: int, predictions: Predictions) -> None:
+    """Nobody listens."""
+
+
+def _common(experiment: Experiment, space: Mapping[str, Any]) -> dict[str, Any]:
+    """What all trials of a study have in common: everything that training and judging depend on but the space."""
+    judged = {key: value for key, value in experiment.judge.identity.items() if key != "k"}
+    return {"train": dict(experiment.jobs[0].train_identity), "judge": judged, "space": sorted(space)}
+
+
+def _judge(claim: Claim, worker: Worker, number: int, predictions: Predictions) -> None:
+    """Reports a validation to the pruner; raises Pruned where it gives the trial up."""
+    use, metric = worker.sweep.pruner.use, worker.sweep.objective[0].metric
+    assert worker.runner is not None
+    if use == "none" or metric is None:
+        return
+    if use == "wilcoxon":
+        errors = worker.runner.per_image(predictions, metric)
+        for image, error in enumerate(errors):
+            claim.report((number - 1) * len(errors) + image, error)
+    else:
+        claim.report(number, worker.runner.reported(predictions, metric))
+    if number < worker.validations and claim.should_prune():
+        raise Pruned
+
+
+def _cost(costs: Costs | None, constraint: Constraint) -> float:
+    assert costs is not None
+    if constraint.relative_to is not None:
+        return costs.ratio("", constraint.relative_to.use, constraint.cost, constraint.k)
+    return costs.of("", constraint.cost, constraint.k)
+
+
+def _objective(runner: TrialRunner, job: plan.Job, objective: Objective, costs: Costs | None) -> float:
+    if objective.cost is not None:
+        assert costs is not None
+        return costs.of("", objective.cost, objective.k)
+    assert objective.metric is not None
+    return runner.validation(job, objective.k or VALIDATION_QUERIES)[objective.metric]
+
+
+def _in_suite(dump: Mapping[str, Any], path: str) -> Any:
+    """The value that a suite gives to a path of a space."""
+    value: Any = dump
+    for key in keys_of(path):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value["use"] if isinstance(value, Mapping) and set(value) == {"use"} else value

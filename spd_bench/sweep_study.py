@@ -1,0 +1,465 @@
+"""The only file that imports Optuna: a study in a database, and trials that no dying worker can lose.
+
+Workers share nothing but the database. A worker claims a trial under a lock of the whole study, so that `trials` is a
+total that is never exceeded; a claimed trial beats as long as its worker lives, and one that has stopped beating is
+queued again with the same values by the next worker that claims anything. A trial that was so repeated stays in the
+database as failed and is not counted.
+"""
+
+import os
+import platform
+import re
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from spd_bench import files
+from spd_bench.errors import ConfigError, ResourceError, did_you_mean
+from spd_bench.report.sweep_tables import REFUSED, SweepSummary, TrialRow
+from spd_bench.sweep_file import Dimension, Sweep, label
+
+HEARTBEAT_S = 15
+"""How often a running trial says that its worker lives."""
+GRACE_S = 120
+"""Without a sign for this long, its worker counts as dead."""
+MOST_DEATHS = 3
+"""A trial whose worker died this often has failed: it may be what killed them."""
+CONNECT_S = 5
+DATABASE = "sweeps.db"
+HASH_LENGTH = 8
+
+
+def default_url(root: Path) -> str:
+    """The database of a run root."""
+    return f"sqlite:///{(root.absolute() / DATABASE).as_posix()}"
+
+
+class Taken(BaseException):
+    """This trial was given to another worker, because this one gave no sign of life; like Ctrl-C, it ends the work."""
+
+
+class Database:
+    """Where studies lie: SQLite below a run root, or PostgreSQL for workers on many machines."""
+
+    def __init__(self, url: str, root: Path) -> None:
+        """Raises ConfigError, soon, for a database that cannot be reached."""
+        self.url = url
+        self.shown = re.sub(r"//[^/\s]*@", "//…@", url)
+        if url.startswith("sqlite:///"):
+            self._file_lock = root.absolute() / ".sweeps.lock"
+            files.make_folder(root)
+        elif not re.match(r"postgres(ql)?(\+\w+)?://", url):
+            hint = f"{default_url(Path('runs'))} or postgresql://user@host/database"
+            raise ConfigError("expected a SQLite or PostgreSQL address", where=f"--storage {self.shown}", hint=hint)
+        self._quieten()
+        with self._reaching():
+            self._engine = self._connected()
+            with self.lock():  # two processes cannot create one database
+                self.storage = self._opened()
+
+    @staticmethod
+    def _quieten() -> None:
+        """Optuna's lines about every trial are ours; what it calls experimental is tested here."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        import optuna
+        import sqlalchemy.exc
+
+        try:
+            yield
+        except ImportError as error:
+            hint = "pip install 'spd-bench[postgres]'"
+            raise ConfigError(f"its driver is not installed ({error})", where=self.shown, hint=hint) from error
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+            told = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+            raise ConfigError(
+                f"this database cannot be used: {told}",
+                where=f"--storage {self.shown}",
+                hint="is it running, and yours?",
+            ) from error
+
+    def _connected(self) -> Any:
+        """For PostgreSQL, connections for locks."""
+        import sqlalchemy
+
+        if self.url.startswith("sqlite"):
+            return None
+        engine = sqlalchemy.create_engine(_with_driver(self.url), connect_args={"connect_timeout": CONNECT_S})
+        engine.connect().close()
+        return engine
+
+    def _opened(self) -> Any:
+        import optuna
+
+        patience = {"timeout": 60} if self._engine is None else {"connect_timeout": CONNECT_S}
+        return optuna.storages.RDBStorage(
+            _with_driver(self.url),
+            engine_kwargs={"connect_args": patience, "pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+        )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time, wherever it runs; the lock ends with its holder."""
+        if self._engine is None:
+            from filelock import FileLock
+
+            with FileLock(self._file_lock):
+                yield
+        else:
+            import sqlalchemy
+
+            with self._engine.begin() as connection:  # the lock ends with the transaction
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('spd-bench sweeps'))"))
+                yield
+
+    def names(self) -> list[str]:
+        """Studies, oldest first."""
+        import optuna
+
+        return [str(name) for name in optuna.get_all_study_names(self.storage)]
+
+    def find(self, name: str | None) -> list[str]:
+        """Studies of that name, or of the sweep of that name, the latest first; ConfigError if there is none."""
+        known = self.names()[::-1]
+        found = [study for study in known if name is None or study == name or sweep_of(study) == name]
+        if not found:
+            hint = did_you_mean(str(name), {*known, *map(sweep_of, known)})
+            raise ConfigError(f'no sweep "{name or ""}" has been run', where=self.shown, hint=hint)
+        return found
+
+
+def _with_driver(url: str) -> str:
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+
+
+def sweep_of(study: str) -> str:
+    """Name of the sweep that a study is of."""
+    return study.rpartition("-")[0]
+
+
+def study_name(sweep: Sweep, identity: Mapping[str, Any]) -> str:
+    """A sweep's name, and what its trials have in common: another space, suite or objective is another study."""
+    said = sweep.model_dump(mode="json", by_alias=True, include={"space", "objective", "constraints"})
+    return f"{sweep.sweep}-{files.sha256([said, identity])[:HASH_LENGTH]}"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing is left to claim while trials of other workers run."""
+
+    running: int
+
+
+class Study:
+    """One sweep's trials in a database."""
+
+    def __init__(self, database: Database, name: str, sweep: Sweep, about: Mapping[str, Any] | None = None) -> None:
+        """Opens a study, or with `about` (kept beside it) creates it where there is none."""
+        import optuna
+
+        self.database, self.name, self.sweep = database, name, sweep
+        self.directions = {objective.name: _less_is_better(objective.metric) for objective in sweep.objective}
+        if about is None:
+            self._study = optuna.load_study(study_name=name, storage=database.storage)
+            return
+        with database.lock():
+            directions = ["minimize" if less else "maximize" for less in self.directions.values()]
+            self._study = optuna.create_study(
+                study_name=name, storage=database.storage, directions=directions, load_if_exists=True
+            )
+            if "about" not in self._study.user_attrs:
+                self._study.set_user_attr("about", dict(about))
+
+    @classmethod
+    def load(cls, database: Database, name: str) -> "Study":
+        """A study by its full name, as it was noted when it began."""
+        import optuna
+
+        noted = optuna.load_study(study_name=name, storage=database.storage).user_attrs["about"]
+        return cls(database, name, Sweep.model_validate(noted["sweep"], strict=False))
+
+    def note(self, key: str, value: Any) -> None:
+        """Keeps something about the whole study."""
+        self._study.set_user_attr(key, value)
+
+    def noted(self, key: str) -> Any:
+        """What was kept; None if nothing was."""
+        return self._study.user_attrs.get(key)
+
+    def claim(self, *, validations: int) -> "Claim | Waiting | None":
+        """The next trial, for this process alone; None when all are finished. validations: of each training."""
+        with self.database.lock():
+            self._queue_lost()
+            trials = self._trials()
+            open_ = [t for t in trials if t.state.name == "WAITING"]
+            if not open_ and len(trials) >= self.sweep.total:
+                running = sum(t.state.name == "RUNNING" for t in trials)
+                return Waiting(running) if running else None
+            if not open_ and self.sweep.sampler.use == "grid":
+                self._queue_next_of_grid(trials)
+            self._study.sampler = self._sampler(len(self._study.get_trials(deepcopy=False)))
+            self._study.pruner = self._pruner(validations)
+            trial = self._study.ask(
+                {path: _distribution(dimension) for path, dimension in self.sweep.space.items()},
+            )
+            self.database.storage.record_heartbeat(trial._trial_id)
+            trial.set_user_attr("worker", f"{platform.node()}:{os.getpid()}")  # last: it says that the trial beats
+        return Claim(self, trial)
+
+    def _queue_lost(self) -> None:
+        """Queues again, once each, the trials that their workers left unfinished. Only under the lock."""
+        import optuna
+        from optuna.trial import TrialState
+
+        optuna.storages.fail_stale_trials(self._study)
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "worker" not in trial.user_attrs:  # its worker died while it claimed this
+                self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        for trial in self._trials():
+            if trial.state == TrialState.FAIL and self._failure(trial) is None:
+                self._study.add_trial(
+                    optuna.create_trial(
+                        state=TrialState.WAITING,
+                        params=trial.params,
+                        distributions=trial.distributions,
+                        intermediate_values=trial.intermediate_values,
+                        user_attrs={key: trial.user_attrs[key] for key in ("grid",) if key in trial.user_attrs},
+                        system_attrs={
+                            "failed_trial": (_history(trial) or [trial.number])[0],
+                            "retry_history": [*_history(trial), trial.number],
+                            **{key: v for key, v in trial.system_attrs.items() if key == "fixed_params"},
+                        },
+                    )
+                )
+
+    def _failure(self, trial: Any) -> str | None:
+        """Why a failed trial is not to be repeated; None if it is."""
+        if "failure" in trial.user_attrs:
+            return str(trial.user_attrs["failure"])
+        every = self._study.get_trials(deepcopy=False)
+        deaths = [number for number in [*_history(trial), trial.number] if "left" not in every[number].user_attrs]
+        return f"its workers died {len(deaths)} times" if len(deaths) >= MOST_DEATHS else None
+
+    def _queue_next_of_grid(self, trials: Sequence[Any]) -> None:
+        done = {trial.user_attrs.get("grid") for trial in trials}
+        index, point = next((i, point) for i, point in enumerate(self.sweep.grid()) if i not in done)
+        self._study.enqueue_trial(point, user_attrs={"grid": index})
+
+    def _trials(self) -> list[Any]:
+        """All but those that were repeated."""
+        trials = self._study.get_trials(deepcopy=False)
+        repeated = {number for trial in trials for number in _history(trial)}
+        return [trial for trial in trials if trial.number not in repeated]
+
+    def _sampler(self, number: int) -> Any:
+        """The sampler, seeded for one trial: what it proposes depends on the trials before, not on the worker."""
+        from optuna import samplers
+
+        how = self.sweep.sampler
+        seed = int(files.sha256([how.seed, number])[:8], 16)
+        if how.use == "tpe":
+            return samplers.TPESampler(multivariate=True, n_startup_trials=how.startup, seed=seed)
+        if how.use == "gp":
+            return samplers.GPSampler(n_startup_trials=how.startup, seed=seed)
+        return samplers.RandomSampler(seed=seed)
+
+    def _pruner(self, validations: int) -> Any:
+        from optuna import pruners
+
+        if self.sweep.pruner.use == "hyperband":
+            return pruners.HyperbandPruner(min_resource=1, max_resource=validations)
+        if self.sweep.pruner.use == "median":
+            return pruners.MedianPruner(n_warmup_steps=1)
+        return pruners.WilcoxonPruner() if self.sweep.pruner.use == "wilcoxon" else pruners.NopPruner()
+
+    def summary(self) -> SweepSummary:
+        """Everything that is known of the study."""
+        rows = {trial.number: self._row(trial) for trial in self._trials()}
+        about = dict(self.noted("about")) | {"test": self.noted("test")}
+        others = [name for name in self.database.names() if sweep_of(name) == sweep_of(self.name) and name != self.name]
+        return SweepSummary(
+            study=self.name,
+            about=about,
+            directions=self.directions,
+            total=self.noted("total") or self.sweep.total,
+            trials=list(rows.values()),
+            best=[rows[number] for number in self._best()],
+            importances=self._importances(),
+            others=others,
+        )
+
+    def _best(self) -> list[int]:
+        """The number of the best trial that keeps the constraints, or those of the front."""
+        if len(self.directions) > 1:
+            return sorted(trial.number for trial in self._study.best_trials)
+        try:
+            return [self._study.best_trial.number]
+        except ValueError:  # none is complete
+            return []
+
+    def _importances(self) -> dict[str, float]:
+        import optuna
+
+        complete = [t for t in self._trials() if t.state.name == "COMPLETE"]
+        if len(self.directions) > 1 or len(self.sweep.space) < 2 or len({t.value for t in complete}) < 2:
+            return {}
+        return {str(k): float(v) for k, v in optuna.importance.get_param_importances(self._study).items()}
+
+    def _row(self, trial: Any) -> TrialRow:
+        state = str(trial.state.name).lower().replace("fail", "failed")
+        notes = dict(trial.user_attrs)
+        if state == "failed":
+            notes["failure"] = self._failure(trial) or "its worker died; it will be repeated"
+        names = list(self.directions)
+        complete = state == "complete" and trial.values is not None
+        return TrialRow(
+            number=trial.number,
+            state=REFUSED if notes.get("refused") else state,
+            values={path: trial.params.get(path) for path in self.sweep.space},
+            objectives=dict(zip(names, trial.values, strict=True)) if complete else {},
+            constraints=dict(notes.get("costs", {})),
+            seconds=trial.duration.total_seconds() if trial.duration is not None else None,
+            notes=notes,
+        )
+
+
+def _history(trial: Any) -> list[int]:
+    """Numbers of the trials that this one repeats."""
+    import optuna
+
+    return list(optuna.storages.RetryHeartbeatStaleTrialCallback.retry_history(trial))
+
+
+def _less_is_better(metric: str | None) -> bool:
+    from spd_bench import registry
+
+    return True if metric is None else bool(registry.load("metric", metric).lower_is_better)
+
+
+def _distribution(dimension: Dimension) -> Any:
+    from optuna import distributions
+
+    if dimension.choice is not None:
+        return distributions.CategoricalDistribution([label(value) for value in dimension.choice])
+    low, high = dimension.range
+    if dimension.int_ is not None:
+        return distributions.IntDistribution(int(low), int(high), log=dimension.log, step=int(dimension.step or 1))
+    return distributions.FloatDistribution(low, high, log=dimension.log, step=dimension.step)
+
+
+class Claim:
+    """A trial that this process works at; inside `with`, it beats.
+
+    It ends by `finish`, `refuse`, `prune` or `fail`. An exception that is none of the trial's own, such as Ctrl-C,
+    leaves it to whoever comes next.
+    """
+
+    def __init__(self, study: Study, trial: Any) -> None:
+        self.study = study
+        self.number: int = trial.number
+        self.values: dict[str, Any] = dict(trial.params)
+        self._trial = trial
+        self._reported = set(study._study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"trial {trial.number}", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Starts beating."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stops beating; leaves an unfinished trial to others."""
+        self._over.set()
+        self._thread.join()
+        if error is not None and not isinstance(error, Taken):
+            with suppress(Exception, Taken):  # it may be the database that failed
+                self.note("left", True)
+                self._tell(state="FAIL")
+
+    def _beat(self) -> None:
+        import logging
+
+        while not self._over.wait(HEARTBEAT_S):
+            try:
+                self.study.database.storage.record_heartbeat(self._trial._trial_id)
+            except Exception as error:  # the database may be back before the next beat
+                logging.getLogger("spd_bench").warning("trial %d: no sign of life given: %s", self.number, error)
+
+    def note(self, key: str, value: Any) -> None:
+        """Keeps something about the trial."""
+        with self._mine():
+            self._trial.set_user_attr(key, value)
+
+    def report(self, step: int, value: float) -> None:
+        """An intermediate value, for pruning; what was reported before is passed over."""
+        if step not in self._reported:
+            with self._mine():
+                self._trial.report(value, step)
+
+    def should_prune(self) -> bool:
+        """Whether the pruner gives this trial up."""
+        return bool(self._trial.should_prune())
+
+    def keep(self, costs: Mapping[str, float], excess: Mapping[str, float]) -> None:
+        """The constrained costs, and by how much each is over its bound (negative where it is not)."""
+        self.note("costs", dict(costs))
+        for name, value in excess.items():
+            self._trial.set_constraint(name, value)
+
+    def finish(self, values: Sequence[float]) -> None:
+        """The trial is complete."""
+        self._tell(values=list(values))
+
+    def prune(self) -> None:
+        """The trial was given up."""
+        self._tell(state="PRUNED")
+
+    def fail(self, why: str) -> None:
+        """The trial cannot be trained; it is not repeated."""
+        self.note("failure", why)
+        self._tell(state="FAIL")
+
+    def _tell(self, *, values: list[float] | None = None, state: str | None = None) -> None:
+        from optuna.trial import TrialState
+
+        told = TrialState[state] if state is not None else None
+        self.study._study.tell(self._trial, values=values, state=told, skip_if_finished=True)
+
+    @contextmanager
+    def _mine(self) -> Iterator[None]:
+        import optuna
+
+        try:
+            yield
+        except optuna.exceptions.UpdateFinishedTrialError:
+            raise Taken from None
+
+
+@contextmanager
+def database_lost(shown: str) -> Iterator[None]:
+    """A database that fails in the middle of a sweep, as one ResourceError."""
+    import optuna
+    import sqlalchemy.exc
+
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        told = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+        hint = "trainings are kept; the same command goes on once it is back"
+        raise ResourceError(f"the sweep's database failed: {told}", where=shown, hint=hint) from error

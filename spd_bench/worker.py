@@ -1,0 +1,88 @@
+"""The process that does a supervisor's work (`spd_bench.supervise`): it may end in any way without harm to others.
+
+It reads one line of JSON from its standard input: what to call, with what, and where to say how it ended. Standard
+input then stays open for as long as the supervisor lives, and this process ends when it closes.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from spd_bench.errors import SpdError, Stopped, shortage
+from spd_bench.watch import Watch
+
+CRUMB, ENDED, FAULT = "crumb", "ended.json", "fault.txt"
+"""Files of the folder that a worker shares with its supervisor: where it stands, how it ended, and its last frames."""
+PR_SET_PDEATHSIG = 1
+ORPHANED = 137
+
+
+def main() -> None:
+    """Does the work and says how it ended. A process that ends without saying so has died."""
+    order = json.loads(sys.stdin.buffer.readline())
+    folder = Path(order["folder"])
+    watch = Watch(folder / CRUMB, **order["watch"])
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, frame: watch.stop(signal.Signals(number).name))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor passes it on
+    _end_with(order["supervisor"])
+    fault = (folder / FAULT).open("w")
+    faulthandler.enable(fault, all_threads=False)
+    if hasattr(signal, "SIGUSR2"):
+        faulthandler.register(signal.SIGUSR2, fault, all_threads=False)
+    ended = _ended(order["call"], order["arguments"], watch)
+    beside = folder / f"{ENDED}.tmp"
+    beside.write_text(json.dumps(ended), encoding="utf-8")
+    beside.replace(folder / ENDED)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)  # nothing that a plugin or a library left behind is waited for
+
+
+def _ended(call: str, arguments: dict[str, Any], watch: Watch) -> dict[str, Any]:
+    """What the call returns, or how it failed, as JSON."""
+    module, _, name = call.partition(":")
+    try:
+        return {"returned": getattr(importlib.import_module(module), name)(arguments, watch)}
+    except Stopped as stopped:
+        return {"stopped": stopped.reason}
+    except SpdError as error:
+        return {"error": _plain(error)}
+    except Exception as error:
+        if short := shortage(error):
+            return {"error": _plain(short)}
+        return {"bug": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+
+
+def _plain(error: SpdError) -> dict[str, Any]:
+    return {"message": error.message, "where": error.where, "hint": error.hint, "exit_code": error.exit_code}
+
+
+def _end_with(supervisor: int) -> None:
+    """This process ends as soon as its supervisor does, even while it is stuck in C."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:  # it was gone before
+            os._exit(ORPHANED)
+    threading.Thread(target=_await_end_of_input, daemon=True).start()
+
+
+def _await_end_of_input() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(ORPHANED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""Every kind of file that stays below a run root, damaged in every way: made again, or refused in one line; never used.
+
+A finished suite is copied, one file damaged, and then a table is made of it and the suite run again. Whatever either
+says, it is the numbers of the undamaged one or an error of ours with a place and a hint.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spd_bench import costs, disk, files, packing, plan, session
+from spd_bench.data.packed import PackedFrames
+from spd_bench.errors import SpdError
+from spd_bench.report import figures
+from spd_bench.report.collect import collect, curves
+from spd_bench.report.verdicts import judged
+
+SUITE = """
+suite: tiny
+base:
+  name: small
+  encoder: patch_descriptors
+  neck: last_layer
+  b1: local_tokens
+  b2: {{use: local_cross_attention, layers: 1}}
+  b3: skip
+  routing: none
+  b4: skip
+  b5: mean_tokens
+  depth_head: calibrated_inverse
+data:
+  dataset: {{use: rgbd_folder, root: {root}}}
+  image_size: [28, 28]
+  augment: {{enabled: false}}
+  cache: disk
+train: {{steps: 1, batch_size: 2, queries: 4, lr: 1e-3, precision: fp32, validations: 1}}
+eval: {{protocol: full_frame, k: [1, 8], k1_draws: 2}}
+seeds: [0]
+baselines: [constant]
+report: {{primary: {{metric: absrel, k: 8}}}}
+"""
+FILES = {
+    "run.json": "trained/small-*/run.json",
+    "checkpoint": "trained/small-*/checkpoint.pt",
+    "done.json": "trained/small-*/done.json",
+    "scores.json": "trained/small-*/eval-*/scores.json",
+    "predictions": "trained/small-*/eval-*/predictions.h5",
+    "mlflow.json": "trained/small-*/mlflow.json",
+    "shard": "features/*/test-00000.h5",
+    "features' record": "features/*/about.json",
+    "checked": "checked/*.json",
+    "suite's record": "suites/tiny.json",
+    "report": "reports/tiny.html",
+    "holder": ".tiny.holder.json",
+}
+"""Each kind of file, and where one of them lies below a run root."""
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def cut(share: float) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        os.truncate(path, int(path.stat().st_size * share))
+
+    return damage
+
+
+def flipped(path: Path) -> None:
+    """One bit, in the middle of what the file holds."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0b100
+    path.write_bytes(content)
+
+
+def zeroed(path: Path) -> None:
+    """A block of a disk."""
+    content = path.read_bytes()
+    start = max(0, len(content) // 2 - 2048)
+    lost = min(4096, len(content) - start)
+    path.write_bytes(content[:start] + bytes(lost) + content[start + lost :])
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def unreadable(path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    path.chmod(0)
+
+
+def newer(path: Path) -> None:
+    """As a version to come might write it."""
+    if path.suffix == ".json":
+        content = json.loads(path.read_bytes())
+        content[files.SEAL] = {"version": files.RECORD_VERSION + 1, "digest": "of another kind"}
+        path.write_text(json.dumps(content), encoding="utf-8")
+    elif path.suffix == ".pt":
+        state = torch.load(path, weights_only=True)
+        state["format"] = 99
+        torch.save(state, path)
+    else:
+        content = bytearray(path.read_bytes())
+        path.write_bytes(b"spd-bench of another time".ljust(disk.SEAL_BYTES, b"\0") + content[disk.SEAL_BYTES :])
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "missing": missing,
+    "empty": empty,
+    "cut early": cut(0.05),
+    "cut in the middle": cut(0.5),
+    "cut late": cut(0.99),
+    "one bit": flipped,
+    "4 KiB zeroed": zeroed,
+    "a folder": folder,
+    "dangling link": dangling,
+    "unreadable": unreadable,
+    "newer": newer,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """MLflow and costs have tests of their own; here they would only take their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.Tracker, "_guarded", lambda self, act: "recorded")
+        patch.setattr(plan.Experiment, "_check_models", lambda self, *args: None)
+        patch.setattr(costs, "TIMED_IMAGES", 1)
+        patch.setattr(costs, "macs", lambda call: 0.0)
+        patch.setattr(costs, "peak_memory", lambda call, device: 0)
+        patch.setattr(figures, "draw", lambda fill: "<svg></svg>")
+        yield
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("frames")
+    rng = np.random.default_rng(0)
+    for kind in ("rgb", "depth"):
+        (root / kind).mkdir()
+    for i in range(15):
+        depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)) * rng.uniform(0.7, 1.3)
+        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
+        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(root / "rgb" / f"{i:03d}.png")
+        Image.fromarray(depth_mm.astype(np.uint16)).save(root / "depth" / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, frames: Path) -> Path:
+    """A folder with a suite and its finished runs, among them the side file of a process that was killed."""
+    home = tmp_path_factory.mktemp("finished")
+    (home / "tiny.yaml").write_text(SUITE.format(root=frames), encoding="utf-8")
+    run(home)
+    holder = {"pid": 1, "host": "elsewhere", "boot": "", "started": "2026-01-01T00:00:00Z", "command": "spd-bench run"}
+    files.write_record(home / "runs" / FILES["holder"], holder)
+    return home
+
+
+@pytest.fixture
+def home(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "home"))
+
+
+class Failed(Exception):
+    """The suite went to its end, and runs of it failed: why."""
+
+
+def run(home: Path) -> None:
+    done = session.run_suite(
+        str(home / "tiny.yaml"), profile=None, sets=(), data=None, root=home / "runs", device="cpu"
+    )
+    if done.failed:
+        rows = files.read_record(home / "runs" / "suites" / "tiny.json")["rows"]
+        raise Failed("; ".join(row["failure"] for row in rows if row["failure"]))
+
+
+def numbers(root: Path) -> dict[str, Any]:
+    """What a table, its verdicts and its curves say."""
+    comparison = collect(root, "tiny")
+    told = judged(root, "tiny")
+    return {
+        "rows": [(row.name, row.values, row.trainable_parameters, row.failure) for row in comparison.rows],
+        "images": comparison.images,
+        "verdicts": sorted(told.others) if told else [],
+        "curves": curves(root, "tiny"),
+    }
+
+
+def refusal(act: Callable[[], object]) -> str:
+    """The one line of an error of ours; "" where there is none. Anything else is a traceback, and passes through."""
+    told: SpdError | Failed
+    try:
+        act()
+    except (SpdError, Failed) as error:
+        told = error
+    else:
+        return ""
+    if isinstance(told, Failed):
+        assert str(told).startswith("/")  # the file's path; an unforeseen exception begins with its name
+    else:
+        assert told.where or "/runs" in told.message
+        assert told.hint
+        assert "\n" not in told.message
+    return str(told)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60, method="thread")
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("what", FILES)
+def test_damage_is_mended_or_refused(home: Path, finished: Path, what: str, how: str) -> None:
+    root = home / "runs"
+    (path,) = root.glob(FILES[what])
+    expected = numbers(finished / "runs")
+    DAMAGES[how](path)
+    if not refusal(lambda: numbers(root)):
+        assert numbers(root) == expected
+    told = refusal(lambda: run(home))
+    if not told:
+        assert numbers(root) == expected
+    if (what, how) in MENDED:
+        assert told == ""
+
+
+RECORDS = ("run.json", "done.json", "scores.json", "mlflow.json", "checked", "suite's record")
+MENDED = {
+    (what, how)
+    for what in (*RECORDS, "predictions", "features' record", "report")
+    for how in ("missing", "empty", "cut early", "cut in the middle", "cut late", "one bit", "4 KiB zeroed")
+}
+"""What is made again without a question: everything but a checkpoint, which hours of work may hang on."""
+
+
+@pytest.mark.parametrize("how", [how for how in DAMAGES if how != "missing"])
+def test_a_checkpoint_that_training_would_go_on_from(home: Path, how: str) -> None:
+    (path,) = (home / "runs").glob(FILES["checkpoint"])
+    path.with_name("done.json").unlink()
+    shutil.rmtree(next(path.parent.glob("eval-*")))
+    DAMAGES[how](path)
+    told = refusal(lambda: run(home))
+    assert how == "dangling link" or "checkpoint.pt" in told
+
+
+def test_a_shard_is_built_again_by_who_reads_it(home: Path, finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = home / "runs"
+    for how in ("missing", "empty", "cut in the middle", "one bit", "4 KiB zeroed", "newer"):
+        (path,) = (finished / "runs").glob(FILES["shard"])
+        there = root / path.relative_to(finished / "runs")
+        shutil.copy(path, there)
+        DAMAGES[how](there)
+        shutil.rmtree(next(root.glob("trained/small-*/eval-*")))
+        with caplog.at_level(logging.WARNING):
+            run(home)
+        assert files.digest_of(there) == files.digest_of(path)
+        assert numbers(root) == numbers(finished / "runs")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_pack_and_its_parts(frames: Path, tmp_path: Path, how: str) -> None:
+    """The packed file, and the record of a pack that was stopped."""
+    output = tmp_path / "a.h5"
+
+    def pack() -> None:
+        packing.pack(frames, output, dataset=None, options={}, workers=1, on_frame=lambda done, total: None)
+
+    pack()
+    whole = files.digest_of(output)
+    DAMAGES[how](output)
+
+    def read() -> None:
+        data = PackedFrames(PackedFrames.Config(root=str(output)))
+        for split in ("train", "val", "test"):
+            for frame in data.frames(split):
+                data.read_verified(frame)
+
+    # `pack` looks at the tables of a pack that is there; a damaged frame is refused by who reads it
+    if not refusal(pack) and not refusal(read):
+        assert files.digest_of(output) == whole
+    parts = tmp_path / "b.h5.parts"
+    parts.mkdir()
+    files.write_record(parts / packing.RECORD, {"identity": {}, "height": 24, "width": 32, "frame_bytes": 3000})
+    DAMAGES[how](parts / packing.RECORD)
+    output = tmp_path / "b.h5"
+    if not refusal(pack):
+        assert files.digest_of(output) == whole

@@ -1,0 +1,504 @@
+"""Fused forms compute what their stock forms do, run only where they may, and are named where they do not.
+
+In float64 the two agree to 1e-12, in float32 to 1e-5 of the largest value. Wrong twins must fail the comparison.
+"""
+
+import ctypes
+import math
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spd_bench import fused
+from spd_bench.api import Block, Dims, Features, Pyramid, QueryState, Scene
+from spd_bench.geometry import Table
+from spd_components.b1_centre_token import CentreToken
+from spd_components.b1_l1_only import L1Only
+from spd_components.b1_local_tokens import LocalTokens
+from spd_components.b1_no_learned_offsets import NoLearnedOffsets
+from spd_components.b1_ring_3x3 import Ring3x3
+from spd_components.b2_local_cross_attention import LocalCrossAttention
+from spd_components.b3_global_cross_attention import GlobalCrossAttention
+from spd_components.b4_deformable_read import DeformableRead
+from spd_components.b4_fixed_offsets import FixedOffsets
+from spd_components.b4_nearest_read import NearestRead
+from spd_components.b5_fused_cross_attention import FusedCrossAttention
+from spd_components.layers import TokenAttentionLayer
+from spd_components.neck_pyramid import PyramidNeck
+from spd_components.routing_topk_attention import TopKAttention
+
+TYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+WITHIN = {torch.float64: 1e-12, torch.float32: 1e-5}
+GRID = (9, 11)  # odd, not square: L4 covers less than the image on both axes
+BORDERS = [[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0], [0, 0.5], [1, 0.3], [0.999, 0.999], [1e-4, 0.7], [0.5, 0.5]]
+NAN = float("nan")
+built = pytest.mark.skipif(fused._loaded()[0] is None, reason=fused.description())
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def furthest(found: Tensor, expected: Tensor) -> float:
+    """Largest difference, relative to the largest value; NaN must meet NaN."""
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert torch.equal(found.isnan(), expected.isnan())
+    largest = expected.nan_to_num().abs().max().clamp_min(1e-30)
+    return float((found - expected).nan_to_num().abs().max() / largest)
+
+
+def both(call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """What a call gives in its fused and in its stock form."""
+    found = call()
+    with fused.stock():
+        return found, call()
+
+
+# --- primitives -----------------------------------------------------------------------------------------------------
+
+
+@built
+@TYPES
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 5, 768)])
+def test_gelu(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = 4 * random(*shape, dtype=dtype)
+    x.view(-1)[:7] = torch.tensor([-0.5, 20, -20, 5.3, -5.3, 0, NAN])[: x.numel()]
+    kept = x.clone()
+    found = fused.gelu(x)
+    assert found is x
+    assert furthest(found, F.gelu(kept)) < WITHIN[dtype]
+
+
+@built
+@TYPES
+def test_gelu_over_its_range(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.linspace(-9, 9, 20_001, dtype=dtype), torch.tensor([1e4, -1e4, 1e30, -1e30], dtype=dtype)])
+    exact = F.gelu(x.double())
+    error = (fused.gelu(x.clone()[None])[0].double() - exact).abs() / exact.abs().clamp_min(1)
+    assert float(error.max()) < (1e-15 if dtype == torch.float64 else 6e-7)
+
+
+@built
+@TYPES
+def test_standardise(dtype: torch.dtype) -> None:
+    x = 3 + random(2, 3, 5, 192, dtype=dtype)
+    x[0, 0, 0] = 7.0  # variance 0: what is left is eps
+    x[1, 2, 4, 100] = NAN
+    found, expected = both(lambda: fused.standardise(x, random(192, dtype=dtype, seed=1)))
+    assert furthest(found, expected) < WITHIN[dtype]
+    found, expected = both(lambda: fused.standardise(x))
+    assert furthest(found, expected) < WITHIN[dtype]
+    assert found[1, 2, 4].isnan().all()
+    assert found.isnan().sum() == 192
+
+
+@built
+@TYPES
+@pytest.mark.parametrize("r", [1, 8, 20])
+def test_largest(dtype: torch.dtype, r: int) -> None:
+    weight = random(2, 50, 20, dtype=dtype).abs().mul(4).round()  # many ties
+    weight[0, 0, 3] = NAN
+    weight[0, 1] = NAN
+    weight[0, 2] = torch.tensor([0.0, -0.0] * 10)
+    weight[0, 3, :4] = torch.tensor([float("-inf"), float("inf"), -1.0, -2.0])
+    expected = torch.sort(weight, dim=-1, descending=True, stable=True).indices[..., :r]
+    assert torch.equal(fused.largest(weight, r), expected)
+
+
+@built
+@TYPES
+@pytest.mark.parametrize("channels", [1, 3, 16, 20, 64, 192])
+@pytest.mark.parametrize("side", [1, 3, 5, 7])
+def test_neighbourhoods(dtype: torch.dtype, channels: int, side: int) -> None:
+    """Channels and sides that no kernel is compiled for take the stock form."""
+    table = Table.of(random(2, *GRID, channels, dtype=dtype), extent=(1.0, 0.9), pad=5)
+    xy = torch.rand(2, 33, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    xy[:, : len(BORDERS)] = torch.tensor(BORDERS)
+    xy[1, 20, 0] = NAN
+    found, expected = both(lambda: table.read_neighbourhood(table.xy_lvl(xy), side))
+    assert furthest(found, expected) < WITHIN[dtype]
+    assert found[1, 20].isnan().all()
+    far = 40 * (xy - 0.5)
+    found, expected = both(lambda: table.read(far))
+    assert furthest(found, expected) < WITHIN[dtype]
+
+
+@built
+@TYPES
+@pytest.mark.parametrize("parts", [(1,), (91,), (91, 32), (4, 1, 12)])
+def test_attend(dtype: torch.dtype, parts: tuple[int, ...]) -> None:
+    query = 3 * random(6, 7, 192, dtype=dtype)
+    tokens = [random(7, count, 192, dtype=dtype, seed=i) for i, count in enumerate(parts)]
+    query[0, 1] *= 1e4  # one token takes all
+    tokens[0][2, 0, 5] = NAN
+    joined = torch.cat(tokens, dim=1)
+    alpha = torch.einsum("nqd,qtd->nqt", query / 32**0.5, joined).softmax(-1)
+    expected = torch.einsum("nqt,qtd->nqd", alpha, joined)
+    found = fused.attend(query, tokens)
+    assert furthest(found, expected) < 20 * WITHIN[dtype]  # scores of thousands are rounded before the exponential
+    assert found[:, 2].isnan().all()
+    assert found[:, 3].isfinite().all()
+
+
+# --- blocks ---------------------------------------------------------------------------------------------------------
+
+V13: dict[str, type[Block]] = {
+    "b1": LocalTokens,
+    "b2": LocalCrossAttention,
+    "b3": GlobalCrossAttention,
+    "routing": TopKAttention,
+    "b4": DeformableRead,
+    "b5": FusedCrossAttention,
+}
+VARIANTS: dict[str, tuple[str, type[Block], dict[str, Any]]] = {
+    "v13": ("b1", LocalTokens, {}),
+    "no_learned_offsets": ("b1", NoLearnedOffsets, {}),
+    "ring_3x3": ("b1", Ring3x3, {}),
+    "l1_only": ("b1", L1Only, {}),
+    "centre_token": ("b1", CentreToken, {}),
+    "fixed_offsets": ("b4", FixedOffsets, {}),
+    "nearest_read": ("b4", NearestRead, {}),
+    "one level": ("b4", DeformableRead, {"levels": (3,), "samples": 1}),
+    "16 samples": ("b4", DeformableRead, {"levels": (2, 4), "samples": 16}),
+    "fixed, two levels": ("b4", FixedOffsets, {"levels": (2, 4), "samples": 2}),
+}
+
+
+def pyramid_of(dtype: torch.dtype) -> Pyramid:
+    neck = PyramidNeck(PyramidNeck.Config(), Dims()).to(dtype)
+    first, second, third, fourth = (random(2, *GRID, 384, dtype=dtype, seed=i) for i in range(4))
+    found: Pyramid = neck(Features((first, second, third, fourth)))
+    return found
+
+
+def blocks_of(dtype: torch.dtype, variant: str) -> dict[str, Block]:
+    slot, component, options = VARIANTS[variant]
+    classes = {**V13, slot: component}
+    made = {}
+    for name, cls in classes.items():
+        given = options if name == slot else {"r": 7} if name == "routing" else {}
+        made[name] = cls(cls.Config(**given), Dims())
+    for block in made.values():
+        for i, (_, parameter) in enumerate(block.named_parameters()):
+            spread = parameter.shape[-1] ** -0.5 if parameter.dim() == 2 else 1.0
+            parameter.copy_(spread * random(*parameter.shape, dtype=torch.float64, seed=i))
+    return {name: block.to(dtype).eval() for name, block in made.items()}
+
+
+def states(blocks: dict[str, Block], pyramid: Pyramid, xy: Tensor) -> dict[str, QueryState]:
+    """What each block writes."""
+    scene = Scene(pyramid, {slot: block.prepare(pyramid) for slot, block in blocks.items()})
+    found, state = {}, QueryState(xy)
+    for slot, block in blocks.items():
+        state = found[slot] = block(state, scene)
+    return found
+
+
+def points(count: int, dtype: torch.dtype) -> Tensor:
+    xy = torch.rand(2, count, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
+    xy[:, : len(BORDERS)] = torch.tensor(BORDERS)[:count]
+    return xy
+
+
+def compare(blocks: dict[str, Block], pyramid: Pyramid, xy: Tensor) -> float:
+    """Largest relative difference of anything that any block writes from the same state; other anchors are inf."""
+    scene = Scene(pyramid, {slot: block.prepare(pyramid) for slot, block in blocks.items()})
+    worst, state = 0.0, QueryState(xy)
+    for block in blocks.values():
+        mine = block(state, scene)
+        found = list(tensors(mine))
+        with fused.stock():
+            state = block(state, scene)
+            expected = list(tensors(state))
+        worst = max([worst, *(furthest(a, b) for a, b in zip(found, expected, strict=True))])
+        if state.anchors is not None:
+            assert mine.anchors is not None
+            worst = worst if torch.equal(mine.anchors.site_BKR, state.anchors.site_BKR) else math.inf
+    return worst
+
+
+def tensors(state: QueryState) -> Iterator[Tensor]:
+    assert state.h_BKD is not None
+    yield state.h_BKD
+    for part in state.tokens or ():
+        yield part.standard_BKTD
+        yield part.tokens_BKTD
+
+
+@built
+@TYPES
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("count", [1, 13])
+def test_every_block_and_variant(dtype: torch.dtype, variant: str, count: int) -> None:
+    assert compare(blocks_of(dtype, variant), pyramid_of(dtype), points(count, dtype)) < WITHIN[dtype]
+
+
+@built
+def test_a_query_that_is_no_number_harms_no_other() -> None:
+    blocks, pyramid, xy = blocks_of(torch.float64, "v13"), pyramid_of(torch.float64), points(13, torch.float64)
+    xy[1, 4, 1] = NAN
+    assert compare(blocks, pyramid, xy) < 1e-12
+    h_BKD = states(blocks, pyramid, xy)["b5"].h_BKD
+    assert h_BKD is not None
+    assert h_BKD[1, 4].isnan().all()
+    assert h_BKD.isnan().sum() == 192
+
+
+@built
+def test_threads_share_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, pyramid, xy = blocks_of(torch.float32, "v13"), pyramid_of(torch.float32), points(77, torch.float32)
+    one = states(blocks, pyramid, xy)["b5"].h_BKD
+    asked, pool = set(), fused._pool
+
+    def counted(process: int, threads: int) -> Any:
+        asked.add(threads)
+        return pool(process, threads)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(fused, "_pool", counted)
+    two = states(blocks, pyramid, xy)["b5"].h_BKD
+    assert one is not None
+    assert two is not None
+    assert torch.equal(one, two)
+    assert asked == {2}
+
+
+def _half_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.levels_read
+    monkeypatch.setattr(fused, "levels_read", lambda *a, **k: original(*a, **{**k, "x_QT": k["x_QT"] + 0.5}))
+
+
+def _no_softmax_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.attend
+    monkeypatch.setattr(fused, "attend", lambda query, tokens: original(1.01 * query, tokens))
+
+
+def _another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.largest
+    monkeypatch.setattr(fused, "largest", lambda weight, r: original(weight, r).flip(-1))
+
+
+def _not_standardised(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.gelu_tokens
+    monkeypatch.setattr(
+        fused, "gelu_tokens", lambda x, shifts, plus, out: (original(x, shifts, plus, out), out.mul_(2))
+    )
+
+
+def _no_angle(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong: Callable[..., Tensor] = fused.condition
+    monkeypatch.setattr(fused, "condition", lambda *a: wrong(*a[:3], torch.zeros_like(a[3]), *a[4:]))
+
+
+def _mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.neighbourhood
+    monkeypatch.setattr(
+        fused, "neighbourhood", lambda *a, **k: original(*a, **{**k, "xy_lvl_BK2": k["xy_lvl_BK2"].flip(-1)})
+    )
+
+
+@built
+@pytest.mark.parametrize(
+    "wrong", [_half_a_cell, _no_softmax_scale, _another_order, _not_standardised, _no_angle, _mirrored]
+)
+def test_a_wrong_kernel_is_noticed(
+    wrong: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks, pyramid, xy = blocks_of(torch.float32, "v13"), pyramid_of(torch.float32), points(13, torch.float32)
+    assert compare(blocks, pyramid, xy) < 1e-5
+    wrong(monkeypatch)
+    assert compare(blocks, pyramid, xy) > 1e-3
+
+
+# --- dispatch -------------------------------------------------------------------------------------------------------
+
+
+@built
+def test_where_the_fused_forms_run() -> None:
+    x = random(2, 192, dtype=torch.float32)
+    assert fused.ready(x)
+    assert fused.ready(x.double(), x.double())
+    assert not fused.ready(x, x.double())
+    assert not fused.ready(x.bfloat16())
+    assert not fused.ready(x.to("meta"))
+    assert not fused.ready(x, heads=3)
+    assert not fused.ready(x, width=64)
+    with torch.enable_grad():
+        assert not fused.ready(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not fused.ready(x)
+    with fused.stock(), fused.stock():
+        assert not fused.ready(x)
+    assert fused.ready(x)
+
+
+@built
+def test_training_runs_stock_forms_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, pyramid, xy = blocks_of(torch.float32, "v13"), pyramid_of(torch.float32), points(3, torch.float32)
+    called: set[str] = set()
+    original = fused._run
+
+    def noted(name: str, *given: Any) -> None:
+        called.add(name)
+        original(name, *given)
+
+    monkeypatch.setattr(fused, "_run", noted)
+    with torch.enable_grad():
+        states(blocks, pyramid, xy)
+    assert called == set()
+    states(blocks, pyramid, xy)
+    kernels = {"attend", "condition", "gelu", "gelu_tokens", "largest", "levels_read", "neighbourhood", "standardise"}
+    assert called == kernels
+
+
+@built
+def test_dropout_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model in training mode without gradients draws dropout all the same."""
+    monkeypatch.setattr(fused, "attend", lambda *a: pytest.fail("fused attention knows no dropout"))
+    layer = TokenAttentionLayer(Dims(), 0.5).train()
+    tokens = [random(2, 9, 192, dtype=torch.float32)]
+    query_NQE, key_NED = random(6, 2, 32, dtype=torch.float32), random(6, 32, 192, dtype=torch.float32)
+    assert layer._mixed(query_NQE, key_NED, tokens)[1] is not None
+
+
+class OtherCells(DeformableRead):
+    """Reads other cells: the fused read must not stand in for it."""
+
+    def _cells(self, *given: Any) -> Any:
+        return tuple(reversed(super()._cells(*given)))[:1]
+
+
+class OtherOffsets(DeformableRead):
+    """Looks elsewhere."""
+
+    def _offsets(self, u_QD: Tensor, axis: int) -> Tensor:
+        return -super()._offsets(u_QD, axis)
+
+
+class OtherWeights(DeformableRead):
+    """Weighs all samples alike."""
+
+    def _weights(self, score_QT: Tensor) -> Tensor:
+        return torch.full_like(score_QT, 1 / 12)
+
+
+class OtherTokens(LocalTokens):
+    """Has other tokens of L1."""
+
+    def _local_tokens(self, *given: Any) -> Tensor:
+        return -super()._local_tokens(*given)
+
+
+@built
+@pytest.mark.parametrize("component", [OtherCells, OtherOffsets, OtherWeights, OtherTokens])
+def test_what_a_subclass_changes_is_not_passed_over(component: type[Block]) -> None:
+    blocks, pyramid, xy = blocks_of(torch.float64, "v13"), pyramid_of(torch.float64), points(5, torch.float64)
+    plain = states(blocks, pyramid, xy)["b5"].h_BKD
+    other = component(component.Config(), Dims()).double().eval()
+    other.load_state_dict(blocks[component.slot].state_dict())
+    blocks[component.slot] = other
+    assert compare(blocks, pyramid, xy) < 1e-12
+    changed = states(blocks, pyramid, xy)["b5"].h_BKD
+    assert plain is not None
+    assert changed is not None
+    assert furthest(changed, plain) > 1e-6
+
+
+# --- building -------------------------------------------------------------------------------------------------------
+
+TELL = "from spd_bench import fused; print(fused.description())"
+
+
+def told(code: str = TELL, **environment: str) -> str:
+    """What a fresh process prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    )
+    return done.stdout.strip()
+
+
+def compiler(folder: Path, script: str) -> str:
+    path = folder / "c++"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_the_switch_is_named() -> None:
+    assert told(SPD_BENCH_FUSED="0") == "stock operators (SPD_BENCH_FUSED=0)"
+
+
+def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
+    broken = compiler(tmp_path, "exit 1")
+    assert told(CXX=broken, XDG_CACHE_HOME=str(tmp_path)) == "stock operators (c++ does not compile fused.cpp)"
+    assert list((tmp_path / "spd-bench").iterdir()) == []  # nothing half made is left
+
+
+def test_no_compiler_is_named(tmp_path: Path) -> None:
+    assert told(CXX="", PATH=str(tmp_path)) == "stock operators (no C++ compiler found)"
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "spd-bench").write_text("a file where the folder should be")
+    always = compiler(tmp_path, "exit 0")
+    found = told(CXX=always, XDG_CACHE_HOME=str(tmp_path))
+    assert found.startswith("stock operators (the compiled kernels cannot be kept or loaded: ")
+
+
+def test_a_library_that_is_none_is_named(tmp_path: Path) -> None:
+    writes = compiler(tmp_path, 'for last; do :; done; echo none > "$last"')
+    found = told(CXX=writes, XDG_CACHE_HOME=str(tmp_path))
+    assert found.startswith("stock operators (the compiled kernels cannot be kept or loaded: ")
+
+
+@built
+def test_processes_that_build_at_once_all_get_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", TELL], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0].strip() for process in started]
+    assert said == [fused.description()] * 2
+    (library,) = (tmp_path / "spd-bench").iterdir()
+    assert ctypes.CDLL(str(library)).attend_float32
+
+
+@built
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the flags below are for x86")
+@pytest.mark.parametrize("flags", ["-march=x86-64", "-march=x86-64-v3"])
+def test_narrower_vectors_compute_the_same(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "FOR_THIS_MACHINE", (flags,))
+    library = tmp_path / "narrow.so"
+    words = fused._compiler()
+    assert words is not None
+    try:
+        fused._compile(words, library)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"this compiler knows no {flags}")
+    if "v3" in flags and "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this machine has no AVX2")
+    loaded = ctypes.CDLL(str(library))
+    monkeypatch.setattr(fused, "_loaded", lambda: (loaded, "narrow"))
+    fused._function.cache_clear()
+    try:
+        for dtype, within in WITHIN.items():
+            assert compare(blocks_of(dtype, "v13"), pyramid_of(dtype), points(5, dtype)) < within
+    finally:
+        fused._function.cache_clear()

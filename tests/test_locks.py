@@ -1,0 +1,176 @@
+"""One process leads a suite, others are told who it is or help; every job is done by one of them, once."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spd_bench import files, session, train
+from spd_bench.errors import BusyError
+from spd_bench.locks import holder, suite_lock, training_lock
+from spd_bench.watch import Watch
+
+SUITE = """
+suite: shared
+base:
+  name: v13
+  encoder: patch_descriptors
+  neck: pyramid
+  b1: local_tokens
+  b2: local_cross_attention
+  b3: global_cross_attention
+  routing: {{use: topk_attention, r: 2}}
+  b4: deformable_read
+  b5: fused_cross_attention
+  depth_head: calibrated_inverse
+data:
+  dataset: {{use: rgbd_folder, root: {root}}}
+  image_size: [56, 56]
+  augment: {{enabled: false}}
+train: {{steps: 2, batch_size: 2, queries: 8, precision: fp32, validations: 1}}
+eval: {{protocol: full_frame, k: [8], k1_draws: 1}}
+seeds: [0]
+axes: {{}}
+baselines: [constant, bilinear_mlp]
+report: {{primary: {{metric: absrel, k: 8}}, family: []}}
+"""
+
+
+@contextmanager
+def elsewhere(code: str, *args: str) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds what `code` takes, until its input closes."""
+    imports = "import sys; from pathlib import Path; from spd_bench.locks import *"
+    whole = f"{imports}\nwith {code}:\n print('held', flush=True)\n input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", whole, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "held\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stdin.close()
+
+
+LEADS = "suite_lock(Path(sys.argv[1]), 'smoke', command='spd-bench run smoke')"
+TRAINS = "training_lock(Path(sys.argv[1]))"
+
+
+def test_a_training_is_held_by_one_process(tmp_path: Path) -> None:
+    folder = tmp_path / "trained" / "v13-s0-abc"
+    same = tmp_path / "trained" / "another-name-s0-abc"  # known by its identity
+    other = tmp_path / "trained" / "v13-s1-def"
+    with elsewhere(TRAINS, str(folder)) as process:
+        for busy in (folder, same):
+            with pytest.raises(BusyError), training_lock(busy, wait=False):
+                pass
+        with training_lock(other, wait=False):
+            pass
+        process.kill()
+        with training_lock(folder), training_lock(folder, wait=False):  # free at once; and one may take it again
+            pass
+
+
+def test_who_leads_a_suite_is_named(tmp_path: Path) -> None:
+    with elsewhere(LEADS, str(tmp_path)) as process:
+        leader = holder(tmp_path, "smoke")
+        assert leader is not None
+        assert leader.pid == process.pid
+        said = f"process {process.pid} on .*: spd-bench run smoke"
+        with pytest.raises(BusyError, match=said) as caught, suite_lock(tmp_path, "smoke", command="x"):
+            pass
+        assert caught.value.exit_code == 6
+        assert "--join" in str(caught.value)
+    with suite_lock(tmp_path, "smoke", command="x") as me:  # it was killed, and left its name
+        assert me.session != leader.session
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".smoke.lock"]
+
+
+def test_the_second_starter_is_refused_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", "smoke", "--runs", str(tmp_path)]
+    with elsewhere(LEADS, str(tmp_path)) as process:
+        started = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert time.monotonic() - started < 10  # 0.5 s where nothing else runs: it imports nothing heavy
+    assert done.returncode == 6
+    assert done.stderr.startswith(f'error: {tmp_path}: suite "smoke" is being run by another process (process ')
+    assert f"process {process.pid} on " in done.stderr
+
+
+def test_a_refused_suite_leaves_no_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", "smoke", "--device", "abacus"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)).astype(np.uint16)
+    for folder in ("rgb", "depth"):
+        (tmp_path / "frames" / folder).mkdir(parents=True)
+    for i in range(20):
+        Image.fromarray(np.full((24, 32, 3), 10 * i, np.uint8)).save(tmp_path / "frames/rgb" / f"{i:03d}.png")
+        Image.fromarray(depth_mm + 50 * i).save(tmp_path / "frames/depth" / f"{i:03d}.png")
+    path = tmp_path / "shared.yaml"
+    path.write_text(SUITE.format(root=tmp_path / "frames"), encoding="utf-8")
+    return path
+
+
+def test_every_job_is_done_once_by_whoever_is_free(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One helper while another process has a job; then the leader, which waits for that and does it when it is free."""
+    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+    trainings: list[str] = []
+    original = train.train
+    monkeypatch.setattr(train, "train", lambda *args, **more: (trainings.append(""), original(*args, **more)))
+    root = suite.parent / "runs"
+    given = {"profile": None, "sets": (), "data": None, "root": root, "device": "cpu"}
+    rows, _ = session.plan_suite(str(suite), profile=None, sets=(), data=None, root=root)
+    taken = next(row for row in rows if row["composition"] == "v13")
+    with elsewhere(TRAINS, str(root / "trained" / f"x-{taken['identity']}")) as process:
+        helper = Watch(session="one", joined=True, leads=False)
+        helped = session.run_suite(str(suite), **given, watch=helper)  # type: ignore[arg-type]
+        assert (helped.left, helped.failed, helped.table) == (1, 0, "")
+        assert not (root / "suites").exists()  # who leads writes what the table is made of
+        assert len(trainings) == 1  # bilinear_mlp; a constant has no steps
+        threading.Timer(1.0, process.kill).start()
+        led = session.run_suite(str(suite), **given, watch=Watch(session="one"))  # type: ignore[arg-type]
+    assert led.failed == 0
+    assert len(trainings) == 2  # and v13
+    assert files.read_record(root / "suites" / "shared.json")["unfinished"] == 0
+
+
+def test_what_failed_for_a_helper_is_not_tried_again_in_its_session(
+    suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spd_baselines.constant import Constant
+
+    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+    suite.write_text(suite.read_text().replace("constant, bilinear_mlp", "constant"), encoding="utf-8")
+    given = {"profile": None, "sets": (), "data": None, "root": suite.parent / "runs", "device": "cpu"}
+    tries: list[int] = []
+    prepare = Constant.prepare
+
+    def broken(self: Constant, features: object) -> None:
+        if not self.median_m.is_meta:
+            tries.append(1)
+            raise RuntimeError("broken")
+
+    monkeypatch.setattr(Constant, "prepare", broken)
+    helper = Watch(session="one", joined=True, leads=False)
+    assert session.run_suite(str(suite), **given, watch=helper).failed == 1  # type: ignore[arg-type]
+    assert session.run_suite(str(suite), **given, watch=Watch(session="one")).failed == 1  # type: ignore[arg-type]
+    assert len(tries) == 1
+    monkeypatch.setattr(Constant, "prepare", prepare)
+    assert session.run_suite(str(suite), **given, watch=Watch(session="two")).failed == 0  # type: ignore[arg-type]

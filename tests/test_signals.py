@@ -1,0 +1,305 @@
+"""Asked to stop, by a signal or the clock, a suite stops within a step, and ends as if it had never stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spd_bench import plan, session
+from spd_bench.errors import ConfigError, Stopped
+from spd_bench.evaluate import load
+from spd_bench.report.collect import collect, record
+from spd_bench.report.comparison import caption
+from spd_bench.runs import Runner
+from spd_bench.watch import Watch, read_crumb
+
+SUITE = """
+suite: tiny
+base:
+  name: v13
+  encoder: patch_descriptors
+  neck: pyramid
+  b1: local_tokens
+  b2: local_cross_attention
+  b3: global_cross_attention
+  routing: {{use: topk_attention, r: 2}}
+  b4: deformable_read
+  b5: fused_cross_attention
+  depth_head: calibrated_inverse
+data:
+  dataset: {{use: rgbd_folder, root: {root}}}
+  image_size: [56, 56]
+  augment: {{enabled: {augmented}}}
+train: {{steps: {steps}, batch_size: 2, queries: 8, lr: 1e-3, precision: fp32, validations: 2}}
+eval: {{protocol: full_frame, k: [1, 8], k1_draws: 2}}
+seeds: [0]
+axes: {{}}
+baselines: {baselines}
+report: {{primary: {{metric: absrel, k: 8}}, family: []}}
+"""
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty RGB-D frames of 24×32 whose depth rises to the right."""
+    root = tmp_path_factory.mktemp("frames")
+    rng = np.random.default_rng(0)
+    for folder in ("rgb", "depth"):
+        (root / folder).mkdir()
+    for i in range(20):
+        depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)) * rng.uniform(0.7, 1.3)
+        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
+        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(root / "rgb" / f"{i:03d}.png")
+        Image.fromarray(depth_mm.astype(np.uint16)).save(root / "depth" / f"{i:03d}.png")
+    return root
+
+
+def write_suite(path: Path, frames: Path, *, steps: int = 4, baselines: str = "[]", augmented: str = "false") -> Path:
+    path.write_text(SUITE.format(root=frames, steps=steps, baselines=baselines, augmented=augmented), encoding="utf-8")
+    return path
+
+
+class Quiet:
+    def group(self, jobs: Any, steps: int) -> None: ...
+    def job(self, job: plan.Job) -> None: ...
+    def training(self, steps: int) -> None: ...
+    def step(self, step: int, loss: float) -> None: ...
+    def image(self, done: int, total: int) -> None: ...
+
+
+class Countdown(Watch):
+    """Stops the work the n-th time that it says where it is; `stages` is what it said."""
+
+    def __init__(self, n: int = 10**9) -> None:
+        super().__init__()
+        self.left, self.stages = n, list[str]()
+
+    def at(self, stage: str) -> None:
+        self.stages.append(stage)
+        self.left -= 1
+        if self.left == 0:
+            self.stop("SIGTERM")
+        super().at(stage)
+
+
+def planned(suite: Path) -> plan.Experiment:
+    return plan.Experiment(plan.choose(suite, profile=None).suite)
+
+
+def finish(experiment: plan.Experiment, root: Path, watch: Watch) -> Path:
+    """Runs the suite's first job; its folder."""
+    outcome = Runner(experiment, root, torch.device("cpu"), watch=watch).run(experiment.jobs[0], Quiet())
+    assert not outcome.failure
+    return outcome.folder
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Everything of a run that is not a time: the log's rows, the weights, the predictions and the numbers."""
+    predictions = load(next(folder.glob("eval-*/predictions.h5")))
+    weights = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+    return {
+        "rows": json.loads((folder / "done.json").read_text())["rows"],
+        "weights": {name: value.numpy().tobytes() for name, value in weights.items()},
+        "frames": predictions.frames,
+        "predicted": predictions.predicted_m_IP.tobytes(),
+        "points": predictions.uv_img_IP2.tobytes(),
+        "scores": json.loads(next(folder.glob("eval-*/scores.json")).read_text())["scores"],
+    }
+
+
+def test_a_run_that_is_stopped_anywhere_ends_as_an_undisturbed_one(frames: Path, tmp_path: Path) -> None:
+    experiment = planned(write_suite(tmp_path / "tiny.yaml", frames))
+    undisturbed = results(finish(experiment, tmp_path / "a", watch := Countdown()))
+    stages = watch.stages
+    # building, 4 steps, two validations of 2 images, 4 test images
+    assert {stage.split(" at ")[0].split(" of ")[0] for stage in stages} >= {"building the model", "training"}
+    assert sum(stage.startswith("training at step") for stage in stages) == 5
+    assert sum(stage.startswith("validating at image") for stage in stages) == 4
+    assert sum(stage.startswith("scoring image") for stage in stages) == 5
+    for n in (3, stages.index("validating at image 2 of 2") + 1, len(stages) - 2):
+        with pytest.raises(Stopped):
+            finish(experiment, tmp_path / f"b{n}", watch := Countdown(n))
+        assert len(watch.stages) == n  # it went no further
+        folder = finish(experiment, tmp_path / f"b{n}", again := Countdown())
+        assert results(folder) == undisturbed, stages[n - 1]
+        if stages[n - 1].startswith("training at step"):  # nothing that was trained is trained again
+            assert again.stages[1] == stages[n - 1] == "training at step 2"
+
+
+def test_models_side_by_side_are_stopped_together(frames: Path, tmp_path: Path) -> None:
+    suite = write_suite(tmp_path / "tiny.yaml", frames, baselines="[bilinear_mlp]", augmented="true")
+    experiment, found = planned(suite), {}
+    for name, stops in (("undisturbed", []), ("stopped", [5])):
+        for n in [*stops, 10**9]:
+            runner = Runner(experiment, tmp_path / name, torch.device("cpu"), watch=Countdown(n))
+            try:
+                runner.train_in_step(experiment.jobs, Quiet())
+                found[name] = [results(runner.run(job, Quiet()).folder) for job in experiment.jobs]
+            except Stopped:
+                assert n < 10**9
+    assert found["stopped"] == found["undisturbed"]
+    assert len(found["stopped"]) == 2
+
+
+def test_a_stopped_suite_keeps_the_table_of_what_is_done(
+    frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act, *event: None)
+    suite = write_suite(tmp_path / "tiny.yaml", frames, baselines="[constant, bilinear_mlp]")
+    given = {"profile": None, "sets": (), "data": None, "root": tmp_path / "runs", "device": "cpu"}
+
+    class Jobs(Watch):
+        """Stops the work when it has chosen so many jobs and looks for another."""
+
+        def __init__(self, count: int) -> None:
+            super().__init__()
+            self.count = count
+
+        def at(self, stage: str) -> None:
+            self.count -= stage == "choosing a job"
+            if self.count < 0:
+                self.stop("SIGTERM")
+            super().at(stage)
+
+    with pytest.raises(Stopped):
+        session.run_suite(str(suite), **given, watch=Jobs(0))  # type: ignore[arg-type]
+    assert record(tmp_path / "runs", "tiny")["unfinished"] == 3
+    with pytest.raises(ConfigError, match='no run of suite "tiny" is finished yet'):
+        collect(tmp_path / "runs")
+
+    with pytest.raises(Stopped):
+        session.run_suite(str(suite), **given, watch=Jobs(2))  # type: ignore[arg-type]
+    comparison = collect(tmp_path / "runs")
+    assert [row.name for row in comparison.rows] == ["v13", "constant"]
+    assert comparison.unfinished == 1
+    assert "UNFINISHED: 1 jobs are still to be done." in caption(comparison)
+
+    finished = session.run_suite(str(suite), **given)  # type: ignore[arg-type]
+    assert finished.failed == 0
+    assert [row.name for row in collect(tmp_path / "runs").rows] == ["v13", "constant", "bilinear_mlp"]
+    assert "UNFINISHED" not in finished.table
+
+
+# the processes
+
+WORK = """
+import os, re, time
+
+
+def forever(arguments, watch):
+    print(os.getpid(), flush=True)
+    while True:
+        watch.at("training at step 1")
+        time.sleep(0.05)
+
+
+def in_c(arguments, watch):
+    watch.at("reading a file")
+    print(os.getpid(), flush=True)
+    re.match("(a+)+$", "a" * 64 + "b")  # tries 2**64 ways
+"""
+COMMAND = """
+import sys
+from spd_bench import cli
+from spd_bench.supervise import Limits, supervised
+
+cli.app = lambda: supervised(f"fake_work:{sys.argv[1]}", {}, limits=Limits(total_s=TOTAL), tell=print)
+cli.main()
+"""
+
+
+def start(tmp_path: Path, work: str, total_s: float | None = None) -> tuple["subprocess.Popen[str]", int]:
+    """A supervisor in a process group of its own, as a terminal has it, and the id of its worker."""
+    (tmp_path / "fake_work.py").write_text(WORK, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND.replace("TOTAL", str(total_s)), work],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def assert_stopped(process: "subprocess.Popen[str]", worker: int, code: int, reason: str) -> None:
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert err.startswith(f"stopped by {reason}; the same command goes on from here:\n  spd-bench ")
+    assert "Traceback" not in out + err
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+
+
+@pytest.mark.parametrize("to_group", [False, True], ids=["process", "group"])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 75)])
+def test_signals_stop_the_work_with_their_exit_codes(tmp_path: Path, name: str, code: int, to_group: bool) -> None:
+    process, worker = start(tmp_path, "forever")
+    started = time.monotonic()
+    (os.killpg if to_group else os.kill)(process.pid, getattr(signal, name))
+    assert_stopped(process, worker, code, name)
+    assert time.monotonic() - started < 5
+
+
+def test_time_limit_stops_the_work_and_is_resumable(tmp_path: Path) -> None:
+    process, worker = start(tmp_path, "forever", total_s=1)
+    assert_stopped(process, worker, 75, "the time limit")
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    """The work is stuck in C, so that it cannot stop in good order."""
+    process, worker = start(tmp_path, "in_c")
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None  # still waiting for it
+    os.kill(process.pid, signal.SIGINT)
+    assert_stopped(process, worker, 130, "SIGINT")
+
+
+@pytest.mark.slow
+def test_the_command_that_is_terminated_goes_on_bit_for_bit(
+    frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = write_suite(tmp_path / "tiny.yaml", frames, steps=40)
+    undisturbed = results(finish(planned(suite), tmp_path / "undisturbed", Watch()))
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mlflow.py").write_text("raise ImportError('left out of this test')")
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", str(suite), "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    step = random.SystemRandom().randint(2, 30)
+    while process.poll() is None and not is_training(tmp_path / "tmp", step):
+        time.sleep(0.002)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "stopped by SIGTERM; the same command goes on from here:\n  spd-bench run" in err
+    (checkpoint,) = (tmp_path / "runs/trained").glob("v13-*/checkpoint.pt")
+    at = torch.load(checkpoint, weights_only=True)["step"]
+    assert step - 1 <= at < 40, f"stopped from step {step}"
+    assert not list((tmp_path / "tmp").iterdir())
+
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert results(checkpoint.parent) == undisturbed, f"stopped after step {at}"
+
+
+def is_training(folder: Path, step: int) -> bool:
+    """Whether a worker says that it is at this training step or beyond."""
+    for path in folder.glob("spd-bench-*/crumb"):
+        crumb = read_crumb(path)
+        if crumb is not None and crumb.stage.startswith("training at step"):
+            return int(crumb.stage.rpartition(" ")[2]) >= step
+    return False

@@ -1,0 +1,386 @@
+"""A run may end its process in any way: the others finish, its cause is told, and nothing is left behind.
+
+What the supervisor does is tested with work of a few lines; what `spd-bench run` does with it, once, with a suite of
+bad plugins.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spd_bench import supervise
+from spd_bench.errors import ConfigError, ResourceError, SpdError, WorkerBug, shortage
+from spd_bench.supervise import Limits, seconds, supervised
+from spd_bench.watch import Watch, read_crumb
+
+WORK = """
+import ctypes, os, signal, sys, time
+from spd_bench.errors import DataError
+
+
+def work(arguments, watch):
+    done = []
+    for key, mode in arguments["jobs"].items():
+        if key in watch.given_up:
+            continue
+        with watch.on({key: f"{key} seed 0"}):
+            watch.at("training at step 12")
+            ending(mode)
+        done.append(key)
+    watch.at(arguments.get("then", "writing the report"))
+    ending(arguments.get("after", "ok"))
+    return {"done": done, "given_up": watch.given_up, "pid": os.getpid(), "torch": "torch" in sys.modules}
+
+
+def ending(mode):
+    if mode == "segv":
+        ctypes.string_at(0)
+    if mode == "exit":
+        os._exit(0)
+    if mode == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "hang":
+        time.sleep(1000)
+    if mode == "slow":
+        for _ in range(16):
+            time.sleep(0.25)
+    if mode == "data":
+        raise DataError("depth is in the wrong unit", where="nyu.mat", hint="set depth_scale")
+    if mode == "bug":
+        raise KeyError("ours")
+    if mode == "memory":
+        raise MemoryError
+    if mode == "full":
+        raise OSError(28, "No space left on device", "runs/x.json")
+
+
+def slowly(arguments, watch):
+    for step in range(8):
+        watch.at(f"training at step {step}")
+        time.sleep(0.25)
+    return step
+
+
+def forever(arguments, watch):
+    print(os.getpid(), flush=True)
+    while True:
+        watch.at("training at step 1")
+        time.sleep(0.05)
+
+
+def in_c(arguments, watch):
+    watch.at("reading a file")
+    print(os.getpid(), flush=True)
+    ctypes.PyDLL(None).sleep(1000)  # with the interpreter's lock held
+"""
+
+
+@pytest.fixture(autouse=True)
+def _work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that workers import, and a place for what they leave."""
+    (tmp_path / "fake_work.py").write_text(WORK, encoding="utf-8")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+
+
+def do(jobs: dict[str, str], stall_s: float = 600, **more: str) -> tuple[Any, list[str]]:
+    told: list[str] = []
+    limits = Limits(stall_s=stall_s)
+    found = supervised("fake_work:work", {"jobs": jobs} | more, limits=limits, tell=told.append)
+    return found, told
+
+
+def test_work_that_ends_well_is_one_light_process_and_leaves_nothing(tmp_path: Path) -> None:
+    started = time.monotonic()
+    found, told = do({"a": "ok", "b": "ok"})
+    assert found["done"] == ["a", "b"]
+    assert found["pid"] != os.getpid()
+    assert not found["torch"]
+    assert told == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("mode", "cause"),
+    [
+        ("segv", "worker was killed by SIGSEGV while training at step 12"),
+        ("exit", "worker ended with exit code 0 without a word while training at step 12"),
+        ("kill", "worker was killed by SIGKILL, perhaps for want of memory, while training at step 12"),
+        ("hang", "worker made no progress for 1 s while training at step 12"),
+    ],
+)
+def test_a_job_that_ends_the_process_is_given_up_and_the_others_go_on(mode: str, cause: str) -> None:
+    found, told = do({"a": "ok", "b": mode, "c": "ok"}, stall_s=1)
+    assert found["done"] == ["a", "c"]  # in the second process, which begins anew
+    assert list(found["given_up"]) == ["b"]
+    assert found["given_up"]["b"].startswith(cause)
+    (line,) = told
+    assert line.startswith(f"b seed 0: {cause}")
+    if mode in ("segv", "hang"):  # the interpreter could still say where it was
+        assert "fake_work.py:" in found["given_up"]["b"]
+        assert "in ending)" in found["given_up"]["b"]
+
+
+def test_several_jobs_may_end_it() -> None:
+    found, told = do({"a": "exit", "b": "ok", "c": "segv"})
+    assert found["done"] == ["b"]
+    assert sorted(found["given_up"]) == ["a", "c"]
+    assert len(told) == 2
+
+
+def test_slow_is_not_hung() -> None:
+    """Two seconds of work that says where it is every quarter of a second, with a limit of one."""
+    assert supervised("fake_work:slowly", {}, limits=Limits(stall_s=1), tell=pytest.fail) == 7
+    with pytest.raises(ResourceError, match=r"made no progress for 1 s while writing"):  # negative control: it does not
+        do({}, stall_s=1, after="slow")
+
+
+def test_a_death_outside_of_jobs_is_an_error_of_its_own() -> None:
+    with pytest.raises(ResourceError, match="killed by SIGKILL, perhaps for want of memory, while checking") as caught:
+        do({"a": "ok"}, then="checking frame 3 of 9", after="kill")
+    assert caught.value.exit_code == 5
+
+
+def test_what_the_work_raises_arrives_whole() -> None:
+    with pytest.raises(SpdError, match=r"nyu.mat: depth is in the wrong unit\n  hint: set depth_scale") as caught:
+        do({"a": "data"})
+    assert caught.value.exit_code == 3
+    with pytest.raises(WorkerBug, match="KeyError: 'ours'") as bug:
+        do({"a": "bug"})
+    assert "in ending" in bug.value.traceback
+    for mode, said in (("memory", "out of memory"), ("full", "runs/x.json: No space left on device")):
+        with pytest.raises(SpdError, match=said) as caught:
+            do({"a": mode})
+        assert caught.value.exit_code == 5
+
+
+def test_memory_and_disk_are_recognised_in_every_guise() -> None:
+    cpu = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
+    cuda = type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB")
+    for error in (MemoryError(), cpu, cuda):
+        found = shortage(error)
+        assert found is not None
+        assert found.message.startswith("out of memory")
+    for other in (RuntimeError("shapes differ"), FileNotFoundError(2, "no such file"), KeyError("memory")):
+        assert shortage(other) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a call that is stuck in C outlives its supervisor")
+@pytest.mark.parametrize("work", ["forever", "in_c"])
+def test_no_worker_outlives_its_supervisor(work: str) -> None:
+    code = f"from spd_bench.supervise import supervised; supervised('fake_work:{work}', {{}}, tell=print)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    for _ in range(100):
+        if not is_running(worker):
+            break
+        time.sleep(0.05)
+    assert not is_running(worker)
+    process.stdout.close()
+
+
+def is_running(process: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_crumbs_are_readable_whatever_was_written_before(tmp_path: Path) -> None:
+    watch = Watch(path := tmp_path / "crumb")
+    assert read_crumb(path) is None
+    with watch.on({"x" * 64: "a long name " * 30}):
+        watch.at("training at step 1")
+        assert (crumb := read_crumb(path)) is not None
+        assert list((crumb.jobs or {}).values()) == ["a long name " * 30]
+        with watch.on({"y": "b"}):
+            assert (crumb := read_crumb(path)) is not None
+            assert crumb.jobs == {"y": "b"}
+    assert (crumb := read_crumb(path)) is not None
+    assert (crumb.stage, crumb.jobs) == ("training at step 1", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("3h30m", 12600), ("90m", 5400), ("45s", 45), ("1h", 3600), ("1h1m1s", 3661)]
+)
+def test_times_for_people(text: str, found: float) -> None:
+    assert seconds(text, where="--time-limit") == found
+
+
+@pytest.mark.parametrize("text", ["", "90", "m", "0s", "-5m", "1.5h", "5 m", "30m1h", "soon", "1d", "٣h"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected a time such as 3h30m, 90m or 45s") as caught:
+        seconds(text, where="--time-limit")
+    assert caught.value.where == "--time-limit"
+
+
+# the command
+
+BAD = """
+import ctypes, math, os, sys, time
+import torch
+from spd_bench.api import ComponentConfig, PointDepthModel
+
+
+class Bad(PointDepthModel):
+    trained = False
+
+    class Config(ComponentConfig):
+        "No options."
+
+    def __init__(self, config, encoder):
+        super().__init__()
+        self.config, self.encoder = config, encoder
+
+    def prepare(self, features):
+        return None
+
+    def decode(self, scene, xy_BK2):
+        depth_m_BK = torch.ones(xy_BK2.shape[:-1], device=xy_BK2.device)
+        return depth_m_BK if xy_BK2.is_meta else self.bad(depth_m_BK)
+
+
+class Segv(Bad):
+    def bad(self, depth_m_BK):
+        ctypes.string_at(0)
+
+
+class Exits(Bad):
+    def bad(self, depth_m_BK):
+        sys.exit(0)
+
+
+class Raises(Bad):
+    def bad(self, depth_m_BK):
+        raise KeyError("the plugin's own")
+
+
+class NotANumber(Bad):
+    def bad(self, depth_m_BK):
+        return depth_m_BK * math.nan
+
+
+class Shape(Bad):
+    def bad(self, depth_m_BK):
+        return depth_m_BK[:, :-1]
+
+
+class Hungry(Bad):
+    def bad(self, depth_m_BK):
+        raise MemoryError
+"""
+
+SUITE = """
+suite: bad
+base:
+  name: v13
+  encoder: patch_descriptors
+  neck: pyramid
+  b1: local_tokens
+  b2: local_cross_attention
+  b3: global_cross_attention
+  routing: {{use: topk_attention, r: 2}}
+  b4: deformable_read
+  b5: fused_cross_attention
+  depth_head: calibrated_inverse
+data:
+  dataset: {{use: rgbd_folder, root: {root}}}
+  image_size: [56, 56]
+  augment: {{enabled: false}}
+train: {{steps: 2, batch_size: 2, queries: 8, precision: fp32, validations: 1}}
+eval: {{protocol: full_frame, k: [8], k1_draws: 1}}
+seeds: [0]
+axes: {{}}
+baselines: [segv, exits, raises, nan, shape, hungry, constant]
+report: {{primary: {{metric: absrel, k: 8}}, family: []}}
+"""
+
+
+def write_frames(root: Path) -> None:
+    """Twenty frames of 24×32 whose depth rises to the right."""
+    depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)).astype(np.uint16)
+    for folder in ("rgb", "depth"):
+        (root / folder).mkdir(parents=True)
+    for i in range(20):
+        Image.fromarray(np.full((24, 32, 3), 10 * i, np.uint8)).save(root / "rgb" / f"{i:03d}.png")
+        Image.fromarray(depth_mm + 50 * i).save(root / "depth" / f"{i:03d}.png")
+
+
+def write_plugin(site: Path) -> None:
+    """A distribution of bad baselines; and an MLflow that cannot be imported, which saves its start-up."""
+    info = site / "bad_plugin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-plugin\nVersion: 1.0\n")
+    names = {"segv": "Segv", "exits": "Exits", "raises": "Raises", "nan": "NotANumber"}
+    names |= {"shape": "Shape", "hungry": "Hungry"}
+    points = [f"{name} = bad_plugin:{value}" for name, value in names.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[spd_bench.baseline]", *points]))
+    (site / "bad_plugin.py").write_text(BAD)
+    (site / "mlflow.py").write_text("raise ImportError('left out of this test')")
+
+
+@pytest.mark.slow
+def test_bad_plugins_fail_alone_each_with_its_cause(tmp_path: Path) -> None:
+    write_frames(tmp_path / "frames")
+    write_plugin(tmp_path)
+    (tmp_path / "bad.yaml").write_text(SUITE.format(root=tmp_path / "frames"))
+    command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", "bad.yaml", "--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" not in done.stderr
+    record = json.loads((tmp_path / "runs/suites/bad.json").read_text())
+    failures = {row["composition"]: row["failure"] for row in record["rows"]}
+    assert failures.pop("v13") == failures.pop("constant") == ""
+    expected = {
+        "segv": "worker was killed by SIGSEGV while scoring image 1 of 4 (",
+        "exits": "SystemExit: 0",
+        "raises": 'KeyError: "the plugin\'s own"',
+        "nan": "are not finite",
+        "shape": "",
+        "hungry": "out of memory",
+    }
+    assert set(failures) == set(expected)
+    for name, cause in expected.items():
+        assert failures[name]
+        assert cause in failures[name]
+    assert "bad_plugin.py:" in failures["segv"]
+    assert "segv seed 0: worker was killed by SIGSEGV while scoring image 1 of 4" in done.stderr
+    assert "which failed: 6" in done.stdout.replace("\n", " ")
+    assert (tmp_path / "runs/reports/bad.html").exists()
+    assert record["unfinished"] == 0
+    # the base was trained once; a process that takes over finds it done
+    assert done.stderr.count("v13 seed 0: absrel@8") == 2
+    assert done.stderr.count("(done before)") == 1
+
+
+def test_stopping_is_listed_with_all_exit_codes() -> None:
+    from spd_bench.errors import EXIT_CODES, STOP_CODES
+
+    assert set(STOP_CODES.values()) <= set(EXIT_CODES)
+    assert set(supervise.STOPPING) <= {name for name in STOP_CODES if hasattr(signal, name)}
+
+
+def test_the_help_lists_the_exit_codes() -> None:
+    code = "import sys; sys.argv = ['spd-bench', '--help']; from spd_bench.cli import main; main()"
+    environment = os.environ | {"COLUMNS": "300", "TERM": "dumb"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    said = " ".join(textwrap.dedent(done.stdout).split())
+    for words in ("Exit codes:", "75 stopped by SIGUSR1 or --time-limit", "143 stopped by SIGTERM"):
+        assert words in said

@@ -1,0 +1,266 @@
+"""Several workers at one sweep: killed ones lose nothing, and nothing is done twice; on SQLite and on PostgreSQL."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spd_bench.errors import ConfigError
+from spd_bench.sweep import show_sweep
+from spd_bench.sweep_study import Database
+
+SUITE = """
+suite: tiny
+base:
+  encoder: patch_descriptors
+  neck: pyramid
+  b1: local_tokens
+  b2: local_cross_attention
+  b3: global_cross_attention
+  routing: {{use: topk_attention, r: 2}}
+  b4: deformable_read
+  b5: {{use: fused_cross_attention, layers: 1}}
+  depth_head: calibrated_inverse
+data:
+  dataset: {{use: rgbd_folder, root: {root}}}
+  image_size: [56, 56]
+  augment: {{enabled: false}}
+train: {{steps: 4, batch_size: 2, queries: 4, precision: fp32, validations: 2}}
+eval: {{protocol: full_frame, k: [8], k1_draws: 1}}
+seeds: [0]
+report: {{primary: {{k: 8}}}}
+"""
+SWEEP = """
+sweep: tiny
+suite: tiny.yaml
+space:
+  train.lambda_si: {float: [0.1, 1.0], log: true}
+  train.weight_decay: {float: [0.0, 0.1]}
+objective: {metric: absrel, k: 256}
+sampler: random
+trials: 5
+"""
+WORKER = """
+import sys, time
+from spd_bench import cli, compose, sweep, sweep_study, train
+sweep_study.HEARTBEAT_S, sweep_study.GRACE_S, sweep.POLL_S = 0.5, 8, 0.3
+compose.check = lambda *args, **more: None  # slow, and tested elsewhere
+advance = train.Training.advance
+def told(training, *args, **more):
+    with open(LOG, "a") as log:
+        log.write(f"{training.checkpoint.parent.name} {training.step}\\n")
+    time.sleep(0.3)
+    return advance(training, *args, **more)
+train.Training.advance = told
+LOG = sys.argv.pop()
+cli.main()
+"""
+"""The command with signs of life often enough for a test, slow enough to be killed, and every step written down."""
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty RGB-D frames of 48×64: brightness falls with depth, which rises to the right."""
+    root = tmp_path_factory.mktemp("frames")
+    rng = np.random.default_rng(0)
+    for folder in ("rgb", "depth"):
+        (root / folder).mkdir()
+    for i in range(20):
+        depth_mm = np.tile(np.linspace(1000, 4000, 64), (48, 1)) * rng.uniform(0.7, 1.3)
+        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
+        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(root / "rgb" / f"{i:03d}.png")
+        Image.fromarray(depth_mm.astype(np.uint16)).save(root / "depth" / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, frames: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(SUITE.format(root=frames), encoding="utf-8")
+    (tmp_path / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
+    return tmp_path / "sweep.yaml"
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_stays() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        process.kill()
+        process.communicate()
+    STARTED.clear()
+
+
+def worker(sweep: Path, *options: str) -> subprocess.Popen[str]:
+    """Starts one; it writes each training step to steps.txt, and MLflow is nobody's business here."""
+    folder = sweep.parent
+    environment = os.environ | {"MLFLOW_TRACKING_URI": "nowhere://", "OMP_NUM_THREADS": "1", "TERM": "dumb"}
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            "-c",
+            WORKER,
+            "sweep",
+            str(sweep),
+            "--runs",
+            "runs",
+            *options,
+            str(folder / "steps.txt"),
+        ],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    STARTED.append(process)
+    return process
+
+
+def steps(sweep: Path) -> list[str]:
+    path = sweep.parent / "steps.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def wait_for(what: Any, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
+
+
+def kill_two_of_four(sweep: Path, *options: str) -> list[str]:
+    """Two workers die in the middle of their first trials; two come to the end. What these printed."""
+    doomed = [worker(sweep, *options) for _ in range(2)]
+    wait_for(lambda: len(steps(sweep)) >= 3 or any(process.poll() is not None for process in doomed), 200)
+    assert [process.poll() for process in doomed] == [None, None], [process.communicate() for process in doomed]
+    others = [worker(sweep, *options) for _ in range(2)]
+    for process in doomed:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = [process.communicate(timeout=240) for process in others]
+    assert [process.returncode for process in others] == [0, 0], done
+    return [out for out, _ in done]
+
+
+def check_nothing_lost_nothing_twice(sweep: Path, storage: str | None = None) -> None:
+    summary = show_sweep("tiny", root=sweep.parent / "runs", storage=storage)
+    assert [trial.state for trial in summary.trials] == ["complete"] * 5
+    repeated = Database(storage or f"sqlite:///{sweep.parent}/runs/sweeps.db", sweep.parent / "runs")
+    assert len(repeated.names()) == 1
+    folders = {trial.notes["folder"] for trial in summary.trials}
+    assert len(folders) == 5
+    taken = Counter(steps(sweep))
+    again = {step: count for step, count in taken.items() if count > 1}
+    # five trainings of four steps; each of two killed workers costs what it did since its last checkpoint: with one
+    # every other step, at most two steps
+    assert len(taken) == 5 * 4
+    assert sum(count - 1 for count in again.values()) <= 2 * 2
+    tested = list((sweep.parent / "runs" / "trained").glob("*/eval-*/scores.json"))
+    assert len(tested) == 1  # the chosen trial's, once
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_of_four_workers_are_killed_and_nothing_is_lost_or_done_twice(sweep: Path) -> None:
+    printed = kill_two_of_four(sweep)
+    assert all("5 of 5 trials: 5 complete" in out for out in printed)
+    check_nothing_lost_nothing_twice(sweep)
+
+
+def server_programs() -> Path | None:
+    """The folder of PostgreSQL's server programs."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).resolve().parent if on_path else None
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """Address of a real server of this test's own."""
+    psycopg = pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    programs = server_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed here")
+    user = postgres_user()
+    # not tmp_path: the server's user may not enter that, and a socket's path must be short
+    with tempfile.TemporaryDirectory(prefix="spd-pg-") as name:
+        folder = Path(name)
+        if user:
+            os.chown(folder, user["user"], user["group"])
+        options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+        command = [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "spd", "--no-sync"]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder, **user)
+        server = [programs / "postgres", "-D", folder / "data", *options]
+        with subprocess.Popen(server, stderr=subprocess.DEVNULL, cwd=folder, **user) as process:
+            try:
+                wait_for(lambda: answers(psycopg, folder), 60)
+                yield f"postgresql://spd@/postgres?host={folder}"
+            finally:
+                process.send_signal(signal.SIGINT)
+
+
+def answers(psycopg: Any, folder: Path) -> bool:
+    try:
+        psycopg.connect(f"host={folder} user=spd dbname=postgres").close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def postgres_user() -> dict[str, Any]:
+    """Whom the server runs as: it refuses to be root."""
+    if os.getuid() != 0:
+        return {}
+    import pwd
+
+    try:
+        found = pwd.getpwnam("postgres")
+    except KeyError:
+        pytest.skip("a PostgreSQL server does not run as root, and there is no user postgres")
+    return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_workers_share_a_sweep_on_postgresql(sweep: Path, postgres: str) -> None:
+    kill_two_of_four(sweep, "--storage", postgres)
+    check_nothing_lost_nothing_twice(sweep, postgres)
+    assert not (sweep.parent / "runs" / "sweeps.db").exists()
+
+
+def test_a_database_that_cannot_be_reached_is_one_clear_error_soon(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    started = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        Database("postgresql://me:secret@127.0.0.1:1/none", tmp_path)
+    assert time.monotonic() - started < 10
+    assert "secret" not in str(caught.value)
+    assert "127.0.0.1" in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "sweeps.db").write_text("not a database at all, but long enough to be read as one " * 10)
+    with pytest.raises(ConfigError, match="not a database"):
+        Database(f"sqlite:///{tmp_path}/sweeps.db", tmp_path)
+
+
+def test_another_kind_of_database_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="SQLite or PostgreSQL"):
+        Database("mysql://somewhere/x", tmp_path)
+    assert json.dumps(sorted(tmp_path.iterdir())) == "[]"
