@@ -358,7 +358,8 @@ def test_run_records_hold_what_a_number_came_from(suite: Path, tmp_path: Path) -
     record = json.loads((done.folder / "run.json").read_text(encoding="utf-8"))
     assert len(record["identity"]["encoder"]["weights"]) == 64
     assert len(record["identity"]["data"]["digest"]) == 64
-    assert record["identity"]["model"]["b4"] == {"use": "deformable_read", "version": 1, "options": {}}
+    options = {"levels": [2, 3, 4], "samples": 4}
+    assert record["identity"]["model"]["b4"] == {"use": "deformable_read", "version": 1, "options": options}
     assert record["parameters_by_slot"]["neck"] == 297_216
 
 

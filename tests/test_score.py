@@ -16,7 +16,7 @@ from spd_bench import files
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId, PointDepthModel
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.views import FrozenFeatures, Views
-from spd_bench.errors import ConfigError, StateError
+from spd_bench.errors import ConfigError, ResourceError, StateError
 from spd_bench.evaluate import NotFinite, Predictions, load, predict, save
 from spd_bench.metrics import RMSE, AbsRel, Delta1, Metric, RMSEPooled, SILog
 from spd_bench.protocol import protocol
@@ -260,7 +260,7 @@ def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ResourceError, match="No space"):
         save(path, random_predictions(seed=2), {})
     assert np.array_equal(load(path).truth_m_IP, old.truth_m_IP)
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.h5"]
