@@ -22,8 +22,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from spd_bench import fused
+from spd_bench import fused, fused_training
 from spd_bench.errors import ConfigError, did_you_mean
+from spd_bench.geometry import Table
 
 CHAIN: tuple[str, ...] = ("neck", "b1", "b2", "b3", "routing", "b4", "b5", "depth_head")
 """Slots of the trainable chain, in the order of §2; the frozen encoder stands before them."""
@@ -92,6 +93,11 @@ class Level:
         """Columns of cells."""
         return self.map_BHWC.shape[2]
 
+    def table(self, *, pad: int, by: nn.Linear | None = None) -> Table:
+        """The map, or what the projection `by` makes of it, as rows with `pad` zero cells on each side."""
+        map_BHWC = self.map_BHWC if by is None else by(self.map_BHWC)
+        return Table.of(map_BHWC, extent=self.extent, pad=pad)
+
 
 @dataclass(frozen=True)
 class Pyramid:
@@ -125,6 +131,11 @@ class TokenPart:
     def standard_BKTD(self) -> Tensor:
         """Tokens with mean 0 and variance 1 over D (LayerNorm without its affine part, eps 1e-5)."""
         return fused.standardise(self.tokens_BKTD)
+
+    @cached_property
+    def shared(self) -> fused_training.Shared | None:
+        """`standard_BKTD` for the fused attention of a training step; None where stock operators run."""
+        return fused_training.share(self.tokens_BKTD)
 
 
 class StandardTokens(TokenPart):

@@ -23,6 +23,7 @@ constexpr int vector_bytes = 16, heads_at_once = 2;
 #endif
 
 constexpr int HEADS = 6, WIDTH = 32, CORE = HEADS * WIDTH;
+constexpr int FINE = 64, LOW = 128;  // channels of L1 and L2
 constexpr double LAYER_NORM_EPSILON = 1e-5;
 
 // --- vectors --------------------------------------------------------------------------------------------------------
@@ -117,11 +118,11 @@ inline typename Wide<T>::V gelu(typename Wide<T>::V x) {
     }
 }
 
-// A row of D channels in registers.
-template <class T>
+// A row of channels in registers.
+template <class T, int SIZE = CORE>
 struct Row {
     using W = Wide<T>;
-    static constexpr int blocks = CORE / W::lanes;
+    static constexpr int blocks = SIZE / W::lanes;
     typename W::V part[blocks];
 
     static Row load(const T* from) {
@@ -135,21 +136,38 @@ struct Row {
     void add(const T* from) {
         for (int b = 0; b < blocks; ++b) part[b] += W::load(from + b * W::lanes);
     }
+    // `share` of `right`, the rest of `left`
+    static Row between(const T* left, const T* right, T share) {
+        Row row;
+        for (int b = 0; b < blocks; ++b)
+            row.part[b] = (1 - share) * W::load(left + b * W::lanes) + share * W::load(right + b * W::lanes);
+        return row;
+    }
+    void scale_and_shift(T scale, const T* shift) {
+        for (int b = 0; b < blocks; ++b) part[b] = part[b] * scale + W::load(shift + b * W::lanes);
+    }
+    void scale_and_shift(const T* scale, const T* shift) {
+        for (int b = 0; b < blocks; ++b)
+            part[b] = part[b] * W::load(scale + b * W::lanes) + W::load(shift + b * W::lanes);
+    }
+    // 1 / standard deviation, of a row whose mean is 0
+    T inverse_spread() const {
+        typename W::V squares = {};
+        for (int b = 0; b < blocks; ++b) squares += part[b] * part[b];
+        return 1 / std::sqrt(W::sum(squares) / SIZE + T(LAYER_NORM_EPSILON));
+    }
     void apply_gelu() {
         for (int b = 0; b < blocks; ++b) part[b] = gelu<T>(part[b]);
     }
-    // LayerNorm without its affine part
-    void standardise() {
+    // LayerNorm without its affine part; what was multiplied by
+    T standardise() {
         typename W::V total = part[0];
         for (int b = 1; b < blocks; ++b) total += part[b];
-        const T mean = W::sum(total) / CORE;
-        typename W::V squares = {};
-        for (int b = 0; b < blocks; ++b) {
-            part[b] -= mean;
-            squares += part[b] * part[b];
-        }
-        const T scale = 1 / std::sqrt(W::sum(squares) / CORE + T(LAYER_NORM_EPSILON));
+        const T mean = W::sum(total) / SIZE;
+        for (int b = 0; b < blocks; ++b) part[b] -= mean;
+        const T scale = inverse_spread();
         for (int b = 0; b < blocks; ++b) part[b] *= scale;
+        return scale;
     }
 };
 
@@ -206,7 +224,112 @@ void largest(int64_t first, int64_t last, int64_t sites, int64_t wanted, const T
     }
 }
 
+// --- the neck's finer levels ------------------------------------------------------------------------------------------
+
+// Bilinear enlargement of channels-last maps by a whole factor that keeps pixel centres (align_corners=False). Items are
+// lines of cells of all enlarged maps; `cell` gets line, column, the two rows to read between and the share of the right.
+template <class T, int SIZE, class Cell>
+void enlarge(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor, const T* coarse, Cell cell) {
+    using Channels = Row<T, SIZE>;
+    const auto source = [factor](int64_t at, int64_t cells, int64_t& low, int64_t& high) {
+        const T place = std::max(T(0), (T(at) + T(0.5)) / T(factor) - T(0.5));
+        low = int64_t(place), high = std::min(low + 1, cells - 1);
+        return place - T(low);
+    };
+    std::vector<T> between(width * SIZE);
+    int64_t low, high;
+    for (int64_t line = first; line < last; ++line) {
+        const T* map = coarse + line / (height * factor) * height * width * SIZE;
+        const T down = source(line % (height * factor), height, low, high);
+        for (int64_t c = 0; c < width * SIZE; c += SIZE)
+            Channels::between(map + low * width * SIZE + c, map + high * width * SIZE + c, down).store(&between[c]);
+        for (int64_t column = 0; column < width * factor; ++column) {
+            const T right = source(column, width, low, high);
+            cell(line, column, &between[low * SIZE], &between[high * SIZE], right);
+        }
+    }
+}
+
+// Where cells of enlarged maps lie as rows within a border of zeros, which `begin` writes around a line.
+template <class T, int SIZE>
+struct Bordered {
+    int64_t height, width, pad;
+    T* rows;
+
+    T* at(int64_t line, int64_t column) const {
+        const int64_t stride = width + 2 * pad, map = line / height, y = line % height;
+        return rows + ((map * (height + 2 * pad) + y + pad) * stride + pad + column) * SIZE;
+    }
+    void begin(int64_t line) const {
+        const int64_t whole = (width + 2 * pad) * pad;
+        if (line % height == 0) std::fill_n(at(line, -pad) - whole * SIZE, whole * SIZE, T(0));
+        std::fill_n(at(line, -pad), pad * SIZE, T(0));
+        std::fill_n(at(line, width), pad * SIZE, T(0));
+        if (line % height == height - 1) std::fill_n(at(line, width + pad), whole * SIZE, T(0));
+    }
+};
+
+// LayerNorm of enlarged maps.
+template <class T, int SIZE>
+void enlarged_norm(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor, int64_t pad,
+                   const T* coarse, const T* weight, const T* bias, T* out) {
+    const Bordered<T, SIZE> to{height * factor, width * factor, pad, out};
+    enlarge<T, SIZE>(first, last, height, width, factor, coarse,
+                     [&](int64_t line, int64_t column, const T* left, const T* right, T share) {
+                         if (column == 0) to.begin(line);
+                         auto row = Row<T, SIZE>::between(left, right, share);
+                         row.standardise();
+                         row.scale_and_shift(weight, bias);
+                         row.store(to.at(line, column));
+                     });
+}
+
+// 1 / standard deviation over channels of every cell of enlarged maps whose channels have mean 0.
+template <class T>
+void enlarged_spread(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor, const T* coarse,
+                     T* out) {
+    enlarge<T, LOW>(first, last, height, width, factor, coarse,
+                    [&](int64_t line, int64_t column, const T* left, const T* right, T share) {
+                        out[line * width * factor + column] = Row<T, LOW>::between(left, right, share).inverse_spread();
+                    });
+}
+
+// Enlarged maps, every cell times a number of its own, plus a row.
+template <class T>
+void enlarged_product(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor, int64_t pad,
+                      const T* coarse, const T* scale, const T* shift, T* out) {
+    const Bordered<T, CORE> to{height * factor, width * factor, pad, out};
+    enlarge<T, CORE>(first, last, height, width, factor, coarse,
+                     [&](int64_t line, int64_t column, const T* left, const T* right, T share) {
+                         if (column == 0) to.begin(line);
+                         auto row = Row<T, CORE>::between(left, right, share);
+                         row.scale_and_shift(scale[line * width * factor + column], shift);
+                         row.store(to.at(line, column));
+                     });
+}
+
 // --- B1 -------------------------------------------------------------------------------------------------------------
+
+// Where a bilinear read of a map begins (geometry.Table.taps): the point, held within reach of the map, the row of its
+// upper left cell, and the fractions.
+template <class T>
+struct Place {
+    T x, y, fx, fy;
+    int64_t row;
+
+    Place(const T* xy, int64_t width, int64_t height, int64_t pad) {
+        x = at_most(at_least(xy[0], T(-0.5)), T(width) + T(0.5));
+        y = at_most(at_least(xy[1], T(-0.5)), T(height) + T(0.5));
+        const T column = std::floor(x - T(0.5)), line = std::floor(y - T(0.5));
+        fx = x - T(0.5) - column, fy = y - T(0.5) - line;
+        const int64_t stride = width + 2 * pad, lowest = (pad - 1) * (stride + 1);
+        const int64_t highest = (height + pad) * stride + width + pad;
+        // NaN has no row: it takes a legal one, and reads NaN through its fractions
+        const bool legal = x == x && y == y;
+        row = legal ? (int64_t(line) + pad) * stride + int64_t(column) + pad : lowest;
+        row = std::min(std::max(row, lowest), highest);
+    }
+};
 
 // Bilinear reads at SIDE x SIDE places one cell apart (geometry.Table.read_neighbourhood). All share their fractions:
 // lines are interpolated along x, then neighbouring lines along y. With `plus`, of D channels, standardised after it.
@@ -217,17 +340,11 @@ void neighbourhood(int64_t first, int64_t last, const T* rows, int64_t rows_per_
     using W = Wide<T>;
     using V = typename W::V;
     const int64_t stride = width + 2 * pad;
-    const int64_t lowest = (pad - 1) * (stride + 1), highest = (height + pad) * stride + width + pad;
     for (int64_t item = first; item < last; ++item) {
-        T x = xy[2 * item], y = xy[2 * item + 1];
-        x = at_most(at_least(x, T(-0.5)), T(width) + T(0.5)) - T(0.5);
-        y = at_most(at_least(y, T(-0.5)), T(height) + T(0.5)) - T(0.5);
-        const T x_low = std::floor(x), y_low = std::floor(y), fx = x - x_low, fy = y - y_low;
-        // NaN has no row: it takes a legal one, and reads NaN through its fractions
-        const bool legal = x == x && y == y;
-        int64_t at = legal ? (int64_t(y_low) + pad) * stride + int64_t(x_low) + pad : lowest;
-        at = std::min(std::max(at, lowest), highest) - (SIDE / 2) * (stride + 1);
-        const T* corner = rows + ((item / items_per_map) * rows_per_map + at) * channels;
+        const Place<T> at(xy + 2 * item, width, height, pad);
+        const T fx = at.fx, fy = at.fy;
+        const int64_t row = at.row - (SIDE / 2) * (stride + 1);
+        const T* corner = rows + ((item / items_per_map) * rows_per_map + row) * channels;
         T raw[SIDE * SIDE * CORE];
         T* to = plus ? raw : out + item * out_stride;
         for (int64_t c = 0; c < channels; c += W::lanes) {
@@ -329,31 +446,52 @@ inline std::vector<int64_t> by_site(int64_t first, int64_t last, int64_t items_p
     return order;
 }
 
+// Bilinear reads, one in each lane, at x and y in cells from the centre of the first one: row of the upper left cell, and
+// fractions.
+template <class T>
+struct Bilinear {
+    using W = Wide<T>;
+    using I = typename W::I;
+    using V = typename W::V;
+    using Int = typename Of<T>::Int;
+    I row;
+    V fx, fy;
+
+    Bilinear(V x, V y, const Int* stride, const Int* corner, const Int* most_row) {
+        I column = __builtin_convertvector(x, I), line = __builtin_convertvector(y, I);
+        column += x < __builtin_convertvector(column, V);  // towards zero becomes down: true is -1
+        line += y < __builtin_convertvector(line, V);
+        fx = x - __builtin_convertvector(column, V), fy = y - __builtin_convertvector(line, V);
+        // NaN has no row: it takes a legal one, and reads NaN through its fractions
+        const I at = line * W::load_whole(stride) + column + W::load_whole(corner);
+        row = at_most(at_least(at, I{}), W::load_whole(most_row));
+    }
+};
+
 // Sum over samples of softmax(score) times a bilinear read, each head in its own E channels (geometry.Stack).
 template <class T>
-void levels_read(int64_t first, int64_t last, const T* rows, int64_t rows_per_image, int64_t items_per_image,
-                 int64_t samples, const T* level, const int32_t* stride_corner, const int64_t* site, const T* site_xy,
+void levels_read(int64_t first, int64_t last, int64_t samples, const T* const* rows, const int64_t* rows_per_map,
+                 int64_t items_per_image, const T* level, const int32_t* places, const int64_t* site, const T* site_xy,
                  const T* dx, const T* dy, int64_t item_step, int64_t step, const T* score, int64_t score_step, T* out) {
     using W = Wide<T>;
     using V = typename W::V;
-    using I = typename W::I;
     using Int = typename Of<T>::Int;
     constexpr int blocks = WIDTH / W::lanes;
     const int64_t total = HEADS * samples, padded = (total + W::lanes - 1) / W::lanes * W::lanes;
-    // what depends on the sample alone: cells per image, reach, row stride and first row of its level
+    // what depends on the sample alone: cells per image, reach, row stride, first and last row of its level
     std::vector<T> constant(4 * padded), work(8 * padded);
-    std::vector<Int> whole(3 * padded);
+    std::vector<Int> whole(4 * padded);
+    std::vector<const T*> map(samples);
     T *scale_x = constant.data(), *scale_y = scale_x + padded, *right = scale_y + padded, *bottom = right + padded;
     T *x_at = work.data(), *y_at = x_at + padded, *share = y_at + padded, *ul = share + padded, *ur = ul + padded,
       *ll = ur + padded, *lr = ll + padded;
-    Int *stride = whole.data(), *corner = stride + padded, *row = corner + padded;
+    Int *stride = whole.data(), *corner = stride + padded, *most_row = corner + padded, *row = most_row + padded;
     for (int64_t t = 0; t < total; ++t) {
         const int64_t s = t % samples;
         scale_x[t] = level[s], scale_y[t] = level[samples + s];
         right[t] = level[2 * samples + s], bottom[t] = level[3 * samples + s];
-        stride[t] = stride_corner[s], corner[t] = stride_corner[samples + s];
+        stride[t] = places[s], corner[t] = places[samples + s], most_row[t] = places[2 * samples + s];
     }
-    const Int last_row = Int(rows_per_image) - stride[samples - 1] - 2;
     const auto order = by_site(first, last, items_per_image, site);
     for (size_t i = 0; i < order.size(); ++i) {
         const int64_t item = order[i];
@@ -381,27 +519,23 @@ void levels_read(int64_t first, int64_t last, const T* rows, int64_t rows_per_im
         }
         for (int64_t t = 0; t < padded; t += W::lanes) {
             V x = W::load(x_at + t) + x0 * W::load(scale_x + t), y = W::load(y_at + t) + y0 * W::load(scale_y + t);
-            x = at_most(at_least(x, W::all(T(-0.5))), W::load(right + t)) - T(0.5);
-            y = at_most(at_least(y, W::all(T(-0.5))), W::load(bottom + t)) - T(0.5);
-            I column = __builtin_convertvector(x, I), line = __builtin_convertvector(y, I);
-            column += x < __builtin_convertvector(column, V);  // towards zero becomes down: true is -1
-            line += y < __builtin_convertvector(line, V);
-            const V fx = x - __builtin_convertvector(column, V), fy = y - __builtin_convertvector(line, V);
-            // NaN has no row: it takes a legal one, and reads NaN through its fractions
-            const I at = line * W::load_whole(stride + t) + column + W::load_whole(corner + t);
-            W::store_whole(row + t, at_most(at_least(at, I{}), last_row - I{}));
-            const V a = W::load(share + t), lower = a * fy, upper = a - lower;
-            const V upper_right = upper * fx, lower_right = lower * fx;
+            x = at_most(at_least(x, W::all(T(-0.5))), W::load(right + t));
+            y = at_most(at_least(y, W::all(T(-0.5))), W::load(bottom + t));
+            const Bilinear<T> of(x - T(0.5), y - T(0.5), stride + t, corner + t, most_row + t);
+            W::store_whole(row + t, of.row);
+            const V a = W::load(share + t), lower = a * of.fy, upper = a - lower;
+            const V upper_right = upper * of.fx, lower_right = lower * of.fx;
             W::store(ur + t, upper_right);
             W::store(ul + t, upper - upper_right);
             W::store(lr + t, lower_right);
             W::store(ll + t, lower - lower_right);
         }
-        const T* image = rows + (item / items_per_image) * rows_per_image * CORE;
+        for (int64_t s = 0; s < samples; ++s) map[s] = rows[s] + item / items_per_image * rows_per_map[s] * CORE;
         for (int head = 0; head < HEADS; ++head) {
             V sum_ul[blocks] = {}, sum_ur[blocks] = {}, sum_ll[blocks] = {}, sum_lr[blocks] = {};
             for (int64_t t = head * samples; t < (head + 1) * samples; ++t) {
-                const T *up = image + int64_t(row[t]) * CORE + head * WIDTH, *down = up + int64_t(stride[t]) * CORE;
+                const T* up = map[t - head * samples] + int64_t(row[t]) * CORE + head * WIDTH;
+                const T* down = up + int64_t(stride[t]) * CORE;
                 for (int b = 0; b < blocks; ++b) {
                     const int c = b * W::lanes;
                     sum_ul[b] += ul[t] * W::load(up + c);
@@ -459,46 +593,69 @@ inline void sums_of_four<float>(const Wide<float>::V* of, float* to) {
 }
 #endif
 
-// Softmax attention of the heads over the tokens of one query, keys and values the tokens themselves. Tokens lie in
-// `parts` arrays [items, count[p], D]; query and out are [N, items, D]. What is read twice is still in cache.
+// The tokens of one item after the other. They lie in `parts` arrays [items, count[p], D].
 template <class T>
-void attend(int64_t first, int64_t last, int64_t items, int64_t parts, const T* const* tokens, const int64_t* count,
-            const T* query, T* out) {
+struct Tokens {
     using W = Wide<T>;
     using V = typename W::V;
-    int64_t all = 0;
-    for (int64_t p = 0; p < parts; ++p) all += count[p];
-    const int64_t room = (all + W::lanes + together) / W::lanes * W::lanes;
-    const T scale = 1 / std::sqrt(T(WIDTH));
-    std::vector<T> score(HEADS * room);
-    std::vector<const T*> token;
-    std::vector<int64_t> hop;  // to the same token of the next item
-    for (int64_t p = 0; p < parts; ++p)
-        for (int64_t j = 0; j < count[p]; ++j) {
-            token.push_back(tokens[p] + (first * count[p] + j) * CORE);
-            hop.push_back(count[p] * CORE);
-        }
-    token.resize(all + together, token.back());
-    hop.resize(all + together, hop.back());
-    for (int64_t item = first; item < last; ++item) {
+    int64_t all = 0, room;     // tokens of an item, and numbers kept for each head: whole vectors
+    std::vector<const T*> at;  // each token of this item
+    std::vector<int64_t> hop;  // to the same token of the next
+
+    Tokens(int64_t first, int64_t parts, const T* const* tokens, const int64_t* count) {
+        for (int64_t p = 0; p < parts; ++p)
+            for (int64_t j = 0; j < count[p]; ++j, ++all) {
+                at.push_back(tokens[p] + (first * count[p] + j) * CORE);
+                hop.push_back(count[p] * CORE);
+            }
+        at.resize(all + together, at.back());
+        hop.resize(all + together, hop.back());
+        room = (all + W::lanes + together) / W::lanes * W::lanes;
+    }
+    void next() {
+        for (int64_t j = 0; j < all + together; ++j) at[j] += hop[j];
+    }
+    // to[n][j] = of[n] · token j. Half of every token of the next item is fetched.
+    void products(const T* of, int64_t step, T* to, bool fetch) const {
         for (int64_t j = 0; j < all; j += together) {
-            for (int64_t i = j; i < j + together && item + 1 < last; ++i)
-                for (int c = 0; c < CORE / 2; c += 64 / sizeof(T)) __builtin_prefetch(token[i] + hop[i] + c, 0, 2);
+            for (int64_t i = j; i < j + together && fetch; ++i)
+                for (int c = 0; c < CORE / 2; c += 64 / sizeof(T)) __builtin_prefetch(at[i] + hop[i] + c, 0, 2);
             for (int head = 0; head < HEADS; head += heads_at_once) {
                 V sum[heads_at_once][together] = {};
                 for (int c = 0; c < CORE; c += W::lanes) {
-                    V at[together];
-                    for (int i = 0; i < together; ++i) at[i] = W::load(token[j + i] + c);
+                    V token[together];
+                    for (int i = 0; i < together; ++i) token[i] = W::load(at[j + i] + c);
                     for (int n = 0; n < heads_at_once; ++n) {
-                        const V of_head = W::load(query + ((head + n) * items + item) * CORE + c);
-                        for (int i = 0; i < together; ++i) sum[n][i] += of_head * at[i];
+                        const V of_head = W::load(of + (head + n) * step + c);
+                        for (int i = 0; i < together; ++i) sum[n][i] += of_head * token[i];
                     }
                 }
-                for (int n = 0; n < heads_at_once; ++n) sums_of_four<T>(sum[n], score.data() + (head + n) * room + j);
+                for (int n = 0; n < heads_at_once; ++n) sums_of_four<T>(sum[n], to + (head + n) * room + j);
             }
         }
+    }
+    // to[n] = sum over j of share[n][j] times token j. The other half is fetched.
+    void mixture(const T* share, T* to, int64_t step, bool fetch) const {
+        for (int head = 0; head < HEADS; head += heads_at_once)
+            for (int c = 0; c < CORE; c += together * W::lanes) {
+                V sum[heads_at_once][together] = {};
+                for (int64_t j = 0; j < all; ++j) {
+                    for (int i = 0; i < together * W::lanes / 2 && fetch; i += 64 / sizeof(T))
+                        __builtin_prefetch(at[j] + hop[j] + (CORE + c) / 2 + i, 0, 2);
+                    V token[together];
+                    for (int b = 0; b < together; ++b) token[b] = W::load(at[j] + c + b * W::lanes);
+                    for (int n = 0; n < heads_at_once; ++n)
+                        for (int b = 0; b < together; ++b) sum[n][b] += share[(head + n) * room + j] * token[b];
+                }
+                for (int n = 0; n < heads_at_once; ++n)
+                    for (int b = 0; b < together; ++b)
+                        W::store(to + (head + n) * step + c + b * W::lanes, sum[n][b]);
+            }
+    }
+    // Of each head the softmax of the scaled scores, 0 beyond the tokens.
+    void softmax(T scale, T* scores) const {
         for (int head = 0; head < HEADS; ++head) {
-            T* s = score.data() + head * room;
+            T* s = scores + head * room;
             T most = s[0];
             for (int64_t j = 1; j < all; ++j) most = s[j] > most ? s[j] : most;
             for (int64_t j = all; j < room; ++j) s[j] = -INFINITY;
@@ -511,23 +668,137 @@ void attend(int64_t first, int64_t last, int64_t items, int64_t parts, const T* 
             const T one = 1 / W::sum(sums);
             for (int64_t j = 0; j < room; j += W::lanes) W::store(s + j, W::load(s + j) * one);
         }
-        for (int head = 0; head < HEADS; head += heads_at_once)
-            for (int c = 0; c < CORE; c += together * W::lanes) {
-                V sum[heads_at_once][together] = {};
-                for (int64_t j = 0; j < all; ++j) {
-                    for (int i = 0; i < together * W::lanes / 2 && item + 1 < last; i += 64 / sizeof(T))
-                        __builtin_prefetch(token[j] + hop[j] + (CORE + c) / 2 + i, 0, 2);
-                    V at[together];
-                    for (int b = 0; b < together; ++b) at[b] = W::load(token[j] + c + b * W::lanes);
-                    for (int n = 0; n < heads_at_once; ++n)
-                        for (int b = 0; b < together; ++b) sum[n][b] += score[(head + n) * room + j] * at[b];
-                }
-                for (int n = 0; n < heads_at_once; ++n)
-                    for (int b = 0; b < together; ++b)
-                        W::store(out + ((head + n) * items + item) * CORE + c + b * W::lanes, sum[n][b]);
-            }
-        for (int64_t j = 0; j < all + together; ++j) token[j] += hop[j];
     }
+};
+
+// Softmax attention of the heads over the tokens of one query, keys and values the tokens themselves. Query and out are
+// [N, items, D]. What is read twice is still in cache.
+template <class T>
+void attend(int64_t first, int64_t last, int64_t items, int64_t parts, const T* const* tokens, const int64_t* count,
+            const T* query, T* out) {
+    Tokens<T> of(first, parts, tokens, count);
+    std::vector<T> share(HEADS * of.room);
+    for (int64_t item = first; item < last; ++item, of.next()) {
+        const bool more = item + 1 < last;
+        of.products(query + item * CORE, items * CORE, share.data(), more);
+        of.softmax(1 / std::sqrt(T(WIDTH)), share.data());
+        of.mixture(share.data(), out + item * CORE, items * CORE, more);
+    }
+}
+
+// --- layers of few queries --------------------------------------------------------------------------------------------
+
+// W x + b of every item. Rows of W go by outermost: each is read once.
+template <class T>
+void linear(int64_t items, int64_t channels, int64_t rows, const T* x, const T* weight, const T* bias, T* out,
+            int64_t out_step) {
+    using W = Wide<T>;
+    for (int64_t row = 0; row < rows; row += together)
+        for (int64_t item = 0; item < items; ++item) {
+            typename W::V sum[together] = {};
+            for (int64_t c = 0; c < channels; c += W::lanes) {
+                const typename W::V at = W::load(x + item * channels + c);
+                for (int i = 0; i < together; ++i) sum[i] += W::load(weight + (row + i) * channels + c) * at;
+            }
+            T total[together];
+            sums_of_four<T>(sum, total);
+            for (int i = 0; i < together; ++i) out[item * out_step + row + i] = total[i] + bias[row + i];
+        }
+}
+
+// Σ weight · row, all of `size` channels, added to `to`.
+template <class T>
+void weighted_sum(int64_t count, int64_t size, const T* weight, const T* rows, T* to) {
+    using W = Wide<T>;
+    int64_t c = 0;
+    for (; c + W::lanes <= size; c += W::lanes) {
+        typename W::V sum = W::load(to + c);
+        for (int64_t i = 0; i < count; ++i) sum += weight[i] * W::load(rows + i * size + c);
+        W::store(to + c, sum);
+    }
+    for (; c < size; ++c)
+        for (int64_t i = 0; i < count; ++i) to[c] += weight[i] * rows[i * size + c];
+}
+
+// What both kinds of attention layer have before and after their attention, in the order of `layers.py`.
+template <class T>
+struct Layer {
+    const T *query_norm_weight, *query_norm_bias, *query_weight, *query_bias, *out_weight, *out_bias, *norm_weight,
+        *norm_bias, *wide_weight, *wide_bias, *narrow_weight, *narrow_bias;
+
+    static std::vector<T> normed(int64_t items, const T* h, const T* weight, const T* bias) {
+        std::vector<T> x(items * CORE);
+        for (int64_t item = 0; item < items; ++item) {
+            auto row = Row<T>::load(h + item * CORE);
+            row.standardise();
+            row.scale_and_shift(weight, bias);
+            row.store(&x[item * CORE]);
+        }
+        return x;
+    }
+    // W_Q LN(h)
+    std::vector<T> query(int64_t items, const T* h) const {
+        const auto x = normed(items, h, query_norm_weight, query_norm_bias);
+        std::vector<T> query(items * CORE);
+        linear(items, CORE, CORE, x.data(), query_weight, query_bias, query.data(), CORE);
+        return query;
+    }
+    // h + W_O read, then h + FFN(LN_ff(h))
+    void finish(int64_t items, int64_t hidden, const T* h, const std::vector<T>& read, T* out) const {
+        linear(items, CORE, CORE, read.data(), out_weight, out_bias, out, CORE);
+        for (int64_t i = 0; i < items * CORE; ++i) out[i] += h[i];
+        std::vector<T> narrow = normed(items, out, norm_weight, norm_bias), wide(items * hidden);
+        linear(items, CORE, hidden, narrow.data(), wide_weight, wide_bias, wide.data(), hidden);
+        gelu_in_place(0, items, hidden, wide.data());
+        linear(items, hidden, CORE, wide.data(), narrow_weight, narrow_bias, narrow.data(), CORE);
+        for (int64_t i = 0; i < items * CORE; ++i) out[i] += narrow[i];
+    }
+};
+
+// layers.TokenAttentionLayer; key [N, E, D], value [N, E, D] and shift [N, E] are `Absorbed`.
+template <class T>
+void token_layer(int64_t items, int64_t parts, const T* const* tokens, const int64_t* count, int64_t hidden,
+                 const Layer<T>& layer, const T* key, const T* value, const T* shift, const T* h, T* out) {
+    const std::vector<T> query = layer.query(items, h);
+    std::vector<T> absorbed(HEADS * items * CORE), mixed(HEADS * items * CORE), read(items * CORE);
+    for (int64_t head = 0; head < HEADS; ++head)
+        for (int64_t item = 0; item < items; ++item)
+            weighted_sum(WIDTH, CORE, &query[item * CORE + head * WIDTH], key + head * WIDTH * CORE,
+                         &absorbed[(head * items + item) * CORE]);
+    attend(0, items, items, parts, tokens, count, absorbed.data(), mixed.data());
+    for (int64_t head = 0; head < HEADS; ++head)
+        linear(items, CORE, WIDTH, &mixed[head * items * CORE], value + head * WIDTH * CORE, shift + head * WIDTH,
+               &read[head * WIDTH], CORE);
+    layer.finish(items, hidden, h, read, out);
+}
+
+// layers.SiteAttentionLayer; key [B, N, E, S], value [B, N, S, E], weights [B, N, items of an image, S].
+template <class T>
+void site_layer(int64_t items, int64_t items_per_image, int64_t sites, int64_t hidden, const Layer<T>& layer,
+                const T* added_query, const T* key, const T* value, const T* h, T* out, T* weights) {
+    using W = Wide<T>;
+    std::vector<T> query = layer.query(items, h), read(items * CORE), score(sites + W::lanes);
+    for (int64_t i = 0; i < items * CORE; ++i) query[i] = (query[i] + (added_query ? added_query[i] : 0)) / std::sqrt(T(WIDTH));
+    for (int64_t item = 0; item < items; ++item)
+        for (int64_t head = 0; head < HEADS; ++head) {
+            const int64_t of = item / items_per_image * HEADS + head;
+            std::fill(score.begin(), score.end(), T(0));
+            weighted_sum(WIDTH, sites, &query[item * CORE + head * WIDTH], key + of * WIDTH * sites, score.data());
+            T most = score[0];
+            for (int64_t s = 1; s < sites; ++s) most = score[s] > most ? score[s] : most;
+            for (int64_t s = sites; s < sites + W::lanes; ++s) score[s] = -INFINITY;
+            typename W::V sums = {};
+            for (int64_t s = 0; s < sites; s += W::lanes) {
+                const auto raised = exponential<T>(W::load(&score[s]) - most);
+                W::store(&score[s], raised);
+                sums += raised;
+            }
+            const T one = 1 / W::sum(sums);
+            T* weight = weights + (of * items_per_image + item % items_per_image) * sites;
+            for (int64_t s = 0; s < sites; ++s) weight[s] = score[s] * one;
+            weighted_sum(sites, WIDTH, weight, value + of * sites * WIDTH, &read[item * CORE + head * WIDTH]);
+        }
+    layer.finish(items, hidden, h, read, out);
 }
 
 }  // namespace
@@ -542,6 +813,19 @@ void attend(int64_t first, int64_t last, int64_t items, int64_t parts, const T* 
     }                                                                                                                 \
     void largest_##NAME(int64_t first, int64_t last, int64_t sites, int64_t wanted, const T* weight, int64_t* out) {  \
         largest(first, last, sites, wanted, weight, out);                                                             \
+    }                                                                                                                 \
+    void enlarged_norm_##NAME(int64_t first, int64_t last, int64_t channels, int64_t height, int64_t width,           \
+                              int64_t factor, int64_t pad, const T* coarse, const T* weight, const T* bias, T* out) { \
+        const auto of = channels == FINE ? enlarged_norm<T, FINE> : enlarged_norm<T, LOW>;                            \
+        of(first, last, height, width, factor, pad, coarse, weight, bias, out);                                       \
+    }                                                                                                                 \
+    void enlarged_spread_##NAME(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor,           \
+                                const T* coarse, T* out) {                                                            \
+        enlarged_spread(first, last, height, width, factor, coarse, out);                                             \
+    }                                                                                                                 \
+    void enlarged_product_##NAME(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor,          \
+                                 int64_t pad, const T* coarse, const T* scale, const T* shift, T* out) {              \
+        enlarged_product(first, last, height, width, factor, pad, coarse, scale, shift, out);                         \
     }                                                                                                                 \
     void neighbourhood_##NAME(int64_t first, int64_t last, int64_t side, const T* rows, int64_t rows_per_map,         \
                               int64_t items_per_map, int64_t channels, int64_t width, int64_t height, int64_t pad,    \
@@ -560,12 +844,22 @@ void attend(int64_t first, int64_t last, int64_t items, int64_t parts, const T* 
         condition(first, last, anchors, queries_per_image, sites, freq, site, of_query, of_site, query_code,          \
                   site_code, weight, norm_weight, norm_bias, out);                                                    \
     }                                                                                                                 \
-    void levels_read_##NAME(int64_t first, int64_t last, const T* rows, int64_t rows_per_image,                       \
-                            int64_t items_per_image, int64_t samples, const T* level, const int32_t* stride_corner,   \
-                            const int64_t* site, const T* site_xy, const T* dx, const T* dy, int64_t item_step,       \
-                            int64_t step, const T* score, int64_t score_step, T* out) {                                                   \
-        levels_read(first, last, rows, rows_per_image, items_per_image, samples, level, stride_corner, site,          \
-                    site_xy, dx, dy, item_step, step, score, score_step, out);                                                    \
+    void levels_read_##NAME(int64_t first, int64_t last, int64_t samples, const T* const* rows,                       \
+                            const int64_t* rows_per_map, int64_t items_per_image, const T* level,                     \
+                            const int32_t* places, const int64_t* site, const T* site_xy, const T* dx, const T* dy,   \
+                            int64_t item_step, int64_t step, const T* score, int64_t score_step, T* out) {            \
+        levels_read(first, last, samples, rows, rows_per_map, items_per_image, level, places, site, site_xy, dx, dy,  \
+                    item_step, step, score, score_step, out);                                                         \
+    }                                                                                                                 \
+    void token_layer_##NAME(int64_t, int64_t items, int64_t parts, const T* const* tokens, const int64_t* count,      \
+                            int64_t hidden, const Layer<T>* layer, const T* key, const T* value, const T* shift,      \
+                            const T* h, T* out) {                                                                     \
+        token_layer(items, parts, tokens, count, hidden, *layer, key, value, shift, h, out);                          \
+    }                                                                                                                 \
+    void site_layer_##NAME(int64_t, int64_t items, int64_t items_per_image, int64_t sites, int64_t hidden,            \
+                           const Layer<T>* layer, const T* added_query, const T* key, const T* value, const T* h,     \
+                           T* out, T* weights) {                                                                      \
+        site_layer(items, items_per_image, sites, hidden, *layer, added_query, key, value, h, out, weights);          \
     }                                                                                                                 \
     void attend_##NAME(int64_t first, int64_t last, int64_t items, int64_t parts, const T* const* tokens,             \
                        const int64_t* count, const T* query, T* out) {                                                \

@@ -1,10 +1,11 @@
 """Fused forms of what stock operators do in several passes over memory, for inference on a CPU.
 
-`fused.cpp` is compiled once for this machine by its own C++ compiler, into the user's cache. The functions here
-compute what their stock forms do, to rounding, and only where `ready` says so: without gradients or autocast, on a CPU,
-in float32 or float64. Elsewhere, without a compiler, or with SPD_BENCH_FUSED=0, the stock forms run; `description` says
-which, and stands with every timing and every run. `gelu` and `standardise` choose themselves, for the others the
-caller asks `ready` (and `unchanged`) and keeps the stock form beside the call.
+`fused.cpp` is compiled once for this machine by its own C++ compiler, into the user's cache, with the forms that have
+gradients behind it (`fused_training`). The functions here compute what their stock forms do, to rounding, and only
+where `ready` says so: without gradients or autocast, on a CPU, in float32 or float64. Elsewhere, without a compiler, or
+with SPD_BENCH_FUSED=0, the stock forms run; `description` says which, and stands with every timing and every run.
+`gelu` and `standardise` choose themselves, for the others the caller asks `ready` (and `unchanged`) and keeps the stock
+form beside the call.
 
 What pays: tokens are written once and already standardised (B1); anchors that read the same place are read one after
 the other (B4); the next query's tokens are fetched while this one's are attended to (B2, B5).
@@ -26,13 +27,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 SOURCE = Path(__file__).with_suffix(".cpp")
+TRAINING = SOURCE.with_name("fused_training.cpp")
+"""What is compiled: the kernels of training, behind those of inference."""
 FLAGS = ("-std=c++17", "-O3", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-w", "-shared", "-fPIC")
 FOR_THIS_MACHINE = ("-march=native", "-mcpu=native")
 """What compilers call it; the first that one takes is used."""
@@ -41,8 +44,12 @@ CORE = HEADS * WIDTH
 """What the kernels are compiled for: the paper's heads, width per head and core width (§2)."""
 SIDES = (1, 3, 5)
 """Sides of neighbourhoods, likewise."""
+FINE, LOW = 64, 128
+"""Channels of L1 and L2, likewise."""
 LANES = 16
 """Channels of a table come in multiples of it."""
+FEW = 4
+"""Queries up to which a whole attention layer is one call: that many cost little more than reading its weights."""
 SWITCH = "SPD_BENCH_FUSED"
 AT_LEAST = 32
 """Items that a thread should have to be worth its start."""
@@ -63,11 +70,16 @@ def stock() -> Iterator[None]:
 
 def ready(*tensors: Tensor, heads: int = HEADS, width: int = WIDTH) -> bool:
     """Whether the fused forms can take these tensors, heads and width per head."""
-    if _off or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or (heads, width) != (HEADS, WIDTH):
+    return not torch.is_grad_enabled() and fits(*tensors, heads=heads, width=width)
+
+
+def fits(*tensors: Tensor, heads: int = HEADS, width: int = WIDTH) -> bool:
+    """`ready`, whether gradients are wanted or not: for forms that have them (`fused_training`)."""
+    if _off or torch.is_autocast_enabled("cpu") or (heads, width) != (HEADS, WIDTH):
         return False
     kind = tensors[0].dtype
-    fits = kind in (torch.float32, torch.float64) and all(t.dtype == kind and t.device.type == "cpu" for t in tensors)
-    return fits and _loaded()[0] is not None
+    same = kind in (torch.float32, torch.float64) and all(t.dtype == kind and t.device.type == "cpu" for t in tensors)
+    return same and _loaded()[0] is not None
 
 
 def unchanged(component: object, base: type, *methods: str) -> bool:
@@ -107,17 +119,51 @@ def largest(weight_BKS: Tensor, r: int) -> Tensor:
     return out_BKR
 
 
+def enlarged_norm(coarse_BHWC: Tensor, factor: int, pad: int, norm: nn.LayerNorm) -> Tensor:
+    """LayerNorm of maps of FINE or LOW channels enlarged bilinearly, as rows with a border of zeros: [N, C]."""
+    sizes, rows = _enlarged(coarse_BHWC, factor, pad)
+    channels = coarse_BHWC.shape[-1]
+    out_NC = coarse_BHWC.new_empty(rows, channels)
+    given = coarse_BHWC.contiguous(), norm.weight, norm.bias
+    _run("enlarged_norm", coarse_BHWC, sizes[0], channels, *sizes[1:], factor, pad, *given, out_NC)
+    return out_NC
+
+
+def enlarged_spread(centred_BHWC: Tensor, factor: int) -> Tensor:
+    """1 / √(variance + eps) over channels at each cell of the enlarged maps, whose LOW channels have mean 0: [N]."""
+    (lines, *sizes), cells = _enlarged(centred_BHWC, factor, 0)
+    out_N = centred_BHWC.new_empty(cells)
+    _run("enlarged_spread", centred_BHWC, lines, *sizes, factor, centred_BHWC.contiguous(), out_N)
+    return out_N
+
+
+def enlarged_product(coarse_BHWD: Tensor, factor: int, pad: int, scale_N: Tensor, shift_D: Tensor) -> Tensor:
+    """scale · enlarged maps + shift, one scale per cell, as rows with a border of zeros: [N, D]."""
+    (lines, *sizes), rows = _enlarged(coarse_BHWD, factor, pad)
+    out_ND = coarse_BHWD.new_empty(rows, CORE)
+    given = coarse_BHWD.contiguous(), scale_N, shift_D
+    _run("enlarged_product", coarse_BHWD, lines, *sizes, factor, pad, *given, out_ND)
+    return out_ND
+
+
+def _enlarged(coarse_BHWC: Tensor, factor: int, pad: int) -> tuple[tuple[int, int, int], int]:
+    """Lines of all enlarged maps, and rows and columns of the coarse ones; rows of the table of all."""
+    batch, height, width, _ = coarse_BHWC.shape
+    rows = batch * (height * factor + 2 * pad) * (width * factor + 2 * pad)
+    return (batch * height * factor, height, width), rows
+
+
+class MapSize(NamedTuple):
+    """A map of a `geometry.Table`."""
+
+    rows_per_map: int
+    width: int
+    height: int
+    pad: int
+
+
 def neighbourhood(
-    rows_NC: Tensor,
-    *,
-    rows_per_map: int,
-    width: int,
-    height: int,
-    pad: int,
-    xy_lvl_BK2: Tensor,
-    side: int,
-    plus_TC: Tensor | None,
-    out_BKTC: Tensor,
+    rows_NC: Tensor, of: MapSize, *, xy_lvl_BK2: Tensor, side: int, plus_TC: Tensor | None, out_BKTC: Tensor
 ) -> None:
     """`geometry.Table.read_neighbourhood`; with a row to add to each place, of D channels, standardised after that.
 
@@ -125,7 +171,7 @@ def neighbourhood(
     """
     batch, count, _ = xy_lvl_BK2.shape
     plus_TC = None if plus_TC is None else plus_TC.contiguous()
-    sizes = rows_per_map, count, rows_NC.shape[1], width, height, pad
+    sizes = of.rows_per_map, count, rows_NC.shape[1], of.width, of.height, of.pad
     given = side, rows_NC, *sizes, xy_lvl_BK2.contiguous(), plus_TC, out_BKTC, out_BKTC.stride(1)
     _run("neighbourhood", rows_NC, batch * count, *given)
 
@@ -161,10 +207,9 @@ def condition(
 
 
 def levels_read(
-    rows_NC: Tensor,
-    rows_per_image: int,
+    maps: Sequence[tuple[Tensor, int]],
     level_4S: Tensor,
-    stride_corner_2S: Tensor,
+    places_3S: Tensor,
     *,
     site_BKR: Tensor,
     site_xy_S2: Tensor,
@@ -174,18 +219,20 @@ def levels_read(
 ) -> Tensor:
     """Σ softmax(score) × bilinear read of every item: [Q, D].
 
-    Of each sample of a head (S), the same for every head: cells per image along x and y, and the largest x and y
-    (level_4S); row stride of its level and row of its first cell (stride_corner_2S, int32): `geometry.Stack.samples`.
+    Of each sample of a head (S), the same for every head: the rows [N, D] that it reads, and how many of them an
+    image has (maps); cells per image along x and y, and the largest x and y (level_4S); row stride, row of the first
+    cell, and the last row that a read may begin at (places_3S, int32): `geometry.Stack.samples`.
     """
     if x_QT.stride() != y_QT.stride():
         x_QT, y_QT = x_QT.contiguous(), y_QT.contiguous()
     if score_QT.stride(1) != 1:
         score_QT = score_QT.contiguous()
-    out_QD = rows_NC.new_empty(len(x_QT), CORE)
-    sizes = rows_per_image, site_BKR[0].numel(), level_4S.shape[1]
-    places = [tensor.contiguous() for tensor in (level_4S, stride_corner_2S, site_BKR, site_xy_S2)]
+    out_QD = x_QT.new_empty(len(x_QT), CORE)
+    rows = (ctypes.c_void_p * len(maps))(*(rows_ND.data_ptr() for rows_ND, _ in maps))
+    per_image = (ctypes.c_int64 * len(maps))(*(count for _, count in maps))
+    places = [tensor.contiguous() for tensor in (level_4S, places_3S, site_BKR, site_xy_S2)]
     offsets: tuple[Tensor | int, ...] = x_QT, y_QT, *x_QT.stride(), score_QT, score_QT.stride(0)
-    _run("levels_read", rows_NC, len(x_QT), rows_NC, *sizes, *places, *offsets, out_QD)
+    _run("levels_read", x_QT, len(x_QT), len(maps), rows, per_image, site_BKR[0].numel(), *places, *offsets, out_QD)
     return out_QD
 
 
@@ -201,11 +248,57 @@ def attend(query_NQD: Tensor, tokens: Sequence[Tensor]) -> Tensor:
     return out_NQD
 
 
-def _run(name: str, like: Tensor, items: int, *given: "int | Tensor | ctypes.Array[Any] | None") -> None:
+class LayerWeights:
+    """Weights of an attention layer around its attention, kept alive, as `token_layer` and `site_layer` take them."""
+
+    def __init__(
+        self, query_norm: nn.LayerNorm, query: nn.Linear, out: nn.Linear, norm: nn.LayerNorm, *ffn: nn.Linear
+    ) -> None:
+        modules: tuple[nn.LayerNorm | nn.Linear, ...] = (query_norm, query, out, norm, *ffn)
+        self.tensors = [t.detach().contiguous() for module in modules for t in (module.weight, module.bias)]
+        self.pointers = (ctypes.c_void_p * len(self.tensors))(*(t.data_ptr() for t in self.tensors))
+        self.hidden = ffn[0].out_features
+
+    def serve(self, h_BKD: Tensor) -> bool:
+        """Whether these queries are few enough, and the fused forms can take them."""
+        few = h_BKD.shape[0] * h_BKD.shape[1] <= FEW
+        return few and self.hidden % LANES == 0 and h_BKD.shape[-1] == CORE and ready(h_BKD, self.tensors[0])
+
+
+def token_layer(
+    h_BKD: Tensor, tokens: Sequence[Tensor], weights: LayerWeights, key_NED: Tensor, value_NED: Tensor, shift_NE: Tensor
+) -> Tensor:
+    """h after an attention layer over each query's own tokens, given in parts [Q, T, D]."""
+    h_BKD, parts = h_BKD.contiguous(), [part_QTD.contiguous() for part_QTD in tokens]
+    absorbed = [tensor.contiguous() for tensor in (key_NED, value_NED, shift_NE)]
+    out_BKD = torch.empty_like(h_BKD)
+    where = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
+    count = (ctypes.c_int64 * len(parts))(*(part.shape[1] for part in parts))
+    sizes = len(parts), where, count, weights.hidden, weights.pointers
+    _run("token_layer", h_BKD, h_BKD.shape[0] * h_BKD.shape[1], *sizes, *absorbed, h_BKD, out_BKD)
+    return out_BKD
+
+
+def site_layer(
+    h_BKD: Tensor, weights: LayerWeights, key_BNES: Tensor, value_BNSE: Tensor, added_query_BKD: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """h after an attention layer over the sites of L4, and the attention weights [B, N, K, S]."""
+    (batch, count, _), sites = h_BKD.shape, key_BNES.shape[-1]
+    added_query_BKD = None if added_query_BKD is None else added_query_BKD.contiguous()
+    h_BKD, key_BNES, value_BNSE = h_BKD.contiguous(), key_BNES.contiguous(), value_BNSE.contiguous()
+    out_BKD, alpha_BNKS = torch.empty_like(h_BKD), h_BKD.new_empty(batch, HEADS, count, sites)
+    given = count, sites, weights.hidden, weights.pointers, added_query_BKD, key_BNES, value_BNSE
+    _run("site_layer", h_BKD, batch * count, *given, h_BKD, out_BKD, alpha_BNKS)
+    return out_BKD, alpha_BNKS
+
+
+def _run(
+    name: str, like: Tensor, items: int, *given: "int | Tensor | ctypes.Array[Any] | None", at_least: int = AT_LEAST
+) -> None:
     """Calls a kernel on all items, in as many threads as PyTorch uses; ctypes gives the interpreter's lock free."""
     function = _function(name, like.dtype, tuple(isinstance(value, int) for value in given))
     values = [value.data_ptr() if isinstance(value, Tensor) else value for value in given]
-    threads = min(torch.get_num_threads(), items // AT_LEAST)
+    threads = min(torch.get_num_threads(), items // at_least)
     if threads <= 1:
         function(0, items, *values)
         return
@@ -238,7 +331,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     if compiler is None:
         return None, "stock operators (no C++ compiler found)"
     try:
-        return ctypes.CDLL(str(_built(compiler))), "fused kernels (inference in float32 or float64 on a CPU)"
+        return ctypes.CDLL(str(_built(compiler))), "fused kernels (float32 or float64 on a CPU)"
     except subprocess.SubprocessError:
         return None, f"stock operators ({Path(compiler[0]).name} does not compile {SOURCE.name})"
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
@@ -256,7 +349,12 @@ def _compiler() -> list[str] | None:
 
 def _built(compiler: Sequence[str]) -> Path:
     """The library in the user's cache, compiled if this source on this processor has not been yet."""
-    about = [SOURCE.read_bytes(), *(" ".join(words).encode() for words in (FLAGS, compiler)), _processor().encode()]
+    about = [
+        SOURCE.read_bytes(),
+        TRAINING.read_bytes(),
+        *(" ".join(words).encode() for words in (FLAGS, compiler)),
+        _processor().encode(),
+    ]
     key = hashlib.sha256(b"\0".join(about)).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spd-bench"
     built = folder / f"fused-{key}.so"
@@ -271,7 +369,7 @@ def _built(compiler: Sequence[str]) -> Path:
 
 def _compile(compiler: Sequence[str], to: Path) -> None:
     for native in FOR_THIS_MACHINE:
-        command = [*compiler, *FLAGS, native, str(SOURCE), "-o", str(to)]
+        command = [*compiler, *FLAGS, native, str(TRAINING), "-o", str(to)]
         done = subprocess.run(command, check=False, capture_output=True, timeout=300)  # noqa: S603
         if done.returncode == 0:
             return

@@ -16,13 +16,14 @@ Letters: B images, N points, C channels, H W rows and columns of the map, Q bags
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spd_bench import fused
+from spd_bench import fused, fused_training
 
 
 def pixel_to_unit(uv_img: Tensor, *, width: int, height: int) -> Tensor:
@@ -141,29 +142,19 @@ class Table:
     def standard_neighbourhood(self, xy_lvl_BK2: Tensor, size: int, plus_TC: Tensor, out_BKTC: Tensor) -> None:
         """`read_neighbourhood` plus a row for each place, standardised, into out; only where `fused.ready`."""
         self._check_border(size)
-        self._fused_neighbourhood(xy_lvl_BK2, size, plus_TC, out_BKTC)
+        given = self.rows_NC, self._size
+        fused.neighbourhood(*given, xy_lvl_BK2=xy_lvl_BK2, side=size, plus_TC=plus_TC, out_BKTC=out_BKTC)
 
     def _reads_fused(self, size: int, xy_lvl_BK2: Tensor) -> bool:
         kept = size in fused.SIDES and self.rows_NC.shape[1] % fused.LANES == 0
-        return kept and fused.ready(self.rows_NC, xy_lvl_BK2)
+        return kept and fused.fits(self.rows_NC, xy_lvl_BK2)
 
-    def _fused_neighbourhood(
-        self, xy_lvl_BK2: Tensor, size: int, plus_TC: Tensor | None = None, out_BKTC: Tensor | None = None
-    ) -> Tensor:
-        if out_BKTC is None:
-            out_BKTC = self.rows_NC.new_empty(*xy_lvl_BK2.shape[:2], size * size, self.rows_NC.shape[1])
-        fused.neighbourhood(
-            self.rows_NC,
-            rows_per_map=self.rows_per_map,
-            width=self.width,
-            height=self.height,
-            pad=self.pad,
-            xy_lvl_BK2=xy_lvl_BK2,
-            side=size,
-            plus_TC=plus_TC,
-            out_BKTC=out_BKTC,
-        )
-        return out_BKTC
+    def _fused_neighbourhood(self, xy_lvl_BK2: Tensor, size: int) -> Tensor:
+        return fused_training.neighbourhood(self.rows_NC, xy_lvl_BK2, size, self._size)
+
+    @property
+    def _size(self) -> fused.MapSize:
+        return fused.MapSize(self.rows_per_map, self.width, self.height, self.pad)
 
     def _check_border(self, size: int) -> None:
         if self.pad < size // 2 + 2:
@@ -181,25 +172,30 @@ class Table:
 
 @dataclass(frozen=True)
 class Stack:
-    """The tables of several levels of one batch as one array of rows, for reads that sum over levels (§6.4).
-
-    rows_NC: [B·rows_per_image, C], an image's levels one after the other. `levels` say where each begins: their
-    own rows are not kept.
+    """The tables of several levels of one batch, for reads that sum over levels (§6.4); `first` says where each begins
+    where they are one array of rows, an image's levels one after the other.
     """
 
-    rows_NC: Tensor
-    rows_per_image: int
     levels: tuple[Table, ...]
 
     @classmethod
     def of(cls, tables: Sequence[Table]) -> "Stack":
         """Tables of the same batch and channels, stacked in their order."""
-        rows_BNC = torch.cat([t.rows_NC.view(t.batch, t.rows_per_map, -1) for t in tables], dim=1)
         first, levels = 0, []
         for table in tables:
-            levels.append(replace(table, rows_NC=table.rows_NC[:0], first=first))
+            levels.append(replace(table, first=first))
             first += table.rows_per_map
-        return cls(rows_BNC.flatten(0, 1), first, tuple(levels))
+        return cls(tuple(levels))
+
+    @property
+    def rows_per_image(self) -> int:
+        """Rows of all levels of an image."""
+        return sum(table.rows_per_map for table in self.levels)
+
+    @cached_property
+    def rows_NC(self) -> Tensor:
+        """All levels as one array [B·rows_per_image, C], made where it is asked for."""
+        return torch.cat([t.rows_NC.view(t.batch, t.rows_per_map, -1) for t in self.levels], dim=1).flatten(0, 1)
 
     def taps(self, xy_Q2: Tensor, x_QT: Tensor, y_QT: Tensor, level_T: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `Table.taps` at T offsets (x, y) around each point of the unit square, offset t in cells of level_T[t].
@@ -225,13 +221,17 @@ class Stack:
         row_QT = row_QT.clamp(0, self.rows_per_image - last.stride - 2)
         return row_QT, stride_T.to(torch.int32), x - x_low, y - y_low
 
-    def samples(self, per_level: int, *, like: Tensor) -> tuple[Tensor, Tensor]:
+    def samples(self, per_level: int, *, like: Tensor) -> tuple[list[tuple[Tensor, int]], Tensor, Tensor]:
         """What `fused.levels_read` must know of each sample of a head, `per_level` on each level in turn."""
         levels = [t for t in self.levels for _ in range(per_level)]
         cells = [[t.width / t.extent[0] for t in levels], [t.height / t.extent[1] for t in levels]]
         reach = [[t.width + 0.5 for t in levels], [t.height + 0.5 for t in levels]]
-        rows = [[t.stride for t in levels], [t.pad * (t.stride + 1) + t.first for t in levels]]
-        return torch.tensor(cells + reach, dtype=like.dtype), torch.tensor(rows, dtype=torch.int32)
+        rows = [[t.stride, t.pad * (t.stride + 1), t.rows_per_map - t.stride - 2] for t in levels]
+        return (
+            [(t.rows_NC, t.rows_per_map) for t in levels],
+            torch.tensor(cells + reach, dtype=like.dtype),
+            torch.tensor(rows, dtype=torch.int32).t().contiguous(),
+        )
 
 
 def batch_offset(batch: int, rows_per_map: int, *, like: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def test_pyramid_of_a_518_by_518_image(traced: Traced) -> None:
 def test_keys_and_values_of_324_sites(traced: Traced) -> None:
     layers = traced[0].prepared["b3"]
     assert len(layers) == 2
-    for key_BNES, value_BNSE in layers:
+    for key_BNES, value_BNSE, _ in layers:
         # [324, 192] for each image, the 192 as 6 heads of 32
         assert key_BNES.shape == (B, 6, 32, 324)
         assert value_BNSE.shape == (B, 6, 324, 32)
@@ -281,7 +281,7 @@ def test_fewer_levels_and_samples_are_the_full_read_with_the_others_weighted_not
             }
         )
         full.weight.bias[~kept.flatten()] = -1e9
-        pyramid = Pyramid(*(replace(level, map_BHWC=level.map_BHWC.double()) for level in levels_of(scene)))
+        pyramid = Pyramid(*(Level(level.map_BHWC.double(), level.extent) for level in levels_of(scene)))
         state = replace(after["routing"], h_BKD=torch.randn(B, K, 192, generator=g, dtype=torch.float64))
         state = replace(state, xy_BK2=state.xy_BK2.double())
         evidence = [

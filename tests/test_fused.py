@@ -10,16 +10,17 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from spd_bench import fused
-from spd_bench.api import Block, Dims, Features, Pyramid, QueryState, Scene
+from spd_bench.api import Block, Dims, Features, Pyramid, QueryState, Scene, TokenPart
 from spd_bench.geometry import Table
 from spd_components.b1_centre_token import CentreToken
 from spd_components.b1_l1_only import L1Only
@@ -34,6 +35,7 @@ from spd_components.b4_nearest_read import NearestRead
 from spd_components.b5_fused_cross_attention import FusedCrossAttention
 from spd_components.layers import TokenAttentionLayer
 from spd_components.neck_pyramid import PyramidNeck
+from spd_components.pyramid_levels import EnlargedLevel, upsample
 from spd_components.routing_topk_attention import TopKAttention
 
 TYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -48,6 +50,19 @@ built = pytest.mark.skipif(fused._loaded()[0] is None, reason=fused.description(
 def no_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the kernels that ran."""
+    original, called = fused._run, set()
+
+    def noted(name: str, *given: Any, **how: Any) -> None:
+        called.add(name)
+        original(name, *given, **how)
+
+    monkeypatch.setattr(fused, "_run", noted)
+    return called
 
 
 def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -68,6 +83,64 @@ def both(call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     found = call()
     with fused.stock():
         return found, call()
+
+
+# --- levels -----------------------------------------------------------------------------------------------------------
+
+
+def enlarged_level(channels: int, *size: int, factor: int, dtype: torch.dtype) -> EnlargedLevel:
+    norm = nn.LayerNorm(channels, dtype=dtype)
+    norm.weight.copy_(random(channels, dtype=dtype, seed=1))
+    norm.bias.copy_(random(channels, dtype=dtype, seed=2))
+    return EnlargedLevel(5 + random(*size, channels, dtype=dtype, seed=3), factor, norm)
+
+
+@built
+@TYPES
+@pytest.mark.parametrize("channels", [64, 128])
+@pytest.mark.parametrize("size", [(2, 3, 5), (1, 1, 1), (1, 4, 1)])
+@pytest.mark.parametrize(("factor", "pad"), [(4, 4), (2, 2), (3, 4)])
+def test_an_enlarged_level(
+    dtype: torch.dtype, channels: int, size: tuple[int, ...], factor: int, pad: int, kernels: set[str]
+) -> None:
+    def table() -> Tensor:
+        made = enlarged_level(channels, *size, factor=factor, dtype=dtype).table(pad=pad)
+        assert (made.batch, made.height, made.width) == (size[0], size[1] * factor, size[2] * factor)
+        return made.rows_NC
+
+    assert furthest(*both(table)) < WITHIN[dtype]
+    assert kernels == {"enlarged_norm"}
+
+
+@built
+@TYPES
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", [(2, 3, 5), (1, 1, 1), (1, 1, 6)])
+def test_a_projection_of_an_enlarged_level(
+    dtype: torch.dtype, bias: bool, size: tuple[int, ...], kernels: set[str]
+) -> None:
+    by = nn.Linear(128, 192, bias=bias, dtype=dtype)
+    level = enlarged_level(128, *size, factor=2, dtype=dtype)
+    assert furthest(*both(lambda: level.table(pad=4, by=by).rows_NC)) < WITHIN[dtype]
+    assert kernels == {"enlarged_spread", "enlarged_product"}
+
+
+@built
+def test_a_projection_of_an_enlarged_level_is_not_the_enlargement_of_a_projected_one() -> None:
+    """Negative control: LayerNorm before the enlargement is another map."""
+    level = enlarged_level(128, 1, 3, 5, factor=2, dtype=torch.float64)
+    by = nn.Linear(128, 192, dtype=torch.float64)
+    early = Table.of(upsample(by(level.norm(level.coarse_BHWC)), 2), extent=(1.0, 1.0), pad=4)
+    assert furthest(level.table(pad=4, by=by).rows_NC, early.rows_NC) > 0.01
+
+
+@built
+@pytest.mark.parametrize(("channels", "out"), [(96, None), (64, 192), (128, 64)])
+def test_other_widths_are_enlarged_by_stock_operators(channels: int, out: int | None, kernels: set[str]) -> None:
+    by = None if out is None else nn.Linear(channels, out, dtype=torch.float64)
+    level = enlarged_level(channels, 1, 3, 5, factor=2, dtype=torch.float64)
+    assert furthest(*both(lambda: level.table(pad=2, by=by).rows_NC)) == 0
+    assert kernels == set()
 
 
 # --- primitives -----------------------------------------------------------------------------------------------------
@@ -233,6 +306,16 @@ def compare(blocks: dict[str, Block], pyramid: Pyramid, xy: Tensor) -> float:
     return worst
 
 
+def gradients(blocks: dict[str, Block], pyramid: Pyramid, xy: Tensor) -> Tensor:
+    """Those of all parameters, one after the other."""
+    with torch.enable_grad():
+        h_BKD = states(blocks, pyramid, xy)["b5"].h_BKD
+        assert h_BKD is not None
+        parameters = [parameter for block in blocks.values() for parameter in block.parameters()]
+        found = torch.autograd.grad(h_BKD.square().sum(), parameters, allow_unused=True)
+    return torch.cat([grad.flatten() for grad in found if grad is not None])
+
+
 def tensors(state: QueryState) -> Iterator[Tensor]:
     assert state.h_BKD is not None
     yield state.h_BKD
@@ -326,6 +409,45 @@ def test_a_wrong_kernel_is_noticed(
     assert compare(blocks, pyramid, xy) > 1e-3
 
 
+def _no_value_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.token_layer
+    monkeypatch.setattr(fused, "token_layer", lambda *a: original(*a[:-1], 0 * a[-1]))
+
+
+def _another_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.site_layer
+    monkeypatch.setattr(fused, "site_layer", lambda h, w, key, *rest: original(h, w, key.flip(1), *rest))
+
+
+@built
+@pytest.mark.parametrize("wrong", [_no_value_bias, _another_head])
+def test_a_wrong_layer_of_few_queries_is_noticed(
+    wrong: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks, pyramid, xy = blocks_of(torch.float32, "v13"), pyramid_of(torch.float32), points(2, torch.float32)
+    assert compare(blocks, pyramid, xy) < 1e-5
+    wrong(monkeypatch)
+    assert compare(blocks, pyramid, xy) > 1e-3
+
+
+@built
+@TYPES
+def test_the_attention_weights_of_few_queries(dtype: torch.dtype, kernels: set[str]) -> None:
+    """Routing and diagnostics read them; a query more, and they come from stock operators."""
+    blocks, pyramid = blocks_of(dtype, "v13"), pyramid_of(dtype)
+
+    def weights(count: int) -> Tensor:
+        attention_BKS = states(blocks, pyramid, points(count, dtype))["b3"].attention_BKS
+        assert attention_BKS is not None
+        return attention_BKS
+
+    assert furthest(*both(lambda: weights(2))) < WITHIN[dtype]
+    assert {"token_layer", "site_layer"} <= kernels
+    kernels.clear()
+    assert furthest(*both(lambda: weights(3))) < WITHIN[dtype]
+    assert not {"token_layer", "site_layer"} & kernels
+
+
 # --- dispatch -------------------------------------------------------------------------------------------------------
 
 
@@ -349,22 +471,26 @@ def test_where_the_fused_forms_run() -> None:
 
 
 @built
-def test_training_runs_stock_forms_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_no_gradient_is_left_out_of_training(kernels: set[str]) -> None:
     blocks, pyramid, xy = blocks_of(torch.float32, "v13"), pyramid_of(torch.float32), points(3, torch.float32)
-    called: set[str] = set()
-    original = fused._run
-
-    def noted(name: str, *given: Any) -> None:
-        called.add(name)
-        original(name, *given)
-
-    monkeypatch.setattr(fused, "_run", noted)
     with torch.enable_grad():
         states(blocks, pyramid, xy)
-    assert called == set()
+    assert kernels == {"attend_kept", "largest", "levels_read", "neighbourhood", "standardise_kept"}
+    kernels.clear()
     states(blocks, pyramid, xy)
-    kernels = {"attend", "condition", "gelu", "gelu_tokens", "largest", "levels_read", "neighbourhood", "standardise"}
-    assert called == kernels
+    assert kernels == {
+        "attend",
+        "condition",
+        "enlarged_norm",
+        "enlarged_product",
+        "enlarged_spread",
+        "gelu",
+        "gelu_tokens",
+        "largest",
+        "levels_read",
+        "neighbourhood",
+        "standardise",
+    }
 
 
 @built
@@ -372,9 +498,9 @@ def test_dropout_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model in training mode without gradients draws dropout all the same."""
     monkeypatch.setattr(fused, "attend", lambda *a: pytest.fail("fused attention knows no dropout"))
     layer = TokenAttentionLayer(Dims(), 0.5).train()
-    tokens = [random(2, 9, 192, dtype=torch.float32)]
+    parts = [TokenPart(random(1, 2, 9, 192, dtype=torch.float32))]
     query_NQE, key_NED = random(6, 2, 32, dtype=torch.float32), random(6, 32, 192, dtype=torch.float32)
-    assert layer._mixed(query_NQE, key_NED, tokens)[1] is not None
+    assert layer._mixed(query_NQE, key_NED, parts)[1] is not None
 
 
 class OtherCells(DeformableRead):
@@ -499,6 +625,8 @@ def test_narrower_vectors_compute_the_same(flags: str, tmp_path: Path, monkeypat
     fused._function.cache_clear()
     try:
         for dtype, within in WITHIN.items():
-            assert compare(blocks_of(dtype, "v13"), pyramid_of(dtype), points(5, dtype)) < within
+            blocks, pyramid, xy = blocks_of(dtype, "v13"), pyramid_of(dtype), points(5, dtype)
+            assert compare(blocks, pyramid, xy) < within
+            assert furthest(*both(partial(gradients, blocks, pyramid, xy))) < within
     finally:
         fused._function.cache_clear()

@@ -588,7 +588,7 @@ def test_wrong_cells_are_noticed(twin: type[DeformableRead]) -> None:
 def test_nearest_read_and_interpolation_agree_on_a_flat_map() -> None:
     """Where every cell in reach is the same; at the rim a bilinear read mixes in the zeros outside, the other not."""
     pyramid, state = routed(37, 37)
-    flat = Pyramid(*(replace(lv, map_BHWC=torch.ones_like(lv.map_BHWC)) for lv in vars(pyramid).values()))
+    flat = Pyramid(*(Level(torch.ones_like(lv.map_BHWC), lv.extent) for lv in vars(pyramid).values()))
     inner = slice(18 * 8 + 6, 18 * 8 + 12)  # a run of sites in the middle of 18×18
     fixed, nearest = (evidence(b4_of(c), flat, state)[:, :, inner] for c in (FixedOffsets, NearestRead))
     assert torch.allclose(fixed, nearest, rtol=0, atol=1e-12)
@@ -603,7 +603,7 @@ def test_rounding_does_not_choose_the_cell(monkeypatch: pytest.MonkeyPatch) -> N
     With 41 or 49 patches, float32 finds some of those corners a rounding error off: floor(1/49·49) may be 0.
     """
     pyramid, state = routed(41, 49)
-    narrow_pyramid = Pyramid(*(replace(lv, map_BHWC=lv.map_BHWC.float()) for lv in vars(pyramid).values()))
+    narrow_pyramid = Pyramid(*(Level(lv.map_BHWC.float(), lv.extent) for lv in vars(pyramid).values()))
     assert state.h_BKD is not None
     narrow_state = replace(state, xy_BK2=state.xy_BK2.float(), h_BKD=state.h_BKD.float())
 

@@ -34,7 +34,7 @@ def check_anchor_count(r: int, l4: Level) -> None:
 
 def top_sites(weight_BKS: Tensor, r: int) -> tuple[Tensor, Tensor]:
     """The R largest weights of each query and their sites, largest first, ties to the lower index (R-11)."""
-    if fused.ready(weight_BKS):
+    if fused.fits(weight_BKS):
         site_BKR = fused.largest(weight_BKS, r)
         return weight_BKS.gather(-1, site_BKR), site_BKR
     # a stable descending sort keeps equal weights in the order of their sites

@@ -99,7 +99,7 @@ class L1Tokens(Block):
         cell_T2 = neighbourhood(self.side, like=self.local.weight)
         if not self.centre_is_token:
             cell_T2 = _without_centre(cell_T2, dim=0)
-        return FineMap(Table.of(l1.map_BHWC, extent=l1.extent, pad=PAD), self._on_offset(cell_T2))
+        return FineMap(l1.table(pad=PAD), self._on_offset(cell_T2))
 
     def _at_learned(self, l1: Table, xy_BK2: Tensor, centre_BKC: Tensor) -> tuple[Tensor, Tensor]:
         """Features at the learned offsets, and W_loc's part on φ(δ)."""
@@ -189,9 +189,9 @@ class LocalTokens(L1Tokens):
         """The four maps as tables, L2 and L4 already projected."""
         return LocalMaps(
             fine=self._fine_map(pyramid.l1),
-            l2=Table.of(self.value2(pyramid.l2.map_BHWC), extent=pyramid.l2.extent, pad=PAD),
-            l3=Table.of(pyramid.l3.map_BHWC, extent=pyramid.l3.extent, pad=PAD),
-            l4=Table.of(self.value4(pyramid.l4.map_BHWC), extent=pyramid.l4.extent, pad=PAD),
+            l2=pyramid.l2.table(pad=PAD, by=self.value2),
+            l3=pyramid.l3.table(pad=PAD),
+            l4=pyramid.l4.table(pad=PAD, by=self.value4),
             embedding_TD=self._embeddings(),
         )
 

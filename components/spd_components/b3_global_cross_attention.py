@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import cast
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene
-from spd_components.layers import SiteAttentionLayer
+from spd_components.layers import SiteAttentionLayer, Sites
 
 
 class GlobalCrossAttention(Block):
@@ -40,7 +40,7 @@ class GlobalCrossAttention(Block):
         super().__init__(config, dims)
         self.layers = nn.ModuleList(SiteAttentionLayer(dims, config.dropout) for _ in range(config.layers))
 
-    def prepare(self, pyramid: Pyramid) -> list[tuple[Tensor, Tensor]]:
+    def prepare(self, pyramid: Pyramid) -> list[Sites]:
         """Keys and values of every layer (§5.1)."""
         l4_BSC = pyramid.l4.map_BHWC.flatten(1, 2)
         return [cast(SiteAttentionLayer, layer).prepare(l4_BSC) for layer in self.layers]
@@ -48,6 +48,6 @@ class GlobalCrossAttention(Block):
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Writes h and ᾱ [B, K, S]."""
         h_BKD = state.h_BKD
-        for layer, (key_BNES, value_BNSE) in zip(self.layers, scene.prepared[self.slot], strict=True):
-            h_BKD, alpha_BNKS = layer(h_BKD, key_BNES, value_BNSE)
+        for layer, of_sites in zip(self.layers, scene.prepared[self.slot], strict=True):
+            h_BKD, alpha_BNKS = layer(h_BKD, of_sites)
         return replace(state, h_BKD=h_BKD, attention_BKS=alpha_BNKS.mean(1))

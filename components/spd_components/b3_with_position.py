@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 
 from spd_bench.api import Dims, Pyramid, QueryState, Scene
 from spd_components.anchors import site_centres
 from spd_components.b3_global_cross_attention import GlobalCrossAttention
-from spd_components.layers import fourier
+from spd_components.layers import Sites, fourier
 
 SITE_FREQ = 4
 """1, 2, 4 and 8 cycles over the image: 18 sites of a side carry no more than 9, faster ones would alias."""
@@ -33,20 +33,21 @@ class WithPosition(GlobalCrossAttention):
         self.key_position = _zero_projections(config.layers, dims)
         self.query_position = _zero_projections(config.layers, dims)
 
-    def prepare(self, pyramid: Pyramid) -> list[tuple[Tensor, Tensor]]:
+    def prepare(self, pyramid: Pyramid) -> list[Sites]:
         """Keys, with the positions of their sites, and values of every layer."""
         l4 = pyramid.l4
         code_SP = fourier(site_centres(l4, like=l4.map_BHWC), SITE_FREQ)
-        added_NES = [project(code_SP).T.unflatten(0, (self.dims.heads, -1)) for project in self.key_position]
-        return [(key + added, value) for added, (key, value) in zip(added_NES, super().prepare(pyramid), strict=True)]
+        codes = [project(code_SP).T.unflatten(0, (self.dims.heads, -1)) for project in self.key_position]
+        prepared = zip(codes, super().prepare(pyramid), strict=True)
+        return [of_sites._replace(key_BNES=of_sites.key_BNES + added_NES) for added_NES, of_sites in prepared]
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Writes h and ᾱ [B, K, S]."""
         h_BKD = state.h_BKD
         code_BKP = fourier(state.xy_BK2, SITE_FREQ)
         each = zip(self.layers, self.query_position, scene.prepared[self.slot], strict=True)
-        for layer, project, (key_BNES, value_BNSE) in each:
-            h_BKD, alpha_BNKS = layer(h_BKD, key_BNES, value_BNSE, added_query_BKD=project(code_BKP))
+        for layer, project, of_sites in each:
+            h_BKD, alpha_BNKS = layer(h_BKD, of_sites, added_query_BKD=project(code_BKP))
         return replace(state, h_BKD=h_BKD, attention_BKS=alpha_BNKS.mean(1))
 
 

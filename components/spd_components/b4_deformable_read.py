@@ -16,9 +16,9 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from spd_bench import fused
+from spd_bench import fused, fused_training
 from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, StandardTokens, TokenPart
-from spd_bench.geometry import Stack, Table, batch_offset, weighted_rows
+from spd_bench.geometry import Stack, batch_offset, weighted_rows
 from spd_components.anchors import site_centres
 from spd_components.layers import fourier
 
@@ -35,7 +35,7 @@ class ForFused(NamedTuple):
 
     site_code_SP: Tensor
     on_code_PD: Tensor
-    samples: tuple[Tensor, Tensor]
+    samples: tuple[list[tuple[Tensor, int]], Tensor, Tensor]
     joint: tuple[Tensor, Tensor] | None
 
 
@@ -148,7 +148,7 @@ class DeformableRead(Block):
     def prepare(self, pyramid: Pyramid) -> DeformableMaps:
         """The projected levels and the conditioning of every site, once per image."""
         read = [(self.get_submodule(f"value{level}"), getattr(pyramid, f"l{level}")) for level in self.levels]
-        values = Stack.of([Table.of(proj(lvl.map_BHWC), extent=lvl.extent, pad=PAD) for proj, lvl in read])
+        values = Stack.of([level.table(pad=PAD, by=value) for value, level in read])
         _, on_anchor, on_offset = self._condition_weights()
         folded_weight = on_anchor @ self.anchor.weight
         folded_bias = F.linear(self.anchor.bias, on_anchor, self.condition.bias)
@@ -200,7 +200,7 @@ class DeformableRead(Block):
     def _samples(self, state: QueryState, maps: DeformableMaps) -> tuple[Tensor, Tensor, Tensor]:
         """Δx and Δy in cells of their level, and W^a u + b^a, of every anchor: each [Q = B·K·R, T = N·L·M]."""
         u_QD = self._conditioning(state, maps).flatten(0, 2)
-        if maps.fused.joint is not None and fused.ready(u_QD):
+        if maps.fused.joint is not None and fused.fits(u_QD):
             x_QT, y_QT, score_QT = F.linear(u_QD, *maps.fused.joint).chunk(3, dim=-1)
             return x_QT, y_QT, score_QT
         # coordinates stay in full precision under autocast (R-03)
@@ -247,12 +247,10 @@ class DeformableRead(Block):
     def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor) -> Tensor:
         """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D]."""
         values, same = maps.values, fused.unchanged(self, DeformableRead, "_cells", "_weights")
-        if same and fused.ready(
-            values.rows_NC, maps.site_xy_S2, x_QT, score_QT, heads=self.dims.heads, width=self.dims.head
+        if same and fused.fits(
+            values.levels[0].rows_NC, maps.site_xy_S2, x_QT, score_QT, heads=self.dims.heads, width=self.dims.head
         ):
-            return fused.levels_read(
-                values.rows_NC,
-                values.rows_per_image,
+            return fused_training.levels_read(
                 *maps.fused.samples,
                 site_BKR=site_BKR,
                 site_xy_S2=maps.site_xy_S2,

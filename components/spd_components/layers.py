@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spd_bench import fused
+from spd_bench import fused, fused_training
 from spd_bench.api import Dims, TokenPart
 
 
@@ -40,13 +40,29 @@ class FeedForward(nn.Module):
         out: Tensor = h_BKD + self.narrow(fused.gelu(self.wide(self.norm(h_BKD))))
         return out
 
+    def behind(self, query_norm: nn.LayerNorm, query: nn.Linear, out: nn.Linear) -> fused.LayerWeights:
+        """The weights of an attention layer that ends with this."""
+        return fused.LayerWeights(query_norm, query, out, self.norm, self.wide, self.narrow)
+
 
 class Absorbed(NamedTuple):
-    """W_K and W_V of a token attention layer by head with LN_kv's affine part folded in, and W_V b + b_V (R-30)."""
+    """W_K and W_V of a token attention layer by head with LN_kv's affine part folded in, and W_V b + b_V (R-30).
+
+    weights: all others, for the fused form.
+    """
 
     key_NED: Tensor
     value_NDE: Tensor
     shift_NE: Tensor
+    weights: fused.LayerWeights
+
+
+class Sites(NamedTuple):
+    """What a site attention layer has of the sites of L4, by head, and its other weights for the fused form."""
+
+    key_BNES: Tensor
+    value_BNSE: Tensor
+    weights: fused.LayerWeights
 
 
 class TokenAttentionLayer(nn.Module):
@@ -79,21 +95,28 @@ class TokenAttentionLayer(nn.Module):
             (self.key.weight * token_norm.weight).view(heads, width, core),
             (self.value.weight * token_norm.weight).view(heads, width, core).transpose(1, 2),
             F.linear(token_norm.bias, self.value.weight, self.value.bias).view(heads, width),
+            self.ffn.behind(self.query_norm, self.query, self.out),
         )
 
     def forward(self, h_BKD: Tensor, parts: Sequence[TokenPart], absorbed: Absorbed) -> Tensor:
         """h after one layer over the tokens of all `parts`."""
-        heads, width, core = self.dims.heads, self.dims.head, self.dims.core
-        count = h_BKD.shape[0] * h_BKD.shape[1]
-        tokens = [part.standard_BKTD.view(count, -1, core) for part in parts]
-        query_NQE = self.query(self.query_norm(h_BKD)).view(count, heads, width).transpose(0, 1)
-        mixed_NQD, total_QN1 = self._mixed(query_NQE, absorbed.key_NED, tokens)
+        if not self.training and absorbed.weights.serve(h_BKD):
+            key_NED, value_NDE, shift_NE, weights = absorbed
+            tokens = [part.standard_BKTD.flatten(0, 1) for part in parts]
+            return fused.token_layer(h_BKD, tokens, weights, key_NED, value_NDE.transpose(1, 2), shift_NE)
+        heads, width = self.dims.heads, self.dims.head
+        query_NQE = self.query(self.query_norm(h_BKD)).view(-1, heads, width).transpose(0, 1)
+        mixed_NQD, total_QN1 = self._mixed(query_NQE, absorbed.key_NED, parts)
         read_QNE = torch.bmm(mixed_NQD, absorbed.value_NDE).transpose(0, 1)
         read_QNE = read_QNE + (absorbed.shift_NE if total_QN1 is None else total_QN1 * absorbed.shift_NE)
         return self.ffn(h_BKD + self.out(read_QNE.reshape(h_BKD.shape)))  # type: ignore[no-any-return]
 
-    def _mixed(self, query_NQE: Tensor, key_NED: Tensor, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def _mixed(self, query_NQE: Tensor, key_NED: Tensor, parts: Sequence[TokenPart]) -> tuple[Tensor, Tensor | None]:
         """Σ a_t n_t of every head [N, Q, D], and Σ a_t [Q, N, 1]; None for that where it is 1 (no dropout)."""
+        if shared := self._shared(query_NQE, parts):
+            mixed_NQD, total_QN1 = fused_training.attend(torch.bmm(query_NQE, key_NED), self._keep(shared), shared)
+            return mixed_NQD, total_QN1 if self.training else None
+        tokens = [part.standard_BKTD.flatten(0, 1) for part in parts]
         if not self.training and fused.ready(query_NQE, *tokens, heads=self.dims.heads, width=self.dims.head):
             return fused.attend(torch.bmm(query_NQE, key_NED), tokens), None
         absorbed_QND = torch.bmm(query_NQE / math.sqrt(self.dims.head), key_NED).transpose(0, 1)
@@ -104,6 +127,21 @@ class TokenAttentionLayer(nn.Module):
         for alpha_QNt, part_QtD in zip(alphas[1:], tokens[1:], strict=True):
             mixed_QND = torch.baddbmm(mixed_QND, alpha_QNt, part_QtD)
         return mixed_QND.transpose(0, 1), alpha_QNT.sum(-1, keepdim=True) if self.training else None
+
+    def _shared(self, query_NQE: Tensor, parts: Sequence[TokenPart]) -> list[fused_training.Shared]:
+        """The tokens as the fused form with gradients takes them; none where another form runs."""
+        if not fused_training.ready(query_NQE, heads=self.dims.heads, width=self.dims.head):
+            return []
+        shared = [part.shared for part in parts if part.shared and part.shared.ticket.dtype == query_NQE.dtype]
+        return shared if len(shared) == len(parts) else []
+
+    def _keep(self, shared: Sequence[fused_training.Shared]) -> Tensor | None:
+        """Dropout's factors [Q, N, T]: those that `F.dropout` would draw for the weights."""
+        if not (self.training and self.dropout):
+            return None
+        batch, count = shared[0].standard_BKTD.shape[:2]
+        tokens = sum(part.standard_BKTD.shape[2] for part in shared)
+        return F.dropout(shared[0].ticket.new_ones(batch * count, self.dims.heads, tokens), self.dropout)
 
 
 class SiteAttentionLayer(nn.Module):
@@ -120,8 +158,8 @@ class SiteAttentionLayer(nn.Module):
         self.out = nn.Linear(dims.core, dims.core)
         self.ffn = FeedForward(dims)
 
-    def prepare(self, l4_BSC: Tensor) -> tuple[Tensor, Tensor]:
-        """K and V of §5.1 for every site, by head: ([B, N, E, S], [B, N, S, E]).
+    def prepare(self, l4_BSC: Tensor) -> Sites:
+        """K and V of §5.1 for every site.
 
         The key bias drops out of the softmax and is left away, as in `TokenAttentionLayer`.
         """
@@ -129,15 +167,18 @@ class SiteAttentionLayer(nn.Module):
         shape = (batch, sites, self.dims.heads, self.dims.head)
         key_BNES = F.linear(l4_BSC, self.key.weight).view(shape).permute(0, 2, 3, 1).contiguous()
         value_BNSE = self.value(l4_BSC).view(shape).transpose(1, 2).contiguous()
-        return key_BNES, value_BNSE
+        return Sites(key_BNES, value_BNSE, self.ffn.behind(self.query_norm, self.query, self.out))
 
     def forward(
-        self, h_BKD: Tensor, key_BNES: Tensor, value_BNSE: Tensor, *, added_query_BKD: Tensor | None = None
+        self, h_BKD: Tensor, of_sites: Sites, *, added_query_BKD: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """h after one layer, and the attention weights before dropout [B, N, K, S] (R-10, R-11).
 
         added_query_BKD is added to the projected query: what else than h decides where to look.
         """
+        key_BNES, value_BNSE, weights = of_sites
+        if not self.training and weights.serve(h_BKD):
+            return fused.site_layer(h_BKD, weights, key_BNES, value_BNSE, added_query_BKD)
         batch, count, core = h_BKD.shape
         query_BKD = self.query(self.query_norm(h_BKD))
         if added_query_BKD is not None:

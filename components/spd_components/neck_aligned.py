@@ -44,4 +44,4 @@ class AlignedNeck(PyramidLevels):
         shallow, low, high, deep = features.maps_BHWC
         rows, columns = deep.shape[1:3]
         pooled = area_mean(area_mean(deep, dim=1, size=rows // 2), dim=2, size=columns // 2)
-        return self.normalised(*self.projected(shallow, low, high, pooled), covered=(1.0, 1.0))
+        return self.pooled_pyramid(shallow, low, high, pooled, covered=(1.0, 1.0))

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spd_bench.api import Dims, Features, Pyramid
+from spd_bench.api import Dims, Features, Level, Pyramid
 from spd_components.pyramid_levels import PyramidLevels, covered_by_pool2, pool2, upsample
 
 
@@ -42,8 +42,14 @@ class TopDownNeck(PyramidLevels):
     def forward(self, features: Features) -> Pyramid:
         """Pyramid of a batch of images."""
         shallow, low, high, deep = features.maps_BHWC
-        l1, l2, l3, l4 = self.projected(shallow, low, high, pool2(deep))
-        l3 = l3 + doubled(self.match3(l4), like=l3)
-        l2 = l2 + doubled(self.match2(l3), like=l2)
-        l1 = l1 + doubled(self.match1(l2), like=l1)
-        return self.normalised(l1, l2, l3, l4, covered=covered_by_pool2(deep))
+        l4 = self.l4.proj(pool2(deep))
+        p3, p2, p1 = self.l3.proj(high), upsample(self.l2.proj(low), 2), upsample(self.l1.proj(shallow), 4)
+        l3 = p3 + doubled(self.match3(l4), like=p3)
+        l2 = p2 + doubled(self.match2(l3), like=p2)
+        l1 = p1 + doubled(self.match1(l2), like=p1)
+        return Pyramid(
+            Level(self.l1.norm(l1)),
+            Level(self.l2.norm(l2)),
+            Level(self.l3.norm(l3)),
+            Level(self.l4.norm(l4), covered_by_pool2(deep)),
+        )

@@ -1,0 +1,234 @@
+"""Fused forms with gradients, for training on a CPU: what costs most of a step, forward and backward.
+
+As in `fused`, they compute what stock operators do, to rounding, and run only where `ready` says so. A backward pass
+recomputes rather than keeps what is large, gives the same bits whenever it is repeated, on any number of threads, and
+cannot itself be differentiated.
+
+A query's standardised tokens are read by five attention layers. `Shared` sums the gradients of all in one place,
+which becomes the gradient of the tokens themselves when the last of them is done: no layer makes tensors as large as
+the tokens.
+
+Letters: as in `fused`.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from spd_bench import fused
+
+
+def ready(*tensors: Tensor, heads: int = fused.HEADS, width: int = fused.WIDTH) -> bool:
+    """Whether gradients are wanted, and the fused forms can take these tensors, heads and width per head."""
+    return torch.is_grad_enabled() and fused.fits(*tensors, heads=heads, width=width)
+
+
+class _Sum:
+    """Where the layers of one backward pass add their gradients of the same tokens."""
+
+    def __init__(self) -> None:
+        self.values: Tensor | None = None
+        self.shares = self.run = 0
+
+    def place(self, like: Tensor) -> tuple[Tensor, bool]:
+        """The gradients so far, and whether there are any yet: the first writes instead of adding."""
+        run = torch._C._current_graph_task_id()
+        # a pass that did not ask for the tokens' own gradient has left its shares behind
+        if self.values is None or self.run != run:
+            self.values, self.shares, self.run = torch.empty_like(like), 0, run
+        self.shares += 1
+        return self.values, self.shares > 1
+
+    def take(self, shares: int) -> Tensor:
+        """The whole sum, of so many shares."""
+        values, self.values = self.values, None
+        if values is None or shares != self.shares:
+            raise RuntimeError("gradients of tokens from two backward passes cannot be told apart")
+        return values
+
+
+class Shared(NamedTuple):
+    """Standardised tokens for several readers.
+
+    standard_BKTD: their values, without a gradient of their own. ticket: one number that stands for them in the graph;
+    a reader's gradient of it is one, and says that its gradient of the tokens is in `sum`.
+    """
+
+    standard_BKTD: Tensor
+    ticket: Tensor
+    sum: _Sum
+
+
+class _Standardised(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BKTD: Tensor, total: _Sum) -> tuple[Tensor, Tensor]:
+        x_BKTD = x_BKTD.contiguous()
+        out_BKTD, scale_BKT = torch.empty_like(x_BKTD), x_BKTD.new_empty(x_BKTD.shape[:-1])
+        fused._run("standardise_kept", x_BKTD, scale_BKT.numel(), x_BKTD, out_BKTD, scale_BKT)
+        ctx.save_for_backward(out_BKTD, scale_BKT)
+        ctx.sum = total
+        ctx.mark_non_differentiable(out_BKTD)
+        ctx.set_materialize_grads(False)  # no zeros as large as the tokens
+        return out_BKTD, x_BKTD.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor, shares: Tensor) -> tuple[Tensor, None]:
+        out_BKTD, scale_BKT = ctx.saved_tensors
+        grad_BKTD = ctx.sum.take(int(shares.item()))
+        fused._run("standardise_backward", out_BKTD, scale_BKT.numel(), out_BKTD, scale_BKT, grad_BKTD)
+        return grad_BKTD, None
+
+
+def share(x_BKTD: Tensor) -> Shared | None:
+    """Tokens standardised (LayerNorm without affine part, eps 1e-5) for `attend`; None where stock operators run."""
+    if not (ready(x_BKTD) and x_BKTD.shape[-1] == fused.CORE):
+        return None
+    total = _Sum()
+    out_BKTD, ticket = _Standardised.apply(x_BKTD, total)  # type: ignore[no-untyped-call]
+    return Shared(out_BKTD, ticket, total)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query_NQD: Tensor, keep_QNT: Tensor | None, tokens: list[Shared], *tickets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        query_NQD = query_NQD.contiguous()
+        heads, items, _ = query_NQD.shape
+        parts = [part.standard_BKTD for part in tokens]
+        shares_QNT = query_NQD.new_empty(items, heads, sum(part.shape[-2] for part in parts))
+        out_NQD, total_QN1 = torch.empty_like(query_NQD), query_NQD.new_empty(items, heads, 1)
+        given = query_NQD, keep_QNT, shares_QNT, out_NQD, total_QN1
+        fused._run("attend_kept", query_NQD, items, items, *_parts(parts), *given)
+        ctx.save_for_backward(query_NQD, keep_QNT, shares_QNT, *parts)
+        ctx.sums = [part.sum for part in tokens]
+        return out_NQD, total_QN1
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NQD: Tensor, grad_QN1: Tensor) -> tuple[Tensor | None, ...]:
+        query_NQD, keep_QNT, shares_QNT, *parts = ctx.saved_tensors
+        items, asked = query_NQD.shape[1], ctx.needs_input_grad[3:]
+        grad_query = torch.empty_like(query_NQD)
+        wanted = zip(asked, ctx.sums, parts, strict=True)
+        places = [total.place(part) if of else (None, False) for of, total, part in wanted]
+        where = _pointers([place for place, _ in places])
+        adds = (ctypes.c_int64 * len(parts))(*(has for _, has in places))
+        given = query_NQD, keep_QNT, shares_QNT, grad_NQD.contiguous(), grad_QN1.contiguous(), grad_query, where, adds
+        fused._run("attend_backward", query_NQD, items, items, *_parts(parts), *given)
+        return grad_query, None, None, *(grad_query.new_ones(()) if of else None for of in asked)
+
+
+def attend(query_NQD: Tensor, keep_QNT: Tensor | None, tokens: Sequence[Shared]) -> tuple[Tensor, Tensor]:
+    """softmax(q·t / √E) t of every head over all tokens [N, Q, D], and the sum of its weights [Q, N, 1].
+
+    keep_QNT: factors on the weights after the softmax, dropout's.
+    """
+    out: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
+        query_NQD, keep_QNT, list(tokens), *(part.ticket for part in tokens)
+    )
+    return out
+
+
+class _Neighbourhood(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: fused.MapSize) -> Tensor:
+        rows_NC, xy_lvl_BK2 = rows_NC.contiguous(), xy_lvl_BK2.contiguous()
+        ctx.save_for_backward(rows_NC, xy_lvl_BK2)
+        ctx.side, ctx.of = side, of
+        out_BKTC = rows_NC.new_empty(*xy_lvl_BK2.shape[:2], side * side, rows_NC.shape[1])
+        fused.neighbourhood(rows_NC, of, xy_lvl_BK2=xy_lvl_BK2, side=side, plus_TC=None, out_BKTC=out_BKTC)
+        return out_BKTC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BKTC: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        rows_NC, xy_lvl_BK2 = ctx.saved_tensors
+        of: fused.MapSize = ctx.of
+        sizes = of.rows_per_map, xy_lvl_BK2.shape[1], rows_NC.shape[1], of.width, of.height, of.pad
+        grads = torch.zeros_like(rows_NC), torch.empty_like(xy_lvl_BK2)
+        given = ctx.side, rows_NC, *sizes, xy_lvl_BK2, grad_BKTC.contiguous(), *grads
+        fused._run("neighbourhood_backward", rows_NC, len(xy_lvl_BK2), *given, at_least=1)
+        return *grads, None, None
+
+
+def neighbourhood(rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: fused.MapSize) -> Tensor:
+    """`fused.neighbourhood` without a row to add, with gradients of tables and points: [B, K, side², C]."""
+    out: Tensor = _Neighbourhood.apply(rows_NC, xy_lvl_BK2, side, of)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Samples(NamedTuple):
+    """What `fused.levels_read` is told beside tensors that have gradients; of each sample, which table it reads."""
+
+    table_S: list[int]
+    rows_S: list[int]
+    level_4S: Tensor
+    places_3S: Tensor
+    site_BKR: Tensor
+    site_xy_S2: Tensor
+
+
+class _LevelsRead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor, of: _Samples, *tables_ND: Tensor) -> Tensor:
+        ctx.save_for_backward(x_QT, y_QT, score_QT, *tables_ND)
+        ctx.of = of
+        maps = [(tables_ND[table], rows) for table, rows in zip(of.table_S, of.rows_S, strict=True)]
+        where = {"site_BKR": of.site_BKR, "site_xy_S2": of.site_xy_S2}
+        return fused.levels_read(maps, of.level_4S, of.places_3S, x_QT=x_QT, y_QT=y_QT, score_QT=score_QT, **where)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_QD: Tensor) -> tuple[Tensor | None, ...]:
+        x_QT, y_QT, score_QT, *tables_ND = ctx.saved_tensors
+        of: _Samples = ctx.of
+        grads_ND = [torch.zeros_like(table_ND) for table_ND in tables_ND]
+        grads_QT = [torch.empty(x_QT.shape, dtype=x_QT.dtype) for _ in range(3)]
+        rows, grad_rows = (_pointers([of_all[table] for table in of.table_S]) for of_all in (tables_ND, grads_ND))
+        per_image = (ctypes.c_int64 * len(of.rows_S))(*of.rows_S)
+        places = of.site_BKR[0].numel(), of.level_4S, of.places_3S, of.site_BKR, of.site_xy_S2
+        offsets = x_QT, y_QT, *x_QT.stride(), score_QT, score_QT.stride(0)
+        given = len(of.rows_S), rows, per_image, *places, *offsets, grad_QD.contiguous(), grad_rows, *grads_QT
+        fused._run("levels_read_backward", x_QT, len(of.site_BKR) * fused.HEADS, *given, at_least=1)
+        return *grads_QT, None, *grads_ND
+
+
+def levels_read(
+    maps: Sequence[tuple[Tensor, int]],
+    level_4S: Tensor,
+    places_3S: Tensor,
+    *,
+    site_BKR: Tensor,
+    site_xy_S2: Tensor,
+    x_QT: Tensor,
+    y_QT: Tensor,
+    score_QT: Tensor,
+) -> Tensor:
+    """`fused.levels_read`, with gradients of tables, offsets and scores; none of where sites are."""
+    if x_QT.stride() != y_QT.stride():
+        x_QT, y_QT = x_QT.contiguous(), y_QT.contiguous()
+    if score_QT.stride(1) != 1:
+        score_QT = score_QT.contiguous()
+    tables = {id(rows_ND): rows_ND.contiguous() for rows_ND, _ in maps}
+    numbers = {key: number for number, key in enumerate(tables)}
+    of = [numbers[id(rows_ND)] for rows_ND, _ in maps], [rows for _, rows in maps]
+    places = (tensor.contiguous() for tensor in (level_4S, places_3S, site_BKR, site_xy_S2))
+    samples = _Samples(*of, *places)
+    out_QD: Tensor = _LevelsRead.apply(x_QT, y_QT, score_QT, samples, *tables.values())  # type: ignore[no-untyped-call]
+    return out_QD
+
+
+def _parts(parts: Sequence[Tensor]) -> tuple[int, "ctypes.Array[Any]", "ctypes.Array[Any]"]:
+    """Tokens in parts, as kernels take them."""
+    return len(parts), _pointers(parts), (ctypes.c_int64 * len(parts))(*(part.shape[-2] for part in parts))
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> "ctypes.Array[Any]":
+    """Where tensors lie, nowhere for None."""
+    return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
