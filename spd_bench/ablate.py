@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from spd_bench.errors import ConfigError, did_you_mean, quoted
+from spd_bench.registry import PluginError, blamed
 from spd_bench.suite import MODEL_SLOTS, WITHOUT_EFFECT, Axes, Choice, Suite, Train, target
 from spd_bench.suite_checks import check_components, check_options, check_recipe, dotted, load_component
 from spd_bench.yamlio import Keys
@@ -47,6 +48,7 @@ class Composition:
     layers that this takes, found once models can be built (`matching`); None: that of `Dims`.
     where: "file:line:column" of the item of the suite that asks for it; places: the same for each slot's component
     (and for "baseline"). None where the suite came from no file.
+    failure: why a component of it cannot be used, "" if all can; its options are then as the suite has them.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Composition:
     aliases: tuple[Alias, ...] = ()
     where: str | None
     places: Mapping[str, str | None]
+    failure: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -96,17 +99,24 @@ class _Wish:
         return "parameter_matched" if self.parameter_matched else str(self.keys[1])
 
 
-def compositions(suite: Suite) -> list[Composition]:
+def compositions(suite: Suite, *, broken_too: bool = False) -> list[Composition]:
     """The base, the union of the axes in the order of the file, and the baselines. Imports the components.
 
-    Raises ConfigError, with its place, for a bad option, for leaving out a component that names no stand-in, and for
-    an ablation that changes nothing; grid and cross may pass through the base's own values.
+    broken_too: an ablation or a baseline of which a component cannot be used is listed with its `failure`. Raises
+    ConfigError, with its place, for a bad option, for leaving out a component that names no stand-in, and for an
+    ablation that changes nothing; grid and cross may pass through the base's own values. PluginError for a component
+    that cannot be used.
     """
-    check_components(suite)
+    check_components(suite, broken_too=broken_too)
     base = _base(suite)
     found = {_content(base): base}
     for wish in _wishes(suite):
-        made = _ablation(suite, base, wish)
+        try:
+            made = _ablation(suite, base, wish)
+        except PluginError as error:
+            if not broken_too:
+                raise
+            made = _ablation(suite, base, wish, failure=error.message)
         if _content(made) == _content(base) and not wish.may_equal_base:
             raise ConfigError(
                 f"{dotted(wish.keys)}: the same as the base: this ablation changes nothing",
@@ -115,7 +125,13 @@ def compositions(suite: Suite) -> list[Composition]:
             )
         _add(found, made, Alias(wish.axis, wish.alias))
     for index, choice in enumerate(suite.baselines):
-        _add(found, _baseline(suite, base, index, choice), Alias("", choice.use))
+        try:
+            baseline = _baseline(suite, base, index, choice)
+        except PluginError as error:
+            if not broken_too:
+                raise
+            baseline = replace(_asked_baseline(suite, base, index, choice), failure=error.message)
+        _add(found, baseline, Alias("", choice.use))
     return _told_apart(list(found.values()))
 
 
@@ -311,11 +327,14 @@ def _base(suite: Suite) -> Composition:
     )
 
 
-def _ablation(suite: Suite, base: Composition, wish: _Wish) -> Composition:
-    changed = {
-        part: _filled(suite, part, _like_base(suite, part, choice, wish.keys), wish.keys)
-        for part, choice in wish.changes.items()
-    }
+def _ablation(suite: Suite, base: Composition, wish: _Wish, *, failure: str = "") -> Composition:
+    """What an item asks for; with the reason why a component of it cannot be used, as far as that can be said."""
+    changed = dict(wish.changes)
+    if not failure:
+        changed = {
+            part: _filled(suite, part, _like_base(suite, part, choice, wish.keys), wish.keys)
+            for part, choice in wish.changes.items()
+        }
     where = suite.place(*wish.keys)
     recipe = dict(wish.recipe) | ({"loss": changed.pop("loss").plain()} if "loss" in changed else {})
     made = Composition(
@@ -327,6 +346,7 @@ def _ablation(suite: Suite, base: Composition, wish: _Wish) -> Composition:
         parameter_matched=wish.parameter_matched,
         where=where,
         places={**base.places, **dict.fromkeys(changed, where)},
+        failure=failure,
     )
     return replace(made, difference=_difference(base, made, wish.changes))
 
@@ -335,18 +355,26 @@ def _baseline(suite: Suite, base: Composition, index: int, choice: Choice) -> Co
     keys = ("baselines", index)
     config = check_options(choice, "baseline", suite=suite, keys=keys)
     ask = getattr(load_component(choice, "baseline", suite=suite, keys=keys), "own_encoder", lambda config: None)
-    own = ask(config)
+    with blamed(f'encoder of baseline "{choice.use}"'):
+        own = ask(config)
+    made = _asked_baseline(suite, base, index, choice)
     encoder = _filled(suite, "encoder", Choice.read(own), keys) if own is not None else base.slots["encoder"]
+    return replace(made, slots={"encoder": encoder}, baseline=_filled(suite, "baseline", choice, keys))
+
+
+def _asked_baseline(suite: Suite, base: Composition, index: int, choice: Choice) -> Composition:
+    """What can be said of a baseline without using it."""
     alike = [other for other in suite.baselines if other.use == choice.use]
+    where = suite.place("baselines", index)
     return Composition(
         name=choice.use if len(alike) == 1 else _with_options(choice.use, choice),
         kind="baseline",
         difference=f"baseline: {choice.use}{_given(choice)}",
-        slots={"encoder": encoder},
+        slots={"encoder": base.slots["encoder"]},
         train=base.train,
-        baseline=_filled(suite, "baseline", choice, keys),
-        where=suite.place(*keys),
-        places={"encoder": base.places["encoder"], "baseline": suite.place(*keys)},
+        baseline=choice,
+        where=where,
+        places={"encoder": base.places["encoder"], "baseline": where},
     )
 
 

@@ -16,6 +16,7 @@ from spd_bench import registry
 from spd_bench.api import CHAIN, Block, Dims, Encoder, Features, Neck, PointDepthModel, QueryState, Scene
 from spd_bench.data.randomness import torch_seed
 from spd_bench.errors import ConfigError
+from spd_bench.registry import PluginError
 
 QUERY_CHUNK = 128
 """Queries of one batch that are decoded together outside training: keeps memory flat in K."""
@@ -141,18 +142,26 @@ def _writers(slot: str, field: str) -> list[str]:
     return [name for name in names if field in getattr(registry.load(slot, name), "writes", ())]
 
 
-def check(model: PointDepthModel, *, name: str, image_size: tuple[int, int]) -> None:
+def check(
+    model: PointDepthModel, *, name: str, image_size: tuple[int, int], features: Features | None = None
+) -> Features:
     """Runs the model on the meta device at K = 1 and K = 3: shapes, and a gradient for every trainable parameter.
 
-    Raises ConfigError naming the composition and what is wrong; costs no arithmetic.
+    Returns the features without values that its encoder gave, which other models on that encoder may be given. Raises ConfigError naming the composition and what is wrong, PluginError where that is a component alone; costs no
+    arithmetic.
     """
     on_meta = _on_meta(model)
+    on_meta.train()
     with torch.random.fork_rng(devices=[]):
+        features = features or on_meta.encode(torch.empty(2, 3, *image_size, device="meta"))
+        scene = on_meta.prepare(features)
         for count in (1, 3):
-            depth_m_BK = _meta_forward(on_meta, image_size, count, name)
+            depth_m_BK = on_meta.decode(scene, torch.empty(2, count, 2, device="meta"))
+            check_depth(depth_m_BK, 2, count, name=name)
     if model.trained:
         depth_m_BK.sum().backward()
         _check_gradients(on_meta, name)
+    return features
 
 
 def _on_meta(model: PointDepthModel) -> PointDepthModel:
@@ -166,16 +175,13 @@ def _on_meta(model: PointDepthModel) -> PointDepthModel:
     return copy.deepcopy(model, memo)
 
 
-def _meta_forward(model: PointDepthModel, image_size: tuple[int, int], count: int, name: str) -> Tensor:
-    image_B3HW = torch.empty(2, 3, *image_size, device="meta")
-    xy_BK2 = torch.empty(2, count, 2, device="meta")
-    model.train()
-    with torch.no_grad():
-        features = model.encode(image_B3HW)
-    depth_m_BK = model.decode(model.prepare(features), xy_BK2)
-    if depth_m_BK.shape != (2, count):
-        raise ConfigError(f"{name}: decode gave shape {tuple(depth_m_BK.shape)} for 2 images and {count} queries")
-    return depth_m_BK
+def check_depth(depth_m_BK: Tensor, images: int, queries: int, *, name: str) -> None:
+    """Raises PluginError where a model's depths have another shape than they should, or are no floating point."""
+    if depth_m_BK.shape != (images, queries):
+        asked = f"{images} image{'s' * (images > 1)} and {queries} queries"
+        raise PluginError(f"{name}: decode gave shape {tuple(depth_m_BK.shape)} for {asked}")
+    if not depth_m_BK.is_floating_point():
+        raise PluginError(f"{name}: decode gave {depth_m_BK.dtype}, expected floating-point metres")
 
 
 def _check_gradients(model: PointDepthModel, name: str) -> None:

@@ -3,10 +3,10 @@
 import hashlib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from spd_bench import disk
 from spd_bench.api import Features, FrameId, PointDepthModel
+from spd_bench.compose import check_depth
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import SpdError, StateError
@@ -56,15 +57,6 @@ class OnScene(Protocol):
         """The image of this index: its features, the scene that was decoded, and its query points."""
 
 
-class _Points(NamedTuple):
-    """What is kept of a scored image: all its valid pixels would be 3.5 MB."""
-
-    frame: FrameId
-    uv_img_P2: Any
-    truth_m_P: Any
-    draw_P: Any
-
-
 @torch.no_grad()
 def predict(
     model: PointDepthModel,
@@ -75,10 +67,12 @@ def predict(
     on_image: Callable[[int], None] = lambda done: None,
     on_scene: OnScene | None = None,
 ) -> tuple[Predictions, Cost]:
-    """Runs the model on every image, one at a time. Raises NotFinite for a prediction that is not finite."""
+    """Runs the model on every image, one at a time.
+
+    Raises NotFinite for a prediction that is not finite, PluginError for depths of a wrong shape or kind.
+    """
     model.eval()
-    scored: list[_Points] = []
-    predicted: list[Any] = []
+    predictions: Predictions | None = None
     prepare_s, decode_s = [], []
     for index in range(len(images)):
         image = images[index]
@@ -90,9 +84,11 @@ def predict(
             model.fit_alignment(scene, image.valid_xy_V2[None].to(device), image.valid_depth_m_V[None].to(device))
         xy_1P2 = image.xy_P2[None].to(device)
         fitted = now(device)
-        depth_m_P = model.decode(scene, xy_1P2)[0]
+        depth_m_1P = model.decode(scene, xy_1P2)
         decode_s.append(now(device) - fitted)
         prepare_s.append(prepared - started)
+        check_depth(depth_m_1P, 1, xy_1P2.shape[1], name=f"frame {image.frame.frame}")
+        depth_m_P = depth_m_1P[0]
         if not torch.isfinite(depth_m_P).all():
             bad = int((~torch.isfinite(depth_m_P)).sum())
             raise NotFinite(
@@ -100,19 +96,27 @@ def predict(
             )
         if on_scene is not None:
             on_scene(index, maps, scene, xy_1P2)
-        scored.append(_Points(image.frame, image.uv_img_P2, image.truth_m_P, image.draw_P))
-        predicted.append(depth_m_P.float().cpu().numpy())
+        if predictions is None:
+            predictions = _to_fill(images.frames, image.draw_P)
+        predictions.uv_img_IP2[index], predictions.truth_m_IP[index] = image.uv_img_P2, image.truth_m_P
+        predictions.predicted_m_IP[index] = depth_m_P.float().cpu().numpy()
         on_image(index + 1)
-    predictions = Predictions(
-        frames=tuple(s.frame.frame for s in scored),
-        scenes=tuple(s.frame.scene for s in scored),
-        uv_img_IP2=np.stack([s.uv_img_P2 for s in scored]).astype(np.int32),
-        truth_m_IP=np.stack([s.truth_m_P for s in scored]),
-        predicted_m_IP=np.stack(predicted),
-        draw_P=scored[0].draw_P.astype(np.int32),
-    )
-    cost = Cost(1e3 * float(np.median(prepare_s)), 1e3 * float(np.median(decode_s)), len(scored[0].draw_P))
+    assert predictions is not None  # no split that is scored is empty
+    cost = Cost(1e3 * float(np.median(prepare_s)), 1e3 * float(np.median(decode_s)), len(predictions.draw_P))
     return predictions, cost
+
+
+def _to_fill(frames: Sequence[FrameId], draw_P: NDArray[np.integer[Any]]) -> Predictions:
+    """Predictions without values: of as many images as there may be, lists would take several times their memory."""
+    shape = len(frames), len(draw_P)
+    return Predictions(
+        frames=tuple(frame.frame for frame in frames),
+        scenes=tuple(frame.scene for frame in frames),
+        uv_img_IP2=np.empty((*shape, 2), np.int32),
+        truth_m_IP=np.empty(shape, np.float32),
+        predicted_m_IP=np.empty(shape, np.float32),
+        draw_P=draw_P.astype(np.int32),
+    )
 
 
 def now(device: torch.device) -> float:

@@ -6,22 +6,24 @@ nothing. Names, places, numbers of workers and paths are not part of either (doc
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from spd_bench import compose, files, registry
-from spd_bench.ablate import Composition, Selection, compositions
-from spd_bench.api import Component, DepthDataset, Encoder, PointDepthModel
+from spd_bench.ablate import Composition, Selection
+from spd_bench.api import Component, DepthDataset, Encoder, Features, PointDepthModel
 from spd_bench.compose import Part
 from spd_bench.data.elsewhere import TestElsewhere
 from spd_bench.errors import DataError, SpdError
 from spd_bench.matching import matched
 from spd_bench.metrics import Metric
 from spd_bench.protocol import Protocol, protocol
+from spd_bench.quarantine import Quarantine, undisturbed
 from spd_bench.suite import MODEL_SLOTS, WITHOUT_EFFECT, Augment, Axes, Choice, Evaluation, Suite, Train
 from spd_bench.suite_checks import check_options
 from spd_bench.suite_file import load_suite
+from spd_bench.watch import Watch
 
 EVERYTHING = Selection()
 FORMAT = 1
@@ -62,22 +64,30 @@ IDENTITY: Mapping[str, str] = {
 evaluation too. Of a component every option counts but those in its `places`."""
 
 
-def missing(suite: Suite, selection: Selection = EVERYTHING) -> list[str]:
-    """What this machine lacks for a suite, one line each with how to get it; empty if nothing."""
-    about = suite.data
-    wanted: list[tuple[str, str, Choice]] = [("", "dataset", about.dataset)]
-    wanted += [("", "dataset", about.test)] if about.test is not None else []
-    for composition in selection.of(compositions(suite)):
+def missing(suite: Suite, selection: Selection = EVERYTHING, watch: Watch | None = None) -> list[str]:
+    """What this machine lacks for a suite, one line each with how to get it; empty if nothing.
+
+    watch: as for `Experiment`; nothing is then said of a composition that cannot be planned.
+    """
+    quarantine = Quarantine(watch)
+    chosen = selection.of(quarantine.compositions(suite))
+    found = {lack: lack for choice in (suite.data.dataset, suite.data.test) for lack in _lack("dataset", choice)}
+    for composition in chosen:
         whose = "" if composition.kind == "base" else f"{composition.name} (--skip {composition.name} leaves it out): "
-        wanted.append((whose, "encoder", composition.slots["encoder"]))
-        wanted += [(whose, "baseline", composition.baseline)] if composition.baseline is not None else []
-    found: dict[str, str] = {}
-    for whose, slot, choice in wanted:
-        ask = getattr(registry.load(slot, choice.use), "missing", None)
-        lack = ask(check_options(choice, slot)) if ask is not None else None
-        if lack:
+        for lack in quarantine.attempt(composition, partial(_lacks_parts, composition)) or ():
             found.setdefault(lack, whose + lack)
     return list(found.values())
+
+
+def _lacks_parts(composition: Composition) -> list[str]:
+    return [*_lack("encoder", composition.slots["encoder"]), *_lack("baseline", composition.baseline)]
+
+
+def _lack(slot: str, choice: Choice | None) -> list[str]:
+    """What this machine lacks for a component, if anything."""
+    ask = None if choice is None else getattr(registry.load(slot, choice.use), "missing", None)
+    lack = ask(check_options(choice, slot)) if ask is not None and choice is not None else None
+    return [lack] if lack else []
 
 
 @dataclass(frozen=True)
@@ -98,18 +108,20 @@ def choose(
     sets: Sequence[str] = (),
     data: str | Path | None = None,
     selection: Selection = EVERYTHING,
+    watch: Watch | None = None,
 ) -> Chosen:
     """The suite in the asked profile; without one, the suite itself or, where something is missing, its fallback.
 
-    Raises DataError, saying what is missing and how to get it, where nothing may be substituted.
+    watch: as for `Experiment`. Raises DataError, saying what is missing and how to get it, where nothing may be
+    substituted.
     """
     asked = _chosen(path_or_name, profile, sets, data, selection)
-    lacks = _lacks(asked)
+    lacks = _lacks(asked, watch)
     if not lacks:
         return asked
     if profile is None and asked.suite.fallback is not None:
         fallback = _chosen(path_or_name, asked.suite.fallback.profile, sets, data, selection)
-        why, lacks = "; ".join(lacks), _lacks(fallback)
+        why, lacks = "; ".join(lacks), _lacks(fallback, watch)
         if not lacks:
             return replace(fallback, why=why)
     raise DataError(
@@ -149,20 +161,25 @@ def _chosen(
     return Chosen(suite, steps=steps, selection=selection)
 
 
-def _lacks(chosen: Chosen) -> list[str]:
-    # a step has baselines of its own, which no selection names
-    found = missing(chosen.suite, chosen.selection) + [lack for step in chosen.steps.values() for lack in missing(step)]
+def _lacks(chosen: Chosen, watch: Watch | None) -> list[str]:
+    found = missing(chosen.suite, chosen.selection, watch)
+    for step in chosen.steps.values():  # a step has baselines of its own, which no selection names
+        found += missing(step, watch=watch)
     return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training and evaluation: a composition under one seed, with its two identities (SHA-256, hexadecimal)."""
+    """One training and evaluation: a composition under one seed, with its two identities (SHA-256, hexadecimal).
+
+    failure: why it cannot be begun, "" if it can; the identities then only tell it from the others.
+    """
 
     composition: Composition
     seed: int
     train_identity: Mapping[str, Any]
     eval_identity: Mapping[str, Any]
+    failure: str = ""
 
     @cached_property
     def train_id(self) -> str:
@@ -269,28 +286,38 @@ class Experiment:
     """
 
     def __init__(
-        self, suite: Suite, *, selection: Selection = EVERYTHING, encoders: dict[str, Encoder] | None = None
+        self,
+        suite: Suite,
+        *,
+        selection: Selection = EVERYTHING,
+        encoders: dict[str, Encoder] | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """`encoders`: those of an experiment before, so that what they have encoded need not be encoded again."""
+        """`encoders`: those of an experiment before, so that what they have encoded need not be encoded again.
+
+        watch: that of a run. A composition that a component of its own keeps from being planned is then left out: its
+        jobs have failed before they begin. Without a run it is a PluginError.
+        """
         self.suite = suite
         self.encoders = {} if encoders is None else encoders
-        base, *others = selection.of(compositions(suite))
-        self.compositions = [base, *(with_width(other, base, self.encoder_of(other)) for other in others)]
+        self._quarantine = Quarantine(watch)
         self._gt_aligned: set[str] = set()
-        self._check_models()
+        self._encoded: dict[Encoder, Features] = {}
+        base, *others = selection.of(self._quarantine.compositions(suite))
+        self.compositions = [self._checked(composition, base) for composition in (base, *others)]
         self.judge = Judge.of(suite)
         self.data, self.protocol, self.metrics = self.judge.data, self.judge.protocol, self.judge.metrics
         self.sampler = _component(suite, "query_sampler", suite.data.query_sampler, "data", "query_sampler")
-        self.jobs = [self._job(composition, seed) for composition in self.compositions for seed in suite.seeds]
+        self.jobs = [job for composition in self.compositions for job in self._jobs(composition)]
 
     def model(self, composition: Composition, seed: int) -> PointDepthModel:
         """A fresh model of a composition, on its own encoder."""
-        return build_model(composition, self.encoder_of(composition), seed=seed)
+        with undisturbed():
+            return build_model(composition, self.encoder_of(composition), seed=seed)
 
     def encoder_of(self, composition: Composition) -> Encoder:
         """The encoder of a composition, built once and shared by all that name the same."""
-        choice = composition.slots["encoder"]
-        key = files.sha256(choice.plain())
+        choice, key = composition.slots["encoder"], _encoder_key(composition)
         if key not in self.encoders:
             place = composition.places.get("encoder")
             self.encoders[key] = compose.build_encoder(Part(choice.use, check_options(choice, "encoder"), place))
@@ -301,18 +328,27 @@ class Experiment:
         choice = composition.train.loss
         return registry.load("loss", choice.use)(check_options(choice, "loss"))
 
-    def _check_models(self) -> None:
-        for composition in self.compositions:
-            try:
-                model = self.model(composition, seed=0)
-                if model.gt_aligned:
-                    self._gt_aligned.add(composition.name)
-                compose.check(model, name=composition.name, image_size=self.suite.data.image_size)
-            except SpdError as error:
-                raise error.at(composition.where or self.suite.suite) from None
+    def _checked(self, composition: Composition, base: Composition) -> Composition:
+        """The composition, with its width, once its model has been built and run without data."""
+
+        def check() -> Composition:
+            made = with_width(composition, base, self.encoder_of(composition))
+            model = self.model(made, seed=0)
+            encoded, size = self._encoded.get(model.encoder), self.suite.data.image_size
+            self._encoded[model.encoder] = compose.check(model, name=made.name, image_size=size, features=encoded)
+            if model.gt_aligned:
+                self._gt_aligned.add(made.name)
+            return made
+
+        try:
+            return self._quarantine.attempt(composition, check) or composition
+        except SpdError as error:
+            raise error.at(composition.where or self.suite.suite) from None
 
     def stand_ins(self, composition: Composition) -> list[str]:
-        """What stands in for the real thing in a composition."""
+        """What stands in for the real thing in a composition; nothing where that is left out."""
+        if composition.name in self._quarantine.failures:
+            return []
         parts: list[Component | type[Component]] = [self.encoder_of(composition), self.data]
         if composition.baseline is not None:
             parts.append(registry.load("baseline", composition.baseline.use))
@@ -325,6 +361,17 @@ class Experiment:
     def is_gt_aligned(self, composition: Composition) -> bool:
         """Whether ground truth of the scored image enters a composition's predictions (R-27)."""
         return composition.name in self._gt_aligned
+
+    def _jobs(self, composition: Composition) -> list[Job]:
+        """The jobs of a composition, one per seed."""
+        seeds = self.suite.seeds
+        jobs = self._quarantine.attempt(composition, lambda: [self._job(composition, seed) for seed in seeds])
+        return jobs or [self._left_out(composition, seed) for seed in seeds]
+
+    def _left_out(self, composition: Composition, seed: int) -> Job:
+        failure = self._quarantine.failures[composition.name]
+        known = {"composition": composition.name, "failure": failure, "seed": seed}
+        return Job(composition=composition, seed=seed, train_identity=known, eval_identity={}, failure=failure)
 
     def _job(self, composition: Composition, seed: int) -> Job:
         suite = self.suite
@@ -363,7 +410,7 @@ class Experiment:
 
     def features_identity(self, encoder: Encoder) -> dict[str, Any]:
         """Everything that changes the frozen features of frames as they are; `encoder` is one of `encoder_of`."""
-        composition = next(c for c in self.compositions if self.encoder_of(c) is encoder)
+        composition = next(c for c in self.compositions if self.encoders.get(_encoder_key(c)) is encoder)
         return {"harness": FORMAT, "encoder": self._encoder_identity(composition), "data": self._data_identity()}
 
     def _encoder_identity(self, composition: Composition) -> dict[str, Any]:
@@ -377,6 +424,11 @@ class Experiment:
             "digest": self.data.digest(),
             "image_size": list(self.suite.data.image_size),
         }
+
+
+def _encoder_key(composition: Composition) -> str:
+    """The same for compositions that share an encoder."""
+    return files.sha256(composition.slots["encoder"].plain())
 
 
 def _slot_identity(choices: Mapping[str, Choice]) -> dict[str, Any]:

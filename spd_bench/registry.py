@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from spd_bench.errors import ConfigError, did_you_mean, quoted
+from spd_bench.errors import ConfigError, SpdError, did_you_mean, quoted, shortage
 
 SLOTS: tuple[str, ...] = (
     "encoder",
@@ -127,6 +127,40 @@ def load(slot: str, name: str) -> type[Any]:
     return _import(find(slot, name))
 
 
+_GIVEN_UP: dict[Entry, str] = {}
+
+
+def give_up(slot: str, name: str, cause: str) -> None:
+    """Never import this component again in this process: an import of it ended another one. Raises as `find`."""
+    _GIVEN_UP[find(slot, name)] = cause
+
+
+@contextlib.contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Within, a component's own code runs: what it raises becomes a PluginError that begins with `what`.
+
+    An error of ours stays what it is, since a component raises one on purpose; want of memory or disk is one of ours.
+    """
+    try:
+        yield
+    except SpdError:
+        raise
+    except (Exception, SystemExit) as error:  # a component may call sys.exit
+        if lacks := shortage(error):
+            raise lacks from error
+        raise PluginError(f"{what}: {_told(error)}{_place(error)}", traceback=traceback.format_exc()) from error
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
+def _place(error: BaseException) -> str:
+    """Where a component raised it, as " (file:line in function)": the innermost frame outside of PyTorch."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
+    return f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+
+
 def status(slot: str, name: str) -> Status:
     """Whether a component loads, with its traceback if not. Raises ConfigError only as `find`."""
     entry = find(slot, name)
@@ -141,13 +175,14 @@ def _import(entry: Entry) -> type[Any]:
     """Import a component. What a plugin prints meanwhile goes to stderr: stdout belongs to the command."""
     named = f'{entry.slot} "{entry.name}" of distribution {entry.distribution} {entry.version}'
     point = EntryPoint(name=entry.name, value=entry.value, group=f"spd_bench.{entry.slot}")
+    if entry in _GIVEN_UP:
+        raise PluginError(f"{named} cannot be imported: {_GIVEN_UP[entry]}")
     try:
         with contextlib.redirect_stdout(sys.stderr):
             component = point.load()
     except (Exception, SystemExit) as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise PluginError(
-            f"{named} cannot be imported: {cause}",
+            f"{named} cannot be imported: {_told(error)}",
             traceback=traceback.format_exc(),
             hint="`spd-bench list --check` shows its traceback",
         ) from error

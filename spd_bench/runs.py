@@ -42,6 +42,7 @@ from spd_bench.evaluate import load as load_predictions
 from spd_bench.evaluate import save as save_predictions
 from spd_bench.locks import training_lock
 from spd_bench.plan import Experiment, Job
+from spd_bench.quarantine import undisturbed
 from spd_bench.watch import UNFINISHED, Watch
 
 FEATURES = "features"
@@ -183,6 +184,8 @@ class Runner:
         Raises BusyError where another process works at this training.
         """
         folder = self.folder(job)
+        if job.failure:
+            return Outcome(job, folder, None, None, failure=job.failure)
         with training_lock(folder, wait=False):
             if self.is_done(job):
                 self._require_record(job)
@@ -219,7 +222,8 @@ class Runner:
     def _failures_of(self, job: Job) -> Iterator[None]:
         """Notes what a job raises; but a DataError or ResourceError is raised: every other would meet it too."""
         try:
-            yield
+            with undisturbed():
+                yield
         except (DataError, ResourceError):
             raise
         except (Exception, SystemExit) as error:  # a component may call sys.exit
@@ -256,7 +260,8 @@ class Runner:
         with ExitStack() as locks:
             for job in jobs:
                 begun = {other.train_id for group in groups.values() for other in group.values()}
-                if self._is_trained(job) or self.is_done(job) or self._has_failed(job) or job.train_id in begun:
+                settled = job.failure or self._is_trained(job) or self.is_done(job) or self._has_failed(job)
+                if settled or job.train_id in begun:
                     continue
                 with suppress(BusyError):  # another process has it, `run` waits for that
                     locks.enter_context(training_lock(self.folder(job), wait=False))
@@ -273,8 +278,10 @@ class Runner:
         jobs = list(group.values())
         progress.group(jobs, self._optimisation(jobs[0]).steps)
 
-        def at(training: train.Training) -> AbstractContextManager[None]:
-            return self.watch.on({group[training].train_id: group[training].name})
+        @contextmanager
+        def at(training: train.Training) -> Iterator[None]:
+            with self.watch.on({group[training].train_id: group[training].name}), undisturbed():
+                yield
 
         with self.watch.on({job.train_id: job.name for job in jobs}):
             self._train(jobs[0], list(group), progress, lambda training, error: self._note(group[training], error), at)
@@ -284,6 +291,7 @@ class Runner:
 
     def _trained(self, job: Job, progress: Progress) -> PointDepthModel:
         if self._is_trained(job):
+            self._require_record(job)
             return self.model(job, trained=True)
         model = self._start(job)
         progress.training(self._optimisation(job).steps if model.trained else 0)
@@ -442,7 +450,7 @@ class Runner:
         suite = self.experiment.suite
         wanted: dict[StoredFeatures, set[Pass]] = {}
         for job in self.experiment.jobs if suite.data.cache == "disk" else []:
-            if not self.is_done(job):
+            if not job.failure and not self.is_done(job):
                 features = self._features_of(self.experiment.encoder_of(job.composition))
                 assert isinstance(features, StoredFeatures)
                 wanted.setdefault(features, set()).update(self._passes(job))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from spd_bench import disk
 from spd_bench.api import Features, PointDepthModel
+from spd_bench.compose import check_depth
 from spd_bench.data.batches import Batch, BatchPlan
 from spd_bench.data.randomness import torch_seed
 from spd_bench.data.views import FrozenFeatures, unit_range
@@ -136,7 +137,7 @@ class Training:
         """The next step, with its log row and checkpoint where they are due; returns the loss.
 
         shared_s: this model's share of the seconds that the batch and its features took. Raises TrainingDiverged for
-        a loss or gradient that is not finite.
+        a loss or gradient that is not finite, PluginError for depths of a wrong shape or kind.
         """
         started = time.monotonic()
         values = self._optimise(batch, frozen)
@@ -168,6 +169,7 @@ class Training:
         torch.manual_seed(torch_seed("step", self.seed, self.step))
         with autocast(self.how.precision, self.device):
             depth_m_BK = self.model.decode(self.model.prepare(frozen), batch.xy_BK2.to(self.device))
+        check_depth(depth_m_BK, *batch.depth_m_BK.shape, name=f"step {self.step + 1}")
         parts = self.loss(depth_m_BK.float(), batch.depth_m_BK.to(self.device))
         total = parts.point + self.how.lambda_si * parts.structure
         if not torch.isfinite(total):

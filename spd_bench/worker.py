@@ -54,7 +54,13 @@ def _ended(call: str, arguments: dict[str, Any], watch: Watch) -> dict[str, Any]
     """What the call returns, or how it failed, as JSON."""
     module, _, name = call.partition(":")
     try:
-        return {"returned": getattr(importlib.import_module(module), name)(arguments, watch)}
+        try:
+            return {"returned": getattr(importlib.import_module(module), name)(arguments, watch)}
+        except SpdError:
+            raise
+        except Exception:
+            watch.check()  # helpers of ours may have been stopped too, which is no failure of the work
+            raise
     except Stopped as stopped:
         return {"stopped": stopped.reason}
     except SpdError as error:

@@ -250,7 +250,7 @@ WATCH = Watch()
 @pytest.mark.slow
 def test_one_module_writes_below_a_run_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, evaluation, features, report and comparison; h5py opens files by itself, so it is asked here."""
-    from spd_bench import costs, plan, session
+    from spd_bench import compose, costs, session
 
     root = tmp_path / "runs"
     for i in range(15):
@@ -270,7 +270,7 @@ def test_one_module_writes_below_a_run_root(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(h5py.File, "__init__", opened)
     monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: "recorded")
     # what takes long and writes nothing
-    monkeypatch.setattr(plan.Experiment, "_check_models", lambda self, *args: None)
+    monkeypatch.setattr(compose, "check", lambda model, **more: None)
     monkeypatch.setattr(costs, "TIMED_IMAGES", 1)
     suite = tmp_path / "tiny.yaml"
     suite.write_text(TINY.format(root=tmp_path / "frames"), encoding="utf-8")

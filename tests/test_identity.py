@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from spd_bench import plan, registry
+from spd_bench import compose, plan, registry
 from spd_bench.api import ComponentConfig, Encoder
 from spd_bench.plan import EVALUATION, IDENTITY, TRAINING, Experiment
 from spd_bench.suite import Choice, Suite
@@ -107,7 +107,7 @@ def _own_components_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments without the check that their models run, which identities do not depend on."""
-    monkeypatch.setattr(Experiment, "_check_models", lambda self: None)
+    monkeypatch.setattr(compose, "check", lambda model, **more: None)
 
 
 @pytest.fixture(scope="module")

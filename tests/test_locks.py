@@ -1,5 +1,8 @@
 """One process leads a suite, others are told who it is or help; every job is done by one of them, once."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -15,8 +18,10 @@ from PIL import Image
 from spd_bench import files, session, train
 from spd_bench.errors import BusyError
 from spd_bench.locks import holder, suite_lock, training_lock
-from spd_bench.watch import Watch
+from spd_bench.watch import Watch, read_crumb
 
+EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
+PATIENCE_S = 600
 SUITE = """
 suite: shared
 base:
@@ -174,3 +179,120 @@ def test_what_failed_for_a_helper_is_not_tried_again_in_its_session(
     assert len(tries) == 1
     monkeypatch.setattr(Constant, "prepare", prepare)
     assert session.run_suite(str(suite), **given, watch=Watch(session="two")).failed == 0  # type: ignore[arg-type]
+
+
+# four real processes
+
+JOBS = 24 if EVERYTHING else 8
+
+
+@pytest.fixture
+def shared(suite: Path) -> Path:
+    """A suite of many small jobs, half of them baselines, whose features are kept on disk."""
+    seeds = ", ".join(map(str, range(JOBS // 2)))
+    text = (
+        suite.read_text().replace("seeds: [0]", f"seeds: [{seeds}]").replace("constant, bilinear_mlp", "bilinear_mlp")
+    )
+    text = text.replace("data:\n", "data:\n  cache: disk\n").replace("steps: 2", "steps: 6")
+    for slot, small in {
+        "neck": "last_layer",
+        "b3": "skip",
+        "routing": "none",
+        "b4": "skip",
+        "b5": "mean_tokens",
+    }.items():
+        text = re.sub(f"  {slot}: .*", f"  {slot}: {small}", text)
+    suite.write_text(text, encoding="utf-8")
+    (suite.parent / "site").mkdir()
+    (suite.parent / "site/sitecustomize.py").write_text(SITE)
+    if not EVERYTHING:  # its start-up costs more than the trainings
+        (suite.parent / "site/mlflow.py").write_text("raise ImportError('left out of this test')")
+    return suite
+
+
+SITE = """
+import os, time
+from spd_bench.watch import Watch
+
+def at(self, stage, before=Watch.at):
+    before(self, stage)
+    if stage.startswith("training at step"):
+        time.sleep(float(os.environ.get("STEP_S", "0")))
+
+Watch.at = at
+"""
+
+
+def joining(suite: Path, number: int, *, step_s: float = 0) -> "subprocess.Popen[str]":
+    """`spd-bench run --join`, with a folder for its temporary files of its own."""
+    mine = suite.parent / f"tmp-{number}"
+    mine.mkdir()
+    given = {"TMPDIR": str(mine), "PYTHONPATH": str(suite.parent / "site"), "OMP_NUM_THREADS": "1"}
+    given["STEP_S"] = str(step_s)
+    command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", suite.name, "--join"]
+    return subprocess.Popen(
+        [*command, "--device", "cpu"],
+        cwd=suite.parent,
+        env=os.environ | given,
+        stdout=(suite.parent / f"{number}.out").open("w"),
+        stderr=(suite.parent / f"{number}.err").open("w"),
+        text=True,
+        start_new_session=True,
+    )
+
+
+def told(suite: Path, number: int, stream: str = "err") -> str:
+    return (suite.parent / f"{number}.{stream}").read_text()
+
+
+def assert_complete(suite: Path) -> None:
+    """The suite's record, its folders and its report are those of a suite that ran to its end."""
+    record = files.read_record(suite.parent / "runs/suites/shared.json")
+    assert (record["unfinished"], [row["failure"] for row in record["rows"]]) == (0, [""] * JOBS)
+    assert len(list((suite.parent / "runs/trained").iterdir())) == JOBS
+    assert (suite.parent / "runs/reports/shared.html").exists()
+    assert not (suite.parent / "runs/.shared.holder.json").exists()
+
+
+@pytest.mark.slow
+def test_four_processes_train_every_job_once(shared: Path) -> None:
+    processes = [joining(shared, number) for number in range(4)]
+    codes = [process.wait(timeout=PATIENCE_S) for process in processes]
+    said = "\n".join(told(shared, number) for number in range(4))
+    assert codes == [0, 0, 0, 0], said
+    assert_complete(shared)
+    # a process says of a job that it found done that it was
+    done = re.findall(r"^\[\d+/\d+\] (\S+ seed \d+): absrel@8 [\d.]+  ", said, re.MULTILINE)
+    assert sorted(done) == sorted(f"{name} seed {i}" for name in ("v13", "bilinear_mlp") for i in range(JOBS // 2)), (
+        said
+    )
+    assert said.count("helping process") == 3
+    assert sum("v13" in told(shared, number, "out") for number in range(4)) == 1  # the leader's table
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker may outlive its supervisor for a moment")
+def test_who_helps_takes_over_when_the_leader_is_killed(shared: Path) -> None:
+    leader = joining(shared, 0, step_s=PATIENCE_S)  # it never gets to its second step
+    await_stage(shared, 0, leader)
+    helper = joining(shared, 1)
+    await_stage(shared, 1, helper)
+    os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
+    code = helper.wait(timeout=PATIENCE_S)
+    said = told(shared, 1)
+    assert code == 0, said
+    assert f"helping process {leader.pid} on" in said
+    assert_complete(shared)
+    assert "report:" in told(shared, 1, "out")
+    assert told(shared, 0, "out") == ""
+
+
+def await_stage(suite: Path, number: int, process: "subprocess.Popen[str]") -> None:
+    """Returns once a process is training."""
+    while process.poll() is None:
+        crumbs = map(read_crumb, (suite.parent / f"tmp-{number}").glob("spd-bench-*/crumb"))
+        if any(crumb is not None and crumb.stage.startswith("training at step") for crumb in crumbs):
+            return
+        time.sleep(0.01)
+    pytest.fail(told(suite, number))

@@ -1,8 +1,10 @@
 """Asked to stop, by a signal or the clock, a suite stops within a step, and ends as if it had never stopped."""
 
+import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,8 +231,8 @@ def start(tmp_path: Path, work: str, total_s: float | None = None) -> tuple["sub
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         start_new_session=True,
     )
-    assert process.stdout is not None
-    return process, int(process.stdout.readline())
+    assert process.stderr is not None
+    return process, int(process.stderr.readline())  # what a worker prints goes there
 
 
 def assert_stopped(process: "subprocess.Popen[str]", worker: int, code: int, reason: str) -> None:
@@ -267,39 +269,141 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     assert_stopped(process, worker, 130, "SIGINT")
 
 
+# the command
+
+EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
+PATIENCE_S = 600
+ORPHANED_S = 15
+STEPS = 12
+PHASES = ("encoding view", "training at step", "scoring image", "writing the report")
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75, "twice": 130, "SIGKILL": -9}
+"""Exit code of each; "twice" is a second SIGINT on the heels of the first."""
+ROUNDS = [  # what happens in each phase, to a process or to its group, with so many processes that read data
+    (("SIGTERM", "SIGUSR1", "SIGINT", "twice"), "group", 2),
+    (("SIGINT", "SIGTERM", "SIGUSR1", "SIGKILL"), "process", 0),
+]
+if EVERYTHING:
+    _names = tuple(SIGNALS)
+    ROUNDS = [
+        ((_names * 2)[first : first + len(PHASES)], target, workers)
+        for first in range(len(_names))
+        for target, workers in (("group", 2), ("process", 0))
+    ]
+SITE = """
+import os, time
+from spd_bench.watch import Watch
+
+def at(self, stage, before=Watch.at):
+    self._stage = stage
+    self._write()
+    if stage.startswith(os.environ.get("SLOWLY", "-")):
+        time.sleep(0.2)
+    before(self, stage)
+
+Watch.at = at
+"""
+"""A signal finds every process of the command in a phase that lasts."""
+
+
+class Command:
+    """`spd-bench run` in a folder, in a process group of its own, with every process that it starts to be found."""
+
+    def __init__(self, folder: Path, suite: Path, **environment: str) -> None:
+        self.folder, self.suite = folder, suite
+        site = folder / "site"
+        site.mkdir(exist_ok=True)
+        (folder / "tmp").mkdir(exist_ok=True)
+        (site / "mlflow.py").write_text("raise ImportError('left out of this test')")
+        (site / "sitecustomize.py").write_text(SITE)
+        self.environment = {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(site)} | environment
+
+    def start(self, **environment: str) -> "subprocess.Popen[str]":
+        for left in (self.folder / "tmp").iterdir():  # by a supervisor that was killed
+            shutil.rmtree(left)
+        command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", str(self.suite)]
+        return subprocess.Popen(
+            [*command, "--device", "cpu"],
+            cwd=self.folder,
+            env=os.environ | self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self) -> Path:
+        """Run to its end, undisturbed; the folder of the training."""
+        process = self.start()
+        _, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, err
+        (checkpoint,) = (self.folder / "runs/trained").glob("v13-*/checkpoint.pt")
+        return checkpoint.parent
+
+    def stage(self) -> str:
+        """What the worker says that it is at."""
+        crumbs = map(read_crumb, (self.folder / "tmp").glob("spd-bench-*/crumb"))
+        return next((crumb.stage for crumb in crumbs if crumb is not None), "")
+
+    def processes(self) -> list[int]:
+        """Every process that runs with this folder for its temporary files."""
+        mark, found = f"TMPDIR={self.folder / 'tmp'}\0".encode(), []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (path / "environ").read_bytes() and "\nState:\tZ" not in (path / "status").read_text():
+                    found.append(int(path.name))
+        return found
+
+
+@pytest.fixture(scope="module")
+def whole(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results of the command that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    suite = write_suite(folder / "tiny.yaml", frames, steps=STEPS)
+    suite.write_text(suite.read_text().replace("data:\n", "data:\n  cache: disk\n"))
+    return results(Command(folder, suite).finish())
+
+
 @pytest.mark.slow
-def test_the_command_that_is_terminated_goes_on_bit_for_bit(
-    frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+@pytest.mark.parametrize(("signals", "target", "workers"), ROUNDS)
+def test_a_command_that_is_stopped_in_every_phase_ends_as_if_it_had_not_been(
+    frames: Path, tmp_path: Path, whole: dict[str, Any], signals: tuple[str, ...], target: str, workers: int
 ) -> None:
-    suite = write_suite(tmp_path / "tiny.yaml", frames, steps=40)
-    undisturbed = results(finish(planned(suite), tmp_path / "undisturbed", Watch()))
-    (tmp_path / "tmp").mkdir()
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "mlflow.py").write_text("raise ImportError('left out of this test')")
-    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(tmp_path / "site")}
-    command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", str(suite), "--device", "cpu"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    step = random.SystemRandom().randint(2, 30)
-    while process.poll() is None and not is_training(tmp_path / "tmp", step):
-        time.sleep(0.002)
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    assert "stopped by SIGTERM; the same command goes on from here:\n  spd-bench run" in err
-    (checkpoint,) = (tmp_path / "runs/trained").glob("v13-*/checkpoint.pt")
-    at = torch.load(checkpoint, weights_only=True)["step"]
-    assert step - 1 <= at < 40, f"stopped from step {step}"
-    assert not list((tmp_path / "tmp").iterdir())
+    suite = write_suite(tmp_path / "tiny.yaml", frames, steps=STEPS)
+    text = suite.read_text().replace("data:\n", "data:\n  cache: disk\n")
+    suite.write_text(text.replace("train: {", f"train: {{workers: {workers}, "))
+    command = Command(tmp_path, suite)
+    for phase, name in zip(PHASES, signals, strict=True):
+        process = command.start(SLOWLY=phase)
+        step = random.SystemRandom().randint(2, STEPS - 3)
+        while process.poll() is None and not reached(stage := command.stage(), phase, step):
+            time.sleep(0.002)
+        before = command.processes()
+        send = os.kill if target == "process" or name == "SIGKILL" else os.killpg
+        for number in (signal.SIGINT, signal.SIGINT) if name == "twice" else (getattr(signal, name),):
+            with contextlib.suppress(ProcessLookupError):
+                send(process.pid, number)
+            time.sleep(0.05)
+        _, err = process.communicate(timeout=PATIENCE_S)
+        told = f"{name} to the {target} {stage}: {err}"
+        assert process.returncode == SIGNALS[name], told
+        assert "Traceback" not in err, told
+        assert len(before) >= 2, told
+        if name != "SIGKILL":
+            assert f"stopped by {name.replace('twice', 'SIGINT')}; the same command goes on from here" in err, told
+        until = time.monotonic() + ORPHANED_S
+        while (left := command.processes()) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not left, told
+        if phase == "training at step" and name not in ("twice", "SIGKILL"):
+            (checkpoint,) = (tmp_path / "runs/trained").glob("v13-*/checkpoint.pt")
+            at = torch.load(checkpoint, weights_only=True)["step"]
+            assert int(stage.rpartition(" ")[2]) - 1 <= at < STEPS, told
+    assert results(command.finish()) == whole
+    assert (tmp_path / "runs/reports/tiny.html").exists()
+    assert not list((tmp_path / "runs").rglob(".*.tmp"))
 
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert results(checkpoint.parent) == undisturbed, f"stopped after step {at}"
 
-
-def is_training(folder: Path, step: int) -> bool:
-    """Whether a worker says that it is at this training step or beyond."""
-    for path in folder.glob("spd-bench-*/crumb"):
-        crumb = read_crumb(path)
-        if crumb is not None and crumb.stage.startswith("training at step"):
-            return int(crumb.stage.rpartition(" ")[2]) >= step
-    return False
+def reached(stage: str, phase: str, step: int) -> bool:
+    """Whether the worker is in a phase; of training, at a step or beyond it."""
+    return stage.startswith(phase) and (not phase.startswith("training") or int(stage.rpartition(" ")[2]) >= step)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from spd_bench import supervise
@@ -23,6 +24,7 @@ from spd_bench.errors import ConfigError, ResourceError, SpdError, WorkerBug, sh
 from spd_bench.supervise import Limits, seconds, supervised
 from spd_bench.watch import Watch, read_crumb
 
+EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 WORK = """
 import ctypes, os, signal, sys, time
 from spd_bench.errors import DataError
@@ -182,9 +184,9 @@ def test_memory_and_disk_are_recognised_in_every_guise() -> None:
 @pytest.mark.parametrize("work", ["forever", "in_c"])
 def test_no_worker_outlives_its_supervisor(work: str) -> None:
     code = f"from spd_bench.supervise import supervised; supervised('fake_work:{work}', {{}}, tell=print)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    worker = int(process.stdout.readline())
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    worker = int(process.stderr.readline())  # what a worker prints goes there
     process.kill()
     process.wait()
     for _ in range(100):
@@ -192,7 +194,7 @@ def test_no_worker_outlives_its_supervisor(work: str) -> None:
             break
         time.sleep(0.05)
     assert not is_running(worker)
-    process.stdout.close()
+    process.stderr.close()
 
 
 def is_running(process: int) -> bool:
@@ -239,6 +241,14 @@ import torch
 from spd_bench.api import ComponentConfig, PointDepthModel
 
 
+def bad(depth_m_BK=None):
+    WHAT
+
+
+if "WHEN" == "imported":
+    bad()
+
+
 class Bad(PointDepthModel):
     trained = False
 
@@ -248,44 +258,74 @@ class Bad(PointDepthModel):
     def __init__(self, config, encoder):
         super().__init__()
         self.config, self.encoder = config, encoder
+        if "WHEN" == "built":
+            bad()
 
     def prepare(self, features):
         return None
 
     def decode(self, scene, xy_BK2):
         depth_m_BK = torch.ones(xy_BK2.shape[:-1], device=xy_BK2.device)
-        return depth_m_BK if xy_BK2.is_meta else self.bad(depth_m_BK)
-
-
-class Segv(Bad):
-    def bad(self, depth_m_BK):
-        ctypes.string_at(0)
-
-
-class Exits(Bad):
-    def bad(self, depth_m_BK):
-        sys.exit(0)
-
-
-class Raises(Bad):
-    def bad(self, depth_m_BK):
-        raise KeyError("the plugin's own")
-
-
-class NotANumber(Bad):
-    def bad(self, depth_m_BK):
-        return depth_m_BK * math.nan
-
-
-class Shape(Bad):
-    def bad(self, depth_m_BK):
-        return depth_m_BK[:, :-1]
-
-
-class Hungry(Bad):
-    def bad(self, depth_m_BK):
-        raise MemoryError
+        now = "checked" if depth_m_BK.is_meta else "scored"
+        return bad(depth_m_BK) if now == "WHEN" else depth_m_BK
 """
+WHATS = {
+    "raises": "raise KeyError('its own')",
+    "leaves": "sys.exit(0)",
+    "ends": "os._exit(3)",
+    "segv": "ctypes.string_at(0)",
+    "hangs": "time.sleep(1000)",
+    "hungry": "raise MemoryError",
+    "shape": "return depth_m_BK[:, :-1]",
+    "kind": "return depth_m_BK.long()",
+    "nan": "return depth_m_BK * math.nan",
+    "prints": "print('from a plugin'); return depth_m_BK",
+    "slow": "time.sleep(0.2); return depth_m_BK",
+    "leaks": "torch.set_default_dtype(torch.float64); torch.set_num_threads(3); torch.set_grad_enabled(False); "
+    "torch.use_deterministic_algorithms(True); 'WHEN' == 'scored' or os.chdir('/'); return depth_m_BK",
+}
+"""What a plugin does to the others."""
+SOUND = ("prints", "slow", "leaks")
+"""What costs nobody a number."""
+ENDING = {"ends": "ended with exit code 3 without a word", "segv": "was killed by SIGSEGV", "hangs": "made no progress"}
+CAUSES = {
+    "raises": "KeyError: 'its own'",
+    "leaves": "SystemExit: 0",
+    "hungry": "out of memory",
+    "shape": "decode gave shape (",
+    "kind": "decode gave torch.int64, expected floating-point metres",
+    "nan": "are not finite",
+}
+STAGES = {
+    "imported": "importing baseline {0}",
+    "built": "checking {0}",
+    "checked": "checking {0}",
+    "scored": "scoring ",
+}
+"""When it does so, and what the supervisor then says that the worker was at."""
+OUTPUT = ("shape", "kind", "nan")
+"""What only a model that runs can do; that without values, nobody sees a NaN."""
+EVERY_BAD = [(what, when) for what in WHATS for when in STAGES if what not in OUTPUT or when in ("checked", "scored")]
+EVERY_BAD.remove(("nan", "checked"))
+SOME_BAD = [
+    ("ends", "imported"),
+    ("raises", "imported"),
+    ("leaves", "built"),
+    ("leaks", "built"),
+    ("segv", "checked"),
+    ("shape", "checked"),
+    ("kind", "checked"),
+    ("segv", "scored"),
+    ("leaves", "scored"),
+    ("hungry", "scored"),
+    ("shape", "scored"),
+    ("kind", "scored"),
+    ("nan", "scored"),
+    ("prints", "scored"),
+    ("leaks", "scored"),
+    ("slow", "scored"),
+]
+STALL_S = 30
 
 SUITE = """
 suite: bad
@@ -308,7 +348,7 @@ train: {{steps: 2, batch_size: 2, queries: 8, precision: fp32, validations: 1}}
 eval: {{protocol: full_frame, k: [8], k1_draws: 1}}
 seeds: [0]
 axes: {{}}
-baselines: [segv, exits, raises, nan, shape, hungry, constant]
+baselines: [CONSTANT]
 report: {{primary: {{metric: absrel, k: 8}}, family: []}}
 """
 
@@ -323,51 +363,97 @@ def write_frames(root: Path) -> None:
         Image.fromarray(depth_mm + 50 * i).save(root / "depth" / f"{i:03d}.png")
 
 
-def write_plugin(site: Path) -> None:
+def write_plugins(site: Path, bad: list[tuple[str, str]]) -> None:
     """A distribution of bad baselines; and an MLflow that cannot be imported, which saves its start-up."""
-    info = site / "bad_plugin-1.0.dist-info"
+    info = site / "bad_plugins-1.0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-plugin\nVersion: 1.0\n")
-    names = {"segv": "Segv", "exits": "Exits", "raises": "Raises", "nan": "NotANumber"}
-    names |= {"shape": "Shape", "hungry": "Hungry"}
-    points = [f"{name} = bad_plugin:{value}" for name, value in names.items()]
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-plugins\nVersion: 1.0\n")
+    points = [f"{what}-{when} = bad_{what}_{when}:Bad" for what, when in bad]
     (info / "entry_points.txt").write_text("\n".join(["[spd_bench.baseline]", *points]))
-    (site / "bad_plugin.py").write_text(BAD)
+    for what, when in bad:
+        (site / f"bad_{what}_{when}.py").write_text(BAD.replace("WHAT", WHATS[what]).replace("WHEN", when))
     (site / "mlflow.py").write_text("raise ImportError('left out of this test')")
+
+
+def run(folder: Path, suite: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", suite, "--device", "cpu"]
+    return subprocess.run(
+        [*command, "--stall", str(STALL_S)], cwd=folder, capture_output=True, text=True, check=False, timeout=1200
+    )
 
 
 @pytest.mark.slow
 def test_bad_plugins_fail_alone_each_with_its_cause(tmp_path: Path) -> None:
+    bad = EVERY_BAD if EVERYTHING else SOME_BAD
     write_frames(tmp_path / "frames")
-    write_plugin(tmp_path)
-    (tmp_path / "bad.yaml").write_text(SUITE.format(root=tmp_path / "frames"))
-    command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", "bad.yaml", "--device", "cpu"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    write_plugins(tmp_path, bad)
+    names = [f"{what}-{when}" for what, when in bad]
+    suite = SUITE.format(root=tmp_path / "frames")
+    (tmp_path / "bad.yaml").write_text(suite.replace("[CONSTANT]", f"[{', '.join(names)}, constant, bilinear_mlp]"))
+    (tmp_path / "good.yaml").write_text(
+        suite.replace("[CONSTANT]", "[bilinear_mlp]").replace("suite: bad", "suite: good")
+    )
+    done = run(tmp_path, "bad.yaml")
     assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
     record = json.loads((tmp_path / "runs/suites/bad.json").read_text())
-    failures = {row["composition"]: row["failure"] for row in record["rows"]}
-    assert failures.pop("v13") == failures.pop("constant") == ""
-    expected = {
-        "segv": "worker was killed by SIGSEGV while scoring image 1 of 4 (",
-        "exits": "SystemExit: 0",
-        "raises": 'KeyError: "the plugin\'s own"',
-        "nan": "are not finite",
-        "shape": "",
-        "hungry": "out of memory",
-    }
-    assert set(failures) == set(expected)
-    for name, cause in expected.items():
-        assert failures[name]
-        assert cause in failures[name]
-    assert "bad_plugin.py:" in failures["segv"]
-    assert "segv seed 0: worker was killed by SIGSEGV while scoring image 1 of 4" in done.stderr
-    assert "which failed: 6" in done.stdout.replace("\n", " ")
-    assert (tmp_path / "runs/reports/bad.html").exists()
     assert record["unfinished"] == 0
-    # the base was trained once; a process that takes over finds it done
-    assert done.stderr.count("v13 seed 0: absrel@8") == 2
-    assert done.stderr.count("(done before)") == 1
+    failures = {row["composition"]: row["failure"] for row in record["rows"]}
+    assert list(failures) == ["v13", *names, "constant", "bilinear_mlp"]  # in the order of the file
+    for name in ("v13", "constant", "bilinear_mlp"):
+        assert failures[name] == "", name
+    for (what, when), name in zip(bad, names, strict=True):
+        cause = failures[name]
+        if what in SOUND:
+            assert cause == "", name
+        elif what in ENDING:
+            assert f"worker {ENDING[what]}" in cause, name
+            assert f" while {STAGES[when].format(name)}" in cause, name
+            said = cause[cause.index("worker ") :].partition(" (")[0]
+            assert f"{said}; going on with the others" in done.stderr, name
+        else:
+            assert ("MemoryError" if name == "hungry-imported" else CAUSES[what]) in cause, name
+        if what == "segv" or (cause and when == "built" and what not in ("ends", "hangs", "hungry")):
+            assert f"bad_{what}_{when}.py:" in cause, name
+    assert f"which failed: {sum(map(bool, failures.values()))}" in done.stdout.replace("\n", " ")
+    assert (tmp_path / "runs/reports/bad.html").exists()
+    # what a plugin prints is not taken for the command's own output
+    assert ("from a plugin" in done.stderr, "from a plugin" in done.stdout) == (True, False)
+    # a process that takes over finds what is done
+    assert done.stderr.count("v13 seed 0: absrel@8") == 1 + sum(
+        when == "scored" for what, when in bad if what in ENDING
+    )
+    # and the others' numbers are those that they have without bad ones beside them
+    trained = {path.name: path for path in (tmp_path / "runs/trained").iterdir() if (path / "done.json").exists()}
+    (tmp_path / "runs").rename(tmp_path / "beside-bad-ones")
+    assert run(tmp_path, "good.yaml").returncode == 0
+    for path in (tmp_path / "runs/trained").iterdir():
+        for name in ("done.json", "checkpoint.pt"):
+            other = tmp_path / "beside-bad-ones/trained" / trained[path.name].name / name
+            assert result(path / name) == result(other), f"{path.name}/{name}"
+
+
+def result(path: Path) -> Any:
+    """What a training came to, without the seconds that it took."""
+    if path.suffix == ".json":
+        return json.loads(path.read_text())["rows"]
+    return {name: value.numpy().tobytes() for name, value in torch.load(path, weights_only=True)["model"].items()}
+
+
+def test_two_plugins_of_one_name_are_told_apart_before_anything_is_trained(tmp_path: Path) -> None:
+    write_frames(tmp_path / "frames")
+    write_plugins(tmp_path, [("slow", "scored")])
+    other = tmp_path / "other_plugins-2.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: other-plugins\nVersion: 2.0\n")
+    (other / "entry_points.txt").write_text((tmp_path / "bad_plugins-1.0.dist-info/entry_points.txt").read_text())
+    suite = SUITE.format(root=tmp_path / "frames")
+    (tmp_path / "bad.yaml").write_text(suite.replace("[CONSTANT]", "[slow-scored]"))
+    done = run(tmp_path, "bad.yaml")
+    assert done.returncode == 2
+    assert 'baseline "slow-scored" is registered by bad-plugins and other-plugins' in done.stderr
+    assert 'hint: write "bad-plugins:slow-scored" or "other-plugins:slow-scored"' in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_stopping_is_listed_with_all_exit_codes() -> None:
