@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench.data.hdf5 import holds_own_bytes, open_hdf5
+from spd_bench.data.hdf5 import holds_own_bytes, open_hdf5, reading
 from spd_bench.data.images import DEPTH_MODES, LARGEST_SIDE, open_image
 from spd_bench.errors import ConfigError, DataError
 
@@ -61,7 +61,8 @@ def open_maps(
     if suffix == ".npy":
         return _stack(_array(source), "NumPy", frames, _lines(names), str(source))
     if suffix in (".h5", ".hdf5"):
-        return _hdf5(source, frames, dataset_key, names)
+        with reading("its arrays", str(source)):
+            return _hdf5(source, frames, dataset_key, names)
     raise DataError(
         f"expected .npy, .h5, .hdf5 or a folder, found {source.suffix or 'a file without extension'}",
         where=str(source),
@@ -159,18 +160,19 @@ def _stack(array: Any, form: str, frames: Sequence[str], names: Sequence[str] | 
         if len(names) != len(array):
             raise DataError(f"{len(names)} names for {len(array)} maps", where=where, hint="name each map once")
         order = match([_without_suffix(name) for name in names], frames, where=where)
-        return Maps(f"{what}, by frame name", partial(_map_of, array, order))
+        return Maps(f"{what}, by frame name", partial(_map_of, array, order, where))
     if len(array) != len(frames):
         raise DataError(
             f"expected one map for each of {len(frames)} test frames, found {len(array)}",
             where=where,
             hint="give the frames' names too (--names, or `frames` in HDF5) to see which are missing or surplus",
         )
-    return Maps(f"{what}, in the order of the test split", partial(_map_of, array, range(len(frames))))
+    return Maps(f"{what}, in the order of the test split", partial(_map_of, array, range(len(frames)), where))
 
 
-def _map_of(array: Any, order: Sequence[int], index: int) -> NDArray[np.floating[Any]]:
-    return _floating(array[order[index]])
+def _map_of(array: Any, order: Sequence[int], where: str, index: int) -> NDArray[np.floating[Any]]:
+    with reading(f"map {order[index]}", where):
+        return _floating(array[order[index]])
 
 
 def _array(path: Path) -> Any:

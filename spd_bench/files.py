@@ -62,7 +62,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def publish(beside: Path, path: Path) -> None:
     """Gives a file that is whole and on disk its name, replacing what had it."""
     os.replace(beside, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,7 +88,7 @@ def make_folder(folder: Path) -> None:
             except FileExistsError:
                 if not each.is_dir():  # another process may have made it
                     raise
-            _sync_folder(each.parent)
+            sync_folder(each.parent)
 
 
 def remove(path: Path) -> None:
@@ -127,7 +127,7 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Puts the names in a folder on disk; Windows does that itself."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

@@ -83,11 +83,13 @@ def pack(
 def pack_dataset(data: DepthDataset, output: Path, *, name: str, workers: int, on_frame: OnFrame) -> Packed:
     """Packs every split of a data set, registered as `name`, into `output`, read by `workers` processes.
 
-    on_frame(done, total) is called as frames are read, and once more from the start as they are verified.
+    A pack that is there is verified too. on_frame(done, total) is called as frames are read, and once more from the
+    start as they are verified.
 
     Raises:
         ConfigError: `output` is something else than this very pack, or parts of another one are left beside it.
-        DataError: the source has no frames, a frame that cannot be read, a name twice, or frames of several sizes.
+        DataError: the source has no frames, a frame that cannot be read, a name twice, or frames of several sizes;
+            or `output` is this very pack and damaged.
         ResourceError: the disk is too small, cannot be written, or a process died.
         BusyError: another process is packing there.
     """
@@ -98,7 +100,7 @@ def pack_dataset(data: DepthDataset, output: Path, *, name: str, workers: int, o
     with _lock(output):
         folder = output.with_name(f"{output.name}.parts")
         if output.exists():
-            count = _same_pack(output, about)
+            count = _same_pack(output, about, on_frame)
             if not (folder / RECORD).exists() or _recorded(folder)["identity"] == _identity(about):
                 _delete(folder)
             return Packed(output, count, output.stat().st_size, already=True)
@@ -116,11 +118,15 @@ def pack_dataset(data: DepthDataset, output: Path, *, name: str, workers: int, o
 def verify(path: Path, on_frame: OnFrame) -> PackedFrames:
     """Compares every frame of a packed file with its SHA-256; DataError for the first that differs."""
     data = PackedFrames(PackedFrames.Config(root=str(path)))
+    _verify(data, on_frame)
+    return data
+
+
+def _verify(data: PackedFrames, on_frame: OnFrame) -> None:
     frames = [frame for split in SPLITS for frame in data.frames(split)]
     for done, frame in enumerate(frames, start=1):
         data.read_verified(frame)
         on_frame(done, len(frames))
-    return data
 
 
 # ---------------------------------------------------------------------------------------------------------- the plan
@@ -243,8 +249,11 @@ def _measure(data: DepthDataset, row: Row) -> tuple[int, int, int]:
     return height, width, len(_content([(row[1], frame)], 1, (height, width)))
 
 
-def _same_pack(output: Path, about: About) -> int:
-    """Number of frames of a file that is this very pack already; ConfigError if it is anything else."""
+def _same_pack(output: Path, about: About, on_frame: OnFrame) -> int:
+    """Number of frames of a file that is this very pack already, every one of them read and compared.
+
+    ConfigError if it is anything else, DataError if a frame is damaged.
+    """
     try:
         data = PackedFrames(PackedFrames.Config(root=str(output)))
     except DataError as error:
@@ -257,6 +266,14 @@ def _same_pack(output: Path, about: About) -> int:
                 where=str(output),
                 hint=OTHER_NAME,
             )
+    try:
+        _verify(data, on_frame)
+    except DataError as error:
+        raise DataError(
+            f"is packed already, and damaged: {error.message}",
+            where=error.where,
+            hint="delete it; the same command then packs it anew",
+        ) from error
     return sum(len(data.frames(split)) for split in SPLITS)
 
 
@@ -448,6 +465,7 @@ def _delete(folder: Path) -> None:
         disk.clear_debris(folder)
         for part in folder.glob("part-*.h5"):
             files.remove(part)
+        files.sync_folder(folder)  # parts that come back after a power cut still have their record
         files.remove(folder / RECORD)
     with suppress(OSError):
         folder.rmdir()

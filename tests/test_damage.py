@@ -4,10 +4,13 @@ A finished suite is copied, one file damaged, and then a table is made of it and
 says, it is the numbers of the undamaged one or an error of ours with a place and a hint.
 """
 
+import errno
 import json
 import logging
 import os
+import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spd_bench import costs, disk, files, packing, plan, session
+from spd_bench import compose, costs, disk, files, packing, session
 from spd_bench.data.packed import PackedFrames
 from spd_bench.errors import SpdError
 from spd_bench.report import figures
@@ -106,9 +109,40 @@ def dangling(path: Path) -> None:
 
 
 def unreadable(path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root reads everything")
     path.chmod(0)
+
+
+HERE: list[bool] = []
+"""Whether a test of this file runs."""
+
+
+def deny(event: str, args: tuple[object, ...]) -> None:
+    """A file without permissions cannot be opened, by root neither, who otherwise reads everything."""
+    if event != "open" or not HERE or not isinstance(args[0], str | os.PathLike) or not os.path.isfile(args[0]):
+        return
+    if os.stat(args[0]).st_mode & 0o777 == 0:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(args[0]))
+
+
+sys.addaudithook(deny)  # stays until the process ends
+
+
+@pytest.fixture(autouse=True)
+def as_if_not_root() -> Iterator[None]:
+    HERE.append(True)
+    yield
+    HERE.clear()
+
+
+def test_what_is_unreadable_is_so_for_everybody(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    unreadable(tmp_path / "a")
+    with pytest.raises(PermissionError):
+        (tmp_path / "a").read_bytes()
+    assert files.digest_of(tmp_path / "a") is None
+    HERE.clear()
+    if os.geteuid() == 0:
+        assert (tmp_path / "a").read_bytes() == b"a"
 
 
 def newer(path: Path) -> None:
@@ -126,6 +160,9 @@ def newer(path: Path) -> None:
         path.write_bytes(b"spd-bench of another time".ljust(disk.SEAL_BYTES, b"\0") + content[disk.SEAL_BYTES :])
 
 
+EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
+MUTANTS = 100 if EVERYTHING else 4
+"""Of each kind of file."""
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "missing": missing,
     "empty": empty,
@@ -146,7 +183,7 @@ def quick() -> Iterator[None]:
     """MLflow and costs have tests of their own; here they would only take their time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session.Tracker, "_guarded", lambda self, act: "recorded")
-        patch.setattr(plan.Experiment, "_check_models", lambda self, *args: None)
+        patch.setattr(compose, "check", lambda model, **more: None)
         patch.setattr(costs, "TIMED_IMAGES", 1)
         patch.setattr(costs, "macs", lambda call: 0.0)
         patch.setattr(costs, "peak_memory", lambda call, device: 0)
@@ -232,17 +269,59 @@ def refusal(act: Callable[[], object]) -> str:
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("what", FILES)
 def test_damage_is_mended_or_refused(home: Path, finished: Path, what: str, how: str) -> None:
+    told = told_of(home, finished, FILES[what], DAMAGES[how])
+    if (what, how) in MENDED:
+        assert told == ""
+
+
+def told_of(home: Path, finished: Path, what: str, damage: Callable[[Path], None]) -> str:
+    """The error of a run after damage, "" if there is none; the numbers are then those of before."""
     root = home / "runs"
-    (path,) = root.glob(FILES[what])
+    (path,) = root.glob(what)
     expected = numbers(finished / "runs")
-    DAMAGES[how](path)
+    damage(path)
     if not refusal(lambda: numbers(root)):
         assert numbers(root) == expected
     told = refusal(lambda: run(home))
     if not told:
         assert numbers(root) == expected
-    if (what, how) in MENDED:
-        assert told == ""
+    return told
+
+
+def at_random(number: int) -> Callable[[Path], None]:
+    """Damage that is known by its number: some bits, a piece lost, zeroed, doubled, full of noise, or the end."""
+
+    def damage(path: Path) -> None:
+        rng = random.Random(number)
+        content = bytearray(path.read_bytes())
+        start = rng.randrange(len(content))
+        piece = slice(start, start + rng.choice((1, 8, 64, 512, 4096)))
+        lost = len(content[piece])
+        how = rng.randrange(6)
+        if how == 0:
+            for place in rng.choices(range(len(content)), k=rng.choice((1, 1, 4))):
+                content[place] ^= 1 << rng.randrange(8)
+        else:
+            content[piece] = (b"", bytes(lost), 2 * content[piece], rng.randbytes(lost), b"")[how - 1]
+        path.write_bytes(content[:start] if how == 5 else content)
+
+    return damage
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(9000 if EVERYTHING else 300, method="thread")
+@pytest.mark.parametrize("what", FILES if EVERYTHING else ["checkpoint"])
+def test_damage_at_random_is_mended_or_refused(finished: Path, tmp_path: Path, what: str) -> None:
+    mended = 0
+    for number in range(MUTANTS):
+        home = Path(shutil.copytree(finished, tmp_path / str(number)))
+        try:
+            mended += told_of(home, finished, FILES[what], at_random(number)) == ""
+        except BaseException as error:
+            error.add_note(f"{what}, damage number {number}")
+            raise
+        shutil.rmtree(home)
+    print(f"{what}: {MUTANTS} mutants, {mended} mended", file=sys.__stderr__)
 
 
 RECORDS = ("run.json", "done.json", "scores.json", "mlflow.json", "checked", "suite's record")
@@ -262,6 +341,15 @@ def test_a_checkpoint_that_training_would_go_on_from(home: Path, how: str) -> No
     DAMAGES[how](path)
     told = refusal(lambda: run(home))
     assert how == "dangling link" or "checkpoint.pt" in told
+
+
+def test_a_training_that_is_to_be_evaluated_gets_its_record_back(home: Path, finished: Path) -> None:
+    """As a file system that lost both, but not done.json, leaves it."""
+    (path,) = (home / "runs").glob(FILES["run.json"])
+    path.unlink()
+    shutil.rmtree(next(path.parent.glob("eval-*")))
+    run(home)
+    assert numbers(home / "runs") == numbers(finished / "runs")
 
 
 def test_a_shard_is_built_again_by_who_reads_it(home: Path, finished: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -296,8 +384,8 @@ def test_a_pack_and_its_parts(frames: Path, tmp_path: Path, how: str) -> None:
             for frame in data.frames(split):
                 data.read_verified(frame)
 
-    # `pack` looks at the tables of a pack that is there; a damaged frame is refused by who reads it
-    if not refusal(pack) and not refusal(read):
+    if not refusal(pack):
+        assert refusal(read) == ""
         assert files.digest_of(output) == whole
     parts = tmp_path / "b.h5.parts"
     parts.mkdir()

@@ -144,14 +144,14 @@ def serve() -> None:
     """
     import torch
 
-    from spd_bench import costs, plan, session
+    from spd_bench import compose, costs, session
     from spd_bench.report import figures
 
     torch.set_num_threads(1)
     # MLflow has tests of its own; what is to be recorded there counts as recorded
     session.Tracker._guarded = lambda self, act: "recorded"  # type: ignore[method-assign,assignment]
     # what takes long and decides no result
-    plan.Experiment._check_models = lambda self, *args: None  # type: ignore[method-assign,assignment]
+    compose.check = lambda model, **more: None
     costs.TIMED_IMAGES, costs.macs, costs.peak_memory = 1, lambda call: 0.0, lambda call, device: 0
     figures.draw = lambda fill: "<svg></svg>"
     suite, root = sys.argv[1:]
@@ -514,15 +514,18 @@ def test_random_kills_of_the_command_cost_no_result(campaign: Campaign) -> None:
     whole_s = time.monotonic() - began
     started, killed, suites = time.monotonic(), 0, 0
     while killed < KILLS:
-        root, code = campaign.root(), None
+        root, code, tries = campaign.root(), None, 0
         while code is None:
             delay_s = rng.uniform(0.3, 1.0) * whole_s if killed < KILLS else PATIENCE_S
+            began, tries = time.monotonic(), tries + 1
             code, told = command(campaign.suite, root, delay_s, group=rng.random() < 0.5)
             killed += code is None
             if code == 6:  # what the kill of the parent alone left behind is about to end
                 time.sleep(0.5)
                 code = None
         suites += 1
+        if tries == 1:  # it was not killed: the machine is less busy than it was
+            whole_s = time.monotonic() - began
         assert code == 0, f"seed {seed}: {told}"
         assert results(root) == campaign.expected(), f"seed {seed}"
     report(f"seed {seed}: {killed} kills of {suites} suites", killed, started)

@@ -139,6 +139,15 @@ def compressed_storage(path: Path) -> None:
                 target.writestr(name, source.read(name))
 
 
+def spanning_disks(path: Path) -> None:
+    """An archive that says that it lies on nine disks."""
+    torch.save({"x": torch.zeros(8)}, path)
+    raw = bytearray(path.read_bytes())
+    locator = raw.index(b"PK\x06\x07")
+    raw[locator + 16 : locator + 20] = struct.pack("<I", 9)
+    path.write_bytes(raw)
+
+
 def truncated_pth(path: Path) -> None:
     torch.save({"x": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:-200])
@@ -166,6 +175,7 @@ WEIGHTS: dict[str, tuple[str, Make]] = {
     "size-larger-than-storage": ("x.pth", zip_claiming_much),
     "compressed-bomb": ("x.pth", compressed_storage),
     "truncated": ("x.pth", truncated_pth),
+    "spanning-disks": ("x.pth", spanning_disks),
     "empty": ("x.pth", lambda path: path.write_bytes(b"")),
     "empty-safetensors": ("x.safetensors", lambda path: path.write_bytes(b"")),
     "header-length-huge": ("x.safetensors", lambda path: safetensors_header(path, {}, length=2**62)),
@@ -267,6 +277,17 @@ def damaged(offset: int, count: int) -> Make:
     return make
 
 
+def heap_zeroed(path: Path) -> None:
+    """Over the heap of strings that this leaves, the HDF5 library loops for ever."""
+    with h5py.File(path, "w") as file:
+        file["frames"] = FRAMES
+        file["depth"] = np.ones((2, 4, 4), np.float32)
+    raw = bytearray(path.read_bytes())
+    heap = raw.index(b"GCOL")
+    raw[heap + 40 : heap + 104] = bytes(64)
+    path.write_bytes(raw)
+
+
 HDF5: dict[str, tuple[Make, str]] = {
     "external-storage": (
         hdf5(lambda file: file.create_dataset("depth", (2, 4, 4), "u2", external=[("/etc/passwd", 0, 64)])),
@@ -286,6 +307,7 @@ HDF5: dict[str, tuple[Make, str]] = {
         "has chunks of 324000000 bytes",
     ),
     "gzip-bomb": (hdf5(gzip_bomb), "has chunks of 400000000 bytes"),
+    "heap-zeroed": (heap_zeroed, "the HDF5 library did not come to its end in 3 s"),
     "deep": (hdf5(too_deep), "groups nested deeper than 50 levels"),
     "not-hdf5": (lambda path: path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(512)), "file signature not found"),
     "empty": (lambda path: path.write_bytes(b""), ""),
@@ -296,9 +318,11 @@ HDF5: dict[str, tuple[Make, str]] = {
 
 
 @pytest.mark.parametrize("case", HDF5)
-def test_hdf5(tmp_path: Path, case: str) -> None:
+def test_hdf5(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, message = HDF5[case]
     make(tmp_path / "x.h5")
+    if "did not come to its end" in message:
+        monkeypatch.setattr(untrusted, "LONGEST_S", 3.0)
     assert_refused(open_hdf5, tmp_path / "x.h5", message)
     assert_refused(lambda path: open_maps(path, FRAMES), tmp_path / "x.h5", message)
 

@@ -380,6 +380,23 @@ def test_an_output_that_exists_is_taken_only_if_it_is_this_very_pack(tmp_path: P
         packing.pack(output, tmp_path / "." / "rooms.h5", dataset=None, options={}, workers=1, on_frame=ignore)
 
 
+def test_an_output_that_exists_is_read_to_its_end_before_it_counts_as_packed(tmp_path: Path) -> None:
+    output = pack(tmp_path / "rooms.h5").path
+    seen: list[tuple[int, int]] = []
+    assert pack(output, on_frame=lambda done, total: seen.append((done, total))).already
+    assert seen == [(done, 17) for done in range(1, 18)]
+    whole = bytearray(output.read_bytes())
+    frame = Source().frames("val")[1]
+    place = whole.index(Source().read(frame).image_HW3.tobytes())  # RGB is stored as it is
+    whole[place + 5] ^= 1
+    output.write_bytes(whole)
+    with pytest.raises(DataError, match=r"(?s)frame val/é 1: is packed already, and damaged: .*delete it; the same"):
+        pack(output)
+    assert output.read_bytes() == whole
+    output.unlink()
+    assert not pack(output).already
+
+
 def test_a_second_packer_is_told_that_it_is_busy(tmp_path: Path) -> None:
     with FileLock(tmp_path / ".rooms.h5.lock"):
         assert in_child(lambda: pack(tmp_path / "rooms.h5")) == BusyError.exit_code == 6

@@ -1,7 +1,10 @@
 """Training: batches are functions of (seed, step), an interrupted training ends as an undisturbed one (§7.2, §7.3)."""
 
 import math
-from collections.abc import Callable, Sequence
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from spd_bench.losses import HuberSilog, LossParts
 from spd_bench.suite import Augment
 from spd_bench.train import Optimisation, Training, TrainingDiverged, TrainingLog, load_weights, parameter_groups
 
+EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 CPU = torch.device("cpu")
 LOSS = HuberSilog(HuberSilog.Config())
 
@@ -454,6 +458,74 @@ def test_a_training_without_its_random_state_would_differ(tmp_path: Path, monkey
     monkeypatch.setattr(train, "torch_seed", lambda *key: 1234)
     run(tmp_path / "b", other := Probe())
     assert not same(weights(one), weights(other))
+
+
+LONG = 40
+STOPPED = tuple(sorted(random.Random(0).sample(range(1, LONG), 30 if EVERYTHING else 3)))
+"""After which of so many steps a training is stopped."""
+
+
+@pytest.fixture(params=[1, 2] if EVERYTHING else [1])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def stopped_after(folder: Path, make: Callable[[], PointDepthModel], step: int, *, workers: int) -> list[Any]:
+    """Everything that a training ends with which was stopped, as by a signal, and gone on with by another process."""
+    recipe = how(steps=LONG, validate_at=(13, 26, LONG))
+    plan = batch_plan(steps=LONG)
+    for last in (step, None):
+        torch.manual_seed(random.SystemRandom().randrange(2**31))
+        training = begun(folder, make(), recipe, seed=0)
+        on_step = (lambda step, value: None) if last is None else interrupt(last)
+        frozen = FrozenFeatures(training.model.encoder)
+        with suppress(Stop):
+            train.train([training], plan, frozen, on_step=on_step, stopping=lambda: True, workers=workers)
+    moments = training.optimiser.state_dict()["state"]
+    log = replace(training.log, seconds=0.0)
+    return [weights(training.model), {f"{i} {key}": v for i, m in moments.items() for key, v in m.items()}, log]
+
+
+def alike(one: list[Any], other: list[Any]) -> bool:
+    return same(one[0], other[0]) and same(one[1], other[1]) and one[2] == other[2]
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.timeout(3000 if EVERYTHING else 300)
+@pytest.mark.parametrize("workers", [0, 2] if EVERYTHING else [0])
+@pytest.mark.parametrize("make", [Probe, v13] if EVERYTHING else [Probe])
+def test_a_training_that_is_stopped_after_any_step_ends_as_an_undisturbed_one(
+    tmp_path: Path, make: Any, workers: int
+) -> None:
+    expected = stopped_after(tmp_path / "0", make, 0, workers=0)
+    assert [step for step, _ in expected[2].rows] == [13, 26, LONG]
+    differing = [k for k in STOPPED if not alike(stopped_after(tmp_path / f"{k}", make, k, workers=workers), expected)]
+    assert differing == []
+
+
+def test_a_training_whose_generator_is_not_restored_would_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: dropout draws from a generator that is seeded when a process begins, and then goes on."""
+    drawn: list[int] = []
+    begin = Training.__init__
+
+    def begin_anew(training: Training, *args: Any, **more: Any) -> None:
+        drawn.clear()
+        begin(training, *args, **more)
+
+    def seed(*key: Any) -> int:
+        drawn.append(int(torch.randint(2**31, ())) if drawn else 1234)
+        return drawn[-1]
+
+    monkeypatch.setattr(Training, "__init__", begin_anew)
+    monkeypatch.setattr(train, "torch_seed", seed)
+    expected = stopped_after(tmp_path / "0", Probe, 0, workers=0)
+    assert alike(stopped_after(tmp_path / "1", Probe, 0, workers=0), expected)
+    assert not alike(stopped_after(tmp_path / "2", Probe, STOPPED[0], workers=0), expected)
 
 
 def test_a_checkpoint_by_the_clock_keeps_the_sums_of_an_open_row(

@@ -151,14 +151,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         )
     if inflated := [str(name) for name, value in table.items() if not _is_stored(value)]:
         raise DataError(f"not every value of {listed(inflated)} is stored", where=str(path), hint=DOWNLOAD)
-    return {str(name): value.float() for name, value in table.items()}
+    return {str(name): value.detach().float() for name, value in table.items()}
 
 
 def _refuse_compressed(path: Path) -> None:
     """DataError for a zip with compressed members: PyTorch writes none, and a small one may unfold without end."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):  # it raises BadZipFile, too
+            return
         with zipfile.ZipFile(path) as archive:
             compressed = [info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
     except Exception as error:  # damaged directories raise BadZipFile, OSError, struct.error, UnicodeError, ...

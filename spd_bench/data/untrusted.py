@@ -4,7 +4,7 @@ The HDF5 library trusts its files: a damaged one can crash it or keep it in a lo
 one can make it read any other file, claim terabytes, or unfold a few kilobytes into gigabytes. So a child with limits
 on memory and time walks through the file first. It refuses links and storage that lead elsewhere, filters that are not
 HDF5's own, and chunks too large to be read whole. What this process opens afterwards has been walked through once to
-its end, so that damage has shown.
+its end, so that damage has shown; values of varying length, which lie in a heap of their own, have all been read.
 
 The child starts at the first file, in half a second, and serves this process for all others; a file is looked at once.
 This module is also what the child runs: it imports nothing of ours.
@@ -152,6 +152,8 @@ def _look_at(array: Any, place: str) -> None:
     filters = {created.get_filter(number)[0] for number in range(created.get_nfilters())}
     if foreign := filters - OWN_FILTERS:
         raise ValueError(f"{place!r} needs filter {min(foreign)}, which is not HDF5's own")
+    if array.dtype.hasobject:
+        _read_all(array, place)
     if array.chunks is None:
         stored = array.id.get_storage_size()
         if array.shape is not None and array.nbytes > max(stored, LARGEST_CHUNK):
@@ -163,6 +165,17 @@ def _look_at(array: Any, place: str) -> None:
     if chunk > LARGEST_CHUNK:
         raise ValueError(f"{place!r} has chunks of {chunk} bytes, at most {LARGEST_CHUNK} are read")
     array.id.get_num_chunks()  # walks through the index
+
+
+def _read_all(array: Any, place: str) -> None:
+    """Reads values of varying length, over whose heap HDF5 may loop for ever; ValueError for very many."""
+    if array.size is not None and array.size > MOST_OBJECTS:
+        raise ValueError(f"{place!r} has {array.size} values of varying length, at most {MOST_OBJECTS} are read")
+    read = array[()]
+    values = read.flat if hasattr(read, "flat") else [read]
+    length = sum(len(value) for value in values if hasattr(value, "__len__"))
+    if length > LARGEST_CHUNK:
+        raise ValueError(f"{place!r} has values of {length} bytes together, at most {LARGEST_CHUNK} are read")
 
 
 if __name__ == "__main__":
