@@ -11,6 +11,11 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
 WITHIN = ("--constraint", "constraints.txt")
+RELIABILITY = (
+    *("durable", "faults", "power_loss", "damage", "mutants", "train", "long_runs"),
+    *("no_silent_number", "supervision", "signals", "locks", "sweep_stops"),
+)
+"""Tests that SPD_BENCH_RELIABILITY=1 makes exhaustive."""
 
 
 @nox.session
@@ -29,7 +34,7 @@ def tests(session: nox.Session) -> None:
 def reliability(session: nox.Session) -> None:
     """Every fault at every operation, every planted defect and 200 kills of the command: an hour."""
     session.install("--editable", ".[dev]", *WITHIN)
-    files = [f"tests/test_{name}.py" for name in ("durable", "faults", "damage", "no_silent_number")]
+    files = [f"tests/test_{name}.py" for name in RELIABILITY]
     session.run("pytest", "-rA", *files, *session.posargs, env={"SPD_BENCH_RELIABILITY": "1"})
 
 

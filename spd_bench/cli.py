@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from spd_bench.errors import EXIT_CODES, ConfigError, SpdError, Stopped, WorkerBug, shortage
+from spd_bench.errors import EXIT_CODES, STOP_CODES, ConfigError, SpdError, Stopped, WorkerBug, printable, shortage
 
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -98,10 +98,11 @@ StorageOption = Annotated[
     str | None,
     typer.Option("--storage", help="Database of the trials, sqlite:/// or postgresql://; default: below --runs."),
 ]
+TimeLimitOption = Annotated[
+    str | None, typer.Option("--time-limit", help="Stop in good order (exit code 75) after 3h30m, 90m or 45s.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 RUNS = Path("runs")
-INTERRUPTED = 130
-"""Exit code that Typer gives for Ctrl-C."""
 
 
 @app.command()
@@ -115,9 +116,7 @@ def run(
     seeds: SeedsOption = None,
     runs: RootOption = RUNS,
     device: DeviceOption = "auto",
-    time_limit: Annotated[
-        str | None, typer.Option("--time-limit", help="Stop in good order (exit code 75) after 3h30m, 90m or 45s.")
-    ] = None,
+    time_limit: TimeLimitOption = None,
     stall: Annotated[
         float, typer.Option("--stall", min=1, help="Give a run up that makes no progress for so many seconds.")
     ] = 600,
@@ -129,7 +128,7 @@ def run(
 
     Finished work is skipped and an interrupted training goes on: run the same command again.
     """
-    from spd_bench.supervise import Limits, run_suite, seconds
+    from spd_bench.supervise import run_suite
 
     ended = run_suite(
         suite,
@@ -139,7 +138,7 @@ def run(
         root=runs,
         device=device,
         selection=_selection(only, skip),
-        limits=Limits(stall, seconds(time_limit, where="--time-limit") if time_limit else None),
+        limits=_limits(stall, time_limit),
         join=join,
         command=" ".join(["spd-bench", *sys.argv[1:]]),
         tell=_say,
@@ -415,15 +414,19 @@ def sweep_run(
     storage: StorageOption = None,
     runs: RootOption = RUNS,
     device: DeviceOption = "auto",
+    time_limit: TimeLimitOption = None,
+    stall: Annotated[
+        float, typer.Option("--stall", min=1, help="Give a trial up that makes no progress for so many seconds.")
+    ] = 600,
 ) -> None:
     """Train a suite's base with values that a sampler proposes, and choose by the validation split.
 
     Any number of processes that are given the same command share the trials. Nothing is trained twice: what a suite or
-    another sweep has trained counts, and the same command goes on after a stop.
+    another sweep has trained counts, and the same command goes on after a stop, with the trial at hand first.
     """
-    from spd_bench.sweep import run_sweep
+    from spd_bench.supervise import run_sweep
 
-    swept = run_sweep(
+    ended = run_sweep(
         sweep,
         profile=profile,
         sets=set_ or (),
@@ -433,12 +436,14 @@ def sweep_run(
         storage=storage,
         trials=trials,
         timeout=timeout,
+        limits=_limits(stall, time_limit),
+        tell=_say,
     )
-    typer.echo(swept.table)
-    typer.echo(f"\nstudy:   {swept.summary.study} in {swept.database}")
-    typer.echo(f"report:  {swept.report}\nMLflow:  {swept.tracking}")
-    typer.echo(f"more:    spd-bench sweep show {swept.summary.study} --write-suite best.yaml")
-    if swept.finished and not swept.summary.best:
+    typer.echo(ended["table"])
+    typer.echo(f"\nstudy:   {ended['study']} in {ended['database']}")
+    typer.echo(f"report:  {ended['report']}\nMLflow:  {ended['tracking']}")
+    typer.echo(f"more:    spd-bench sweep show {ended['study']} --write-suite best.yaml")
+    if ended["failed"]:
         raise typer.Exit(4)
 
 
@@ -616,6 +621,12 @@ def _numbers(text: str, option: str, count: int | None = None) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _limits(stall_s: float, time_limit: str | None) -> Any:
+    from spd_bench.supervise import Limits, seconds
+
+    return Limits(stall_s, seconds(time_limit, where="--time-limit") if time_limit else None)
+
+
 def _overrides(sets: Sequence[str] | None, seeds: str | None) -> list[str]:
     """What lies over a suite's values, in order: --set, then --seeds."""
     return [*(sets or ()), *([] if seeds is None else [f"--seeds {seeds}"])]
@@ -653,7 +664,7 @@ def main() -> None:
         _say(f"stopped by {stopped.reason}; the same command goes on from here:\n  {again}")
         sys.exit(stopped.exit_code)
     except SystemExit as end:
-        if end.code == INTERRUPTED:
+        if end.code == STOP_CODES["SIGINT"]:  # Typer's own for Ctrl-C
             _say("stopped; the same command goes on from here")
         raise
     except Exception as error:
@@ -671,4 +682,4 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text, keep="\n"), file=sys.stderr, flush=True)

@@ -164,10 +164,11 @@ def _subjects(
                 where=composition.where,
                 hint="profile it in a suite whose base has that encoder",
             )
-        model = build_model(with_width(composition, base, encoder), encoder, seed=0)
-        if model.gt_aligned:
-            raise ConfigError(f"{composition.name} needs ground truth to decode", where=composition.where)
-        _try(model, features)
+        with registry.blamed(composition.name):
+            model = build_model(with_width(composition, base, encoder), encoder, seed=0)
+            if model.gt_aligned:
+                raise ConfigError(f"{composition.name} needs ground truth to decode", where=composition.where)
+            _try(model, features)
         subjects.append(_Subject(composition.name, composition.kind, model))
     skipped = {}
     taken = {subject.name for subject in subjects}

@@ -83,8 +83,8 @@ def run_suite(
     """
     watch = watch or Watch()
     watch.at("planning")
-    console = _console()
-    chosen = plan.choose(suite, profile=profile, sets=sets, data=data, selection=selection)
+    console = stderr_console()
+    chosen = plan.choose(suite, profile=profile, sets=sets, data=data, selection=selection, watch=watch)
     where = device_named(device)
     name = chosen.suite.suite
     if watch.joined and chosen.steps:
@@ -99,8 +99,8 @@ def _command(watch: Watch) -> str:
     return watch.command or " ".join(["spd-bench", *sys.argv[1:]])
 
 
-def _console() -> Console:
-    """Where progress and warnings go."""
+def stderr_console() -> Console:
+    """Where progress goes and, from here on, warnings."""
     console = Console(stderr=True)
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
@@ -185,7 +185,7 @@ def build_cache(
     selection: Selection = plan.EVERYTHING,
 ) -> None:
     """Encodes, with `data.cache: disk`, what a suite's runs will read and is not there yet; trains nothing."""
-    console = _console()
+    console = stderr_console()
     chosen = plan.choose(suite, profile=profile, sets=[*sets, "data.cache=disk"], data=data, selection=selection)
     where = device_named(device)
     for planned in chosen.steps.values() or [chosen.suite]:
@@ -194,7 +194,7 @@ def build_cache(
 
 
 def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console, watch: Watch) -> Finished:
-    experiment = plan.Experiment(chosen.suite, selection=chosen.selection)
+    experiment = plan.Experiment(chosen.suite, selection=chosen.selection, watch=watch)
     console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
     runner = Runner(experiment, root, device, watch=watch)
     _check_data(runner, console)
@@ -234,7 +234,8 @@ def _run_steps(chosen: plan.Chosen, root: Path, device: torch.device, console: C
     parent: str | None = None
     with ExitStack() as stack:
         for name, suite in chosen.steps.items():
-            experiment = plan.Experiment(suite, encoders=experiment.encoders if experiment else None)
+            encoders = experiment.encoders if experiment else None
+            experiment = plan.Experiment(suite, encoders=encoders, watch=watch)
             runner = Runner(experiment, root, device, like=runner, watch=watch)
             if not walk.results:
                 console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
@@ -377,7 +378,7 @@ def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
         cells = ((*name.rpartition("@"), value) for name, value in outcome.scores["scores"].items())
         tracker.log_series(run_id, [(0, {f"test/K{k}/{name}": value for name, _, k, value in cells})])
         tracker.log_files(run_id, [outcome.folder / "run.json"])
-    if run_id is not None:
+    if run_id is not None and not job.failure:  # what was never begun has no folder
         files.write_record(mark, known | {key: run_id})
     tracker.close(run_id, "FAILED" if outcome.failure else "FINISHED")
 

@@ -37,7 +37,8 @@ PATCH = 14
 """Side in pixels of the encoder's patches (§3): an input size is a multiple of it."""
 
 
-def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A validator: the values, of which none may be there twice."""
     seen = set()
     for value in values:
         key = repr(value) if isinstance(value, dict | list | Choice) else value
@@ -53,11 +54,13 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-class _Part(BaseModel):
+class Section(BaseModel):
+    """A part of a suite or a sweep: known keys alone, each of its type, and unchangeable once read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
-class Choice(_Part):
+class Choice(Section):
     """A component by its registered name, with the options that were given to it."""
 
     use: str
@@ -96,7 +99,7 @@ Component = Annotated[
 ]
 
 
-class Base(_Part):
+class Base(Section):
     """The full model, one component per slot (§2)."""
 
     name: Slug = "base"
@@ -116,7 +119,7 @@ class Base(_Part):
         return {slot: getattr(self, slot) for slot in MODEL_SLOTS}
 
 
-class Augment(_Part):
+class Augment(Section):
     """Augmentation of training images (§7.3, R-18)."""
 
     enabled: bool = True
@@ -156,7 +159,7 @@ class Augment(_Part):
         return self
 
 
-class Data(_Part):
+class Data(Section):
     """Images, their size, and where training asks for depth (§7.1, §7.3)."""
 
     dataset: Component
@@ -186,7 +189,7 @@ class Data(_Part):
         return self
 
 
-class Train(_Part):
+class Train(Section):
     """The training recipe of §7.3; its values are the defaults. Say either `epochs` or `steps`."""
 
     epochs: Count | None = None
@@ -233,11 +236,11 @@ class Train(_Part):
         return Train.model_validate_json(json.dumps(self.model_dump(mode="json") | length | dict(values)))
 
 
-class Evaluation(_Part):
+class Evaluation(Section):
     """Scoring on the test split (§8, R-24 to R-26)."""
 
     protocol: Slug = "nyu_bts"
-    k: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_unique)] = (1, 64, 256, 1024)
+    k: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(unique)] = (1, 64, 256, 1024)
     """Numbers of query points per image."""
     k1_draws: Count = 32
     """Draws of a single point per image at K = 1 (R-26)."""
@@ -266,15 +269,15 @@ def target(path: str) -> Target | None:
     return None
 
 
-Group = Annotated[tuple[BlockSlot, ...], Field(min_length=2), AfterValidator(_unique)]
-Values = Annotated[tuple[Any, ...], AfterValidator(_unique)]
+Group = Annotated[tuple[BlockSlot, ...], Field(min_length=2), AfterValidator(unique)]
+Values = Annotated[tuple[Any, ...], AfterValidator(unique)]
 Crossing = Annotated[dict[str, Annotated[Values, Field(min_length=1)]], Field(min_length=1)]
 
 
-class Axes(_Part):
+class Axes(Section):
     """Which ablations to run, as differences from `base`. Their union is taken, in the order of the file."""
 
-    leave_one_out: Annotated[tuple[BlockSlot, ...], AfterValidator(_unique)] = ()
+    leave_one_out: Annotated[tuple[BlockSlot, ...], AfterValidator(unique)] = ()
     """Each of these in turn replaced by what its component names as stand-in."""
     leave_group_out: tuple[Group, ...] = ()
     """Groups of slots, such as [[b2, b5], [b3, routing, b4]]; all of a group replaced by their stand-ins at once. Where
@@ -289,7 +292,7 @@ class Axes(_Part):
     cross: tuple[Crossing, ...] = ()
     """Mappings from path to values, such as {routing.r: [8, 32], neck: [pyramid, last_layer]}: every combination of
     each. A path may also be a slot or train.loss alone; its values are components then."""
-    add_one_in: Annotated[tuple[BlockSlot, ...], AfterValidator(_unique)] = ()
+    add_one_in: Annotated[tuple[BlockSlot, ...], AfterValidator(unique)] = ()
     """All of these left out, and then each added alone."""
 
     def sweeps(self) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, tuple[Any, ...]]]]:
@@ -299,26 +302,26 @@ class Axes(_Part):
             yield ("axes", "cross", index), crossing
 
 
-class Primary(_Part):
+class Primary(Section):
     """The one number that the suite is judged by."""
 
     metric: str = "absrel"
     k: Count = 256
 
 
-class Report(_Part):
+class Report(Section):
     """What the report puts first, and which comparisons its correction for multiplicity counts."""
 
     primary: Primary = Primary()
-    family: Annotated[tuple[Axis, ...], AfterValidator(_unique)] = ("leave_one_out",)
+    family: Annotated[tuple[Axis, ...], AfterValidator(unique)] = ("leave_one_out",)
     equivalence: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the base's value below which a difference does not matter, declared before looking."""
 
 
-class Checks(_Part):
+class Checks(Section):
     """What must hold after a step of a build order before the next one starts (§10.3)."""
 
-    shapes: Annotated[tuple[Shapes, ...], AfterValidator(_unique)] = ()
+    shapes: Annotated[tuple[Shapes, ...], AfterValidator(unique)] = ()
     """Of which parts the shapes are compared with the paper's: §4, §5, §6.1, §6.4."""
     picture: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Draw L3's first three principal components; their least correlation between neighbouring cells."""
@@ -332,7 +335,7 @@ class Checks(_Part):
     """Baseline → largest ratio of the primary metric to that baseline's."""
 
 
-class Step(_Part):
+class Step(Section):
     """One step of a build order (§10.3): the suite with some values changed, and what must hold then."""
 
     description: str = ""
@@ -343,13 +346,13 @@ class Step(_Part):
     checks: Checks
 
 
-class Fallback(_Part):
+class Fallback(Section):
     """What to do when no profile is asked for and something that the suite needs is not on this machine."""
 
     profile: str
 
 
-class Suite(_Part):
+class Suite(Section):
     """A validated suite. `dump` gives the form of the YAML file, from which it can be validated again."""
 
     suite: Slug
@@ -360,7 +363,7 @@ class Suite(_Part):
     data: Data
     train: Train
     eval: Evaluation = Evaluation()
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_unique)] = (0, 1, 2)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(unique)] = (0, 1, 2)
     axes: Axes = Axes()
     baselines: tuple[Component, ...] = ()
     report: Report = Report()
@@ -372,6 +375,19 @@ class Suite(_Part):
 
     _source: Node = PrivateAttr(default=Node({}, ""))
     _profile: str | None = PrivateAttr(default=None)
+
+    @classmethod
+    def read(cls, tree: Node, profile: str | None = None) -> "Suite":
+        """The suite that a merged tree says; pydantic's ValidationError where it says none."""
+        # as JSON: strict types still, but a list may become a tuple
+        suite = cls.model_validate_json(json.dumps(tree.plain()))
+        suite._source, suite._profile = tree, profile
+        return suite
+
+    @property
+    def source(self) -> Node:
+        """The tree that it was read from; empty if it came from no file."""
+        return self._source
 
     @property
     def asked(self) -> dict[str, Choice]:

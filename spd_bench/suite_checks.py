@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -60,32 +61,39 @@ def check_options(choice: Choice, slot: str, *, suite: Suite | None = None, keys
     return config
 
 
-def check_components(suite: Suite) -> None:
+def check_components(suite: Suite, *, broken_too: bool = False) -> None:
     """Import every component that the suite names, and check its options and every value that an axis gives one.
 
-    Raises ConfigError listing every problem.
+    broken_too: pass over those that cannot be used, for whom needs them to say so. Raises ConfigError listing every
+    problem.
     """
+    passed_over = (registry.PluginError,) if broken_too else ()
     problems: list[Problem] = []
     for keys, slot, value in choices(suite.dump()):
-        problems += _configure(Choice.read(value), slot, suite, keys)[1]
-    refuse(problems or _option_problems(suite))
+        with suppress(*passed_over):
+            problems += _configure(Choice.read(value), slot, suite, keys)[1]
+    refuse(problems or _option_problems(suite, passed_over))
 
 
 def _configure(choice: Choice, slot: str, suite: Suite | None, keys: Keys) -> tuple[Any, list[Problem]]:
     config = load_component(choice, slot, suite=suite, keys=keys).Config
-    try:
-        return config.model_validate_json(json.dumps(choice.options)), []
-    except ValidationError as invalid:
-        source = _source(suite)
-        return None, [_problem(error, config, source, keys, noun="option") for error in _apart(invalid)]
+    with registry.blamed(f'options of {slot} "{choice.use}"'):
+        try:
+            return config.model_validate_json(json.dumps(choice.options)), []
+        except ValidationError as invalid:
+            source = _source(suite)
+            return None, [_problem(error, config, source, keys, noun="option") for error in _apart(invalid)]
 
 
 def _source(suite: Suite | None) -> Node:
-    return suite._source if suite else Node({}, "")
+    return suite.source if suite else Node({}, "")
 
 
-def _option_problems(suite: Suite) -> Iterator[Problem]:
-    """Every value that grid and cross give to an option, put into each component that it is for."""
+def _option_problems(suite: Suite, passed_over: tuple[type[BaseException], ...]) -> Iterator[Problem]:
+    """Every value that grid and cross give to an option, put into each component that it is for.
+
+    passed_over: what a component may raise to be left out.
+    """
     for above, paths in suite.axes.sweeps():
         for path, values in paths.items():
             meant = target(path)
@@ -93,7 +101,8 @@ def _option_problems(suite: Suite) -> Iterator[Problem]:
             if meant.option and meant.part != "train":
                 rivals = paths.get(path.rpartition(".")[0], (suite.asked[meant.part],))
                 for choice in map(Choice.read, rivals):
-                    yield from _values_of_option(suite, (*above, path), meant.part, choice, meant.option, values)
+                    with suppress(*passed_over):
+                        yield from _values_of_option(suite, (*above, path), meant.part, choice, meant.option, values)
 
 
 def _values_of_option(
@@ -102,13 +111,13 @@ def _values_of_option(
     config = registry.load(slot, choice.use).Config
     if option not in config.model_fields:
         hint = did_you_mean(option, config.model_fields)
-        yield _at(suite._source, keys, f'{slot} "{choice.use}" has no option {quoted(option)}', hint, key=True)
+        yield _at(suite.source, keys, f'{slot} "{choice.use}" has no option {quoted(option)}', hint, key=True)
         return
     for i, value in enumerate(values):
         try:
             config.model_validate_json(json.dumps({**choice.options, option: value}))
         except ValidationError as invalid:
-            yield _at(suite._source, (*keys, i), _message(invalid.errors()[0], "option"))
+            yield _at(suite.source, (*keys, i), _message(invalid.errors()[0], "option"))
 
 
 def check_recipe(train: Train, values: Mapping[str, Any], *, suite: Suite, keys: Keys) -> Train:
@@ -123,19 +132,13 @@ def check_recipe(train: Train, values: Mapping[str, Any], *, suite: Suite, keys:
         raise ConfigError(f"{dotted(keys)}: {message}", where=suite.place(*keys)) from None
 
 
-def parse(tree: Node) -> Suite:
-    """The suite that a merged tree says; pydantic's ValidationError where it says none."""
-    # as JSON: strict types still, but a list may become a tuple
-    return Suite.model_validate_json(json.dumps(tree.plain()))
-
-
 def problems_of(tree: Node) -> list[Problem]:
     """What is wrong with a merged tree: names, schema, and values that contradict each other."""
     found = list(_name_problems(tree))
     for name in names(tree, "steps"):
         found += _step_problems(tree, name)
     try:
-        suite = parse(tree)
+        suite = Suite.read(tree)
     except ValidationError as invalid:
         return found + [_problem(error, Suite, tree) for error in _apart(invalid)]
     return found + list(_cross_problems(suite, tree))

@@ -10,7 +10,7 @@ from pathlib import Path
 from spd_bench import registry
 from spd_bench.errors import ConfigError, DataError, did_you_mean, printable, quoted
 from spd_bench.suite import Suite
-from spd_bench.suite_checks import parse, problems_of, profile_problems, refuse
+from spd_bench.suite_checks import problems_of, profile_problems, refuse
 from spd_bench.suite_forms import dig, long_form, names, with_profile, with_step
 from spd_bench.yamlio import Node, kind, load_yaml, merge, setting
 
@@ -109,9 +109,7 @@ def load_suite(
             raise ConfigError("expected a path, found nothing", where="--data")
         tree = _with_data(tree, Path(data))
     refuse(problems + problems_of(tree))
-    suite = parse(tree)
-    suite._source, suite._profile = tree, profile
-    return suite
+    return Suite.read(tree, profile)
 
 
 def _inherited(path: Path, below: tuple[Path, ...] = ()) -> Node:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ GRACE_S = 60.0
 LAST_WORDS_S = 0.5
 POLL_S = 0.25
 LIBRARY = Path(os.__file__).parent
+STDERR = 2
+"""Where what a worker prints goes, and so what a plugin prints: the standard output is the command's."""
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
@@ -150,11 +153,48 @@ def run_suite(
                 continue  # it has just ended
             tell(f"helping {leader}")
             ended = go(leader, leads=False)
+            died = holder(root, name) == leader  # or leads still; who ends in good order takes the name away
             with contextlib.suppress(BusyError), suite_lock(root, name, command=command, session=leader.session) as me:
                 last = files.found_record(root / "suites" / f"{name}.json")
-                if last is None or last.get("unfinished"):  # who led has died
+                if died or last is None or last.get("unfinished"):
                     return go(me, leads=True)
             return ended
+
+
+def run_sweep(
+    sweep: str,
+    *,
+    profile: str | None,
+    sets: Sequence[str],
+    data: str | None,
+    root: Path,
+    device: str,
+    storage: str | None,
+    trials: int | None,
+    timeout: float | None,
+    limits: Limits,
+    tell: Callable[[str], None],
+) -> Mapping[str, Any]:
+    """`sweep.run_sweep` under supervision; what it leaves, in words, as a mapping (`sweep.work`).
+
+    A trial that ends the process has failed, and another process goes on with the next.
+    """
+    arguments = {
+        "sweep": sweep,
+        "profile": profile,
+        "sets": list(sets),
+        "data": data,
+        "root": str(root),
+        "device": device,
+        "storage": storage,
+        "trials": trials,
+        "timeout": timeout,
+        "began": time.monotonic(),
+    }
+    with _made(root):
+        watch = {"session": uuid.uuid4().hex}
+        ended: Mapping[str, Any] = supervised("spd_bench.sweep:work", arguments, watch=watch, limits=limits, tell=tell)
+        return ended
 
 
 @contextlib.contextmanager
@@ -186,7 +226,9 @@ class _Worker:
     def running(self) -> Iterator[None]:
         """Runs within; killed at its end."""
         with _no_interrupt():  # its own handling of SIGINT begins later than it does
-            self.process = subprocess.Popen([sys.executable, "-m", "spd_bench.worker"], stdin=subprocess.PIPE)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "spd_bench.worker"], stdin=subprocess.PIPE, stdout=STDERR
+            )
         try:
             yield
         finally:

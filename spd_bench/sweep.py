@@ -3,26 +3,26 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.logging import RichHandler
 
 from spd_bench import files, plan
 from spd_bench.ablate import Composition, compositions
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.display import Display
-from spd_bench.errors import ConfigError, DataError
+from spd_bench.errors import ConfigError, DataError, ResourceError, SpdError, printable
 from spd_bench.evaluate import Predictions
 from spd_bench.plan import Experiment
 from spd_bench.report.sweep_page import sweep_page
 from spd_bench.report.sweep_suite import chosen_trial, confirming_suite
 from spd_bench.report.sweep_tables import SweepSummary, caption, shown, terminal
 from spd_bench.runs import VALIDATION_QUERIES, Outcome
-from spd_bench.session import device_named
+from spd_bench.session import device_named, stderr_console
 from spd_bench.suite import Suite
 from spd_bench.suite_file import load_suite
 from spd_bench.sweep_file import Constraint, Objective, Plan, built, keys_of, load_sweep
@@ -36,11 +36,14 @@ from spd_bench.sweep_study import (
     default_url,
     study_name,
 )
-from spd_bench.sweep_trial import Costs, Pruned, TrialRunner
-from spd_bench.tracking import Tracker
+from spd_bench.sweep_trial import Costs, OnValidation, Pruned, TrialRunner
+from spd_bench.tracking import Status, Tracker
+from spd_bench.watch import Watch
 
 POLL_S = 2.0
 """How often a worker without a trial looks whether another worker's has been left."""
+BEAT_S = 0.5
+"""How often it says meanwhile that it gets on."""
 IN_TIMES = 2
 """Fewest validations by which a training can be pruned."""
 
@@ -60,6 +63,20 @@ class Swept:
     """Whether every trial has come to an end."""
 
 
+def work(arguments: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
+    """`run_sweep` in a worker process (`spd_bench.supervise`): its arguments, and what it leaves in words."""
+    given = {key: value for key, value in arguments.items() if key not in ("sweep", "root")}
+    swept = run_sweep(arguments["sweep"], root=Path(arguments["root"]), **given, watch=watch)
+    return {
+        "table": swept.table,
+        "study": swept.summary.study,
+        "database": swept.database,
+        "report": str(swept.report),
+        "tracking": swept.tracking,
+        "failed": swept.finished and not swept.summary.best,
+    }
+
+
 def run_sweep(
     sweep: str,
     *,
@@ -71,21 +88,24 @@ def run_sweep(
     storage: str | None = None,
     trials: int | None = None,
     timeout: float | None = None,
+    began: float | None = None,
+    watch: Watch | None = None,
 ) -> Swept:
     """Works at a sweep until all its trials are done; the same command elsewhere shares them.
 
-    Raises ConfigError or DataError before anything is trained.
+    began: when, by `time.monotonic`, the sweep's timeout began to run; by default now. watch: told where the work
+    stands. Raises ConfigError or DataError before anything is trained.
     """
-    console = Console(stderr=True)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
-    found = load_sweep(sweep, profile=profile, sets=sets, data=data, trials=trials, timeout=timeout)
+    began, watch = time.monotonic() if began is None else began, watch or Watch()
+    watch.at("planning")
+    console = stderr_console()
+    found = load_sweep(sweep, profile=profile, sets=sets, data=data, trials=trials, timeout=timeout, at=watch.at)
     where = device_named(device)
+    watch.at("opening the sweep's database")
     database = Database(storage or default_url(root), root)
     files.make_folder(root)
     with database_lost(database.shown):
-        return Worker(found, database, root, where, console).work()
+        return Worker(found, database, root, where, console, watch).work(began + (found.sweep.timeout or float("inf")))
 
 
 def show_sweep(name: str | None, *, root: Path, storage: str | None = None) -> SweepSummary:
@@ -122,9 +142,11 @@ def _existing(root: Path, storage: str | None) -> Database:
 class Worker:
     """One process at a sweep."""
 
-    def __init__(self, found: Plan, database: Database, root: Path, device: torch.device, console: Console) -> None:
+    def __init__(
+        self, found: Plan, database: Database, root: Path, device: torch.device, console: Console, watch: Watch
+    ) -> None:
         self.found, self.sweep = found, found.sweep
-        self.root, self.device, self.console = root, device, console
+        self.root, self.device, self.console, self.watch = root, device, console, watch
         self.encoders: dict[str, Encoder] = {}
         self.runner: TrialRunner | None = None
         first = {path: dimension.ends()[0][0] for path, dimension in self.sweep.space.items()}
@@ -138,39 +160,51 @@ class Worker:
         self.tracker = Tracker(root)
         self.parent = self._tracked()
 
-    def work(self) -> Swept:
-        """Trial after trial, and at the end the test split for the chosen one."""
+    def work(self, until: float) -> Swept:
+        """Trial after trial, begun before `until`, and at the end the test split for the chosen one."""
         summary = self.study.summary()
         self._say(caption(summary))
         if summary.others and not summary.trials:
             known = ", ".join(summary.others)
             self._say(f"this space, suite or objective is new: a new study; earlier ones stay: {known}")
-        finished = self._trials()
-        if finished:
-            self._score_chosen()
-        summary = self.study.summary()
-        report = write_page(summary, self.root)
-        self.tracker.log_files(self.parent, [report])
-        self.tracker.close(self.parent, "FINISHED" if finished else "KILLED")
+        status: Status = "KILLED"
+        try:
+            self._fail_abandoned()
+            finished = self._trials(until)
+            if finished:
+                self._score_chosen()
+            summary = self.study.summary()
+            report = write_page(summary, self.root)
+            self.tracker.log_files(self.parent, [report])
+            status = "FINISHED" if finished else "KILLED"
+        finally:
+            self.tracker.close(self.parent, status)
         return Swept(summary, terminal(summary), self.study.database.shown, self.tracker.store, report, finished)
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text, keep="\n"), highlight=False, markup=False, soft_wrap=True)
 
-    def _trials(self) -> bool:
+    def _fail_abandoned(self) -> None:
+        """Ends the trials that ended the process before this one."""
+        for claim in self.study.abandoned(self.watch.session):
+            if cause := self.watch.given_up.get(_key(claim.values)):
+                with suppress(Taken):
+                    self._fail(claim, cause)
+
+    def _trials(self, until: float) -> bool:
         """Claims until nothing is left; whether every trial has ended."""
-        until = time.monotonic() + (self.sweep.timeout or float("inf"))
         told = 0
         with Display(self.console, 0) as display:
             while time.monotonic() < until:
-                claim = self.study.claim(validations=self.validations)
+                self.watch.at("choosing a trial")
+                claim = self.study.claim(validations=self.validations, session=self.watch.session)
                 if claim is None:
                     return True
                 if isinstance(claim, Waiting):
                     if claim.running != told:
                         self._say(f"waiting for {claim.running} trial(s) of other workers")
                         told = claim.running
-                    time.sleep(POLL_S)
+                    self._wait(POLL_S)
                     continue
                 try:
                     with claim:
@@ -180,18 +214,50 @@ class Worker:
         self._say(f"no further trial is begun after {self.sweep.timeout:g} s; the same command goes on")
         return False
 
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.watch.at("waiting for trials of other workers")
+            time.sleep(min(left, BEAT_S))
+
     def _try(self, claim: Claim, display: Display) -> None:
-        """One trial to its end."""
-        suite = self.found.suite(claim.values, f"{self.sweep.sweep}-{claim.number}")
-        experiment = Experiment(suite, encoders=self.encoders)
-        runner = TrialRunner(
-            experiment, self.root, self.device, like=self.runner, tell=lambda n, seen: _judge(claim, self, n, seen)
-        )
+        """One trial to its end; whatever its values make of a component costs this trial alone."""
+        key = _key(claim.values)
+        failure = self.watch.given_up.get(key)
+        if failure is None:
+            with self.watch.on({key: f"trial {claim.number}"}):
+                failure = self._attempt(claim, display)
+        if failure:
+            self._fail(claim, failure)
+
+    def _fail(self, claim: Claim, failure: str) -> None:
+        claim.fail(failure)
+        self._tell(claim, f"FAILED: {failure}", None)
+
+    def _attempt(self, claim: Claim, display: Display) -> str:
+        """Works at a trial; why it failed, or "" where it has come to another end."""
+        self.watch.at("building the model")
+        try:
+            experiment = self._experiment(claim.number, claim.values)
+        except (DataError, ResourceError):
+            raise
+        except SpdError as error:  # values between those that were checked, which do not go together
+            return str(error).splitlines()[0]
+        runner = self._runner(experiment, lambda n, seen: _judge(claim, self, n, seen))
         self.runner = runner
         job = experiment.jobs[0]
         claim.note("identity", job.train_id)
         claim.note("difference", self._difference(claim.values))
-        costs = self._costs(runner, experiment.compositions[0])
+        try:
+            return runner.attempt(job, lambda: self._train(claim, runner, job, display))
+        except Pruned:
+            claim.prune()
+            self._tell(claim, "pruned", None)
+            return ""
+
+    def _train(self, claim: Claim, runner: TrialRunner, job: plan.Job, display: Display) -> None:
+        """Measures what a trial costs, trains it, and judges it on the validation split."""
+        costs = self._costs(runner, job.composition)
         excess = {c.name: _cost(costs, c) / c.below - 1 for c in self.sweep.constraints}
         if excess and costs is not None:
             claim.keep({c.name: _cost(costs, c) for c in self.sweep.constraints}, excess)
@@ -202,22 +268,22 @@ class Worker:
             return self._tell(claim, f"refused, not trained: {', '.join(broken)} is too large", None)
         runner.check_data(display.frame)
         runner.build_features(self._say, display.view)
-        try:
-            reused, failure = runner.train(job, display)
-        except Pruned:
-            claim.prune()
-            return self._tell(claim, "pruned", None)
-        if failure:
-            claim.fail(failure)
-            return self._tell(claim, f"FAILED: {failure}", None)
+        reused = runner.train(job, display)
         values = [_objective(runner, job, objective, costs) for objective in self.sweep.objective]
+        log = runner.log(job)
         if reused:
             claim.note("reused", True)
         claim.note("folder", str(runner.folder(job).relative_to(self.root)))
         claim.finish(values)
         named = {objective.name: value for objective, value in zip(self.sweep.objective, values, strict=True)}
         told = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
-        return self._tell(claim, told + (" (trained before)" if reused else ""), named, runner.log(job))
+        return self._tell(claim, told + (" (trained before)" if reused else ""), named, log)
+
+    def _experiment(self, number: int, values: Mapping[str, Any]) -> Experiment:
+        return Experiment(self.found.suite(values, f"{self.sweep.sweep}-{number}"), encoders=self.encoders)
+
+    def _runner(self, experiment: Experiment, tell: OnValidation) -> TrialRunner:
+        return TrialRunner(experiment, self.root, self.device, like=self.runner, watch=self.watch, tell=tell)
 
     def _tell(
         self,
@@ -228,7 +294,7 @@ class Worker:
     ) -> None:
         """A line about a trial, and its run in MLflow."""
         values = ", ".join(f"{path} {shown(value)}" for path, value in claim.values.items())
-        self._say(f"trial {claim.number} of {self.sweep.total}: {values}: {what}")
+        self._say(f"trial {claim.number}: {values}: {what}")
         run = self.tracker.open_run(
             f"trial {claim.number}",
             parent_id=self.parent,
@@ -247,7 +313,7 @@ class Worker:
         """How often each training is validated; refuses a sweep that has nothing to judge or prune by."""
         if not experiment.data.frames("val"):
             raise DataError("this data has no validation frames to choose by", where=self.found.sweep.sweep)
-        validations = len(TrialRunner(experiment, self.root, self.device, like=None, tell=_nobody).marks)
+        validations = len(self._runner(experiment, _nobody).marks)
         if self.sweep.pruner.use != "none" and validations < IN_TIMES:
             raise ConfigError(
                 f"pruner {self.sweep.pruner.use}: a training is validated {validations} time(s), nothing to prune by",
@@ -291,6 +357,7 @@ class Worker:
 
     def _tracked(self) -> str | None:
         """The sweep's run in MLflow, shared by all its workers."""
+        self.watch.at("recording in MLflow")
         key = f"mlflow {self.tracker.store}"
         about = self.study.noted("about")
         with self.study.database.lock():
@@ -323,7 +390,12 @@ class Worker:
             return None
         model = runner.experiment.model(composition, 0).to(self.device)
         ks = sorted({item.k for item in wanted if item.k is not None})
-        return Costs({"": model} | self.references, runner.features(model), ks, self.device)
+
+        def on_call(done: int, total: int) -> None:
+            self.watch.at(f"measuring costs, call {min(done + 1, total)} of {total}")
+
+        on_call(0, 1)
+        return Costs({"": model} | self.references, runner.features(model), ks, self.device, on_call=on_call)
 
     def _score_chosen(self) -> None:
         """The test split for the best trial, as `run` scores it; by the worker that has its folder."""
@@ -331,10 +403,8 @@ class Worker:
         if len(summary.directions) > 1 or not summary.best:
             return
         best = summary.best[0]
-        suite = self.found.suite(best.values, f"{self.sweep.sweep}-{best.number}")
-        experiment = Experiment(suite, encoders=self.encoders)
-        runner = TrialRunner(experiment, self.root, self.device, like=self.runner, tell=_nobody)
-        job = experiment.jobs[0]
+        experiment = self._experiment(best.number, best.values)
+        runner, suite, job = self._runner(experiment, _nobody), experiment.suite, experiment.jobs[0]
         if runner.state(job) not in ("to evaluate", "done"):
             self._say(
                 f"trial {best.number} was trained on {best.notes.get('worker')}: give the command there to score it"
@@ -351,6 +421,11 @@ class Worker:
         scores = {f"{metric}@{k}": outcome.scores["scores"][f"{metric}@{k}"] for k in ks}
         self.study.note("test", scores)
         self.tracker.log_series(self.parent, [(0, {f"test/{name}": value for name, value in scores.items()})])
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    """What a supervisor knows a trial by; another one with the same values would end as this one did."""
+    return files.sha256(dict(values))
 
 
 def _nobody(number: int, predictions: Predictions) -> None:

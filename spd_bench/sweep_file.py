@@ -22,8 +22,8 @@ from spd_bench.ablate import Composition, Selection, compositions
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.compose import Part
 from spd_bench.errors import ConfigError, DataError, SpdError, did_you_mean
-from spd_bench.suite import MODEL_SLOTS, Component, Count, Slug, Suite, _Part, _unique
-from spd_bench.suite_checks import Problem, check_components, check_options, parse, problems_of, refuse, schema_problems
+from spd_bench.suite import MODEL_SLOTS, Component, Count, Section, Slug, Suite, unique
+from spd_bench.suite_checks import Problem, check_components, check_options, problems_of, refuse, schema_problems
 from spd_bench.suite_file import find_suite, shipped_sweeps
 from spd_bench.suite_forms import long_form, names
 from spd_bench.yamlio import Keys, Node, load_yaml, merge, setting
@@ -53,7 +53,7 @@ WITH_K = ("t_decode", "t_model")
 Grid = tuple[dict[str, Any], ...]
 
 
-class Dimension(_Part):
+class Dimension(Section):
     """One open value: `{float: [low, high]}`, `{int: [low, high]}` or `{choice: [value, value]}`."""
 
     model_config = ConfigDict(populate_by_name=False)
@@ -62,7 +62,7 @@ class Dimension(_Part):
     """Real numbers from low to high."""
     int_: tuple[int, int] | None = Field(default=None, alias="int")
     """Whole numbers from low to high."""
-    choice: Annotated[tuple[Any, ...], Field(min_length=2), AfterValidator(_unique)] | None = None
+    choice: Annotated[tuple[Any, ...], Field(min_length=2), AfterValidator(unique)] | None = None
     """These values; a component is a name or `{use: name, option: value}`."""
     log: bool = False
     """Whether ratios count and not differences."""
@@ -130,7 +130,7 @@ def label(value: Any) -> str | int | float | bool | None:
     return value if value is None or isinstance(value, str | int | float | bool) else json.dumps(value, sort_keys=True)
 
 
-class Sampler(_Part):
+class Sampler(Section):
     """What proposes the next trial; seeded anew for each, so that workers do not repeat each other."""
 
     use: Literal["tpe", "random", "grid", "gp"] = "tpe"
@@ -140,14 +140,14 @@ class Sampler(_Part):
     """Random trials before tpe and gp begin to learn."""
 
 
-class Pruner(_Part):
+class Pruner(Section):
     """What stops trials early, judging by the validations during training, which are at 256 query points."""
 
     use: Literal["none", "hyperband", "median", "wilcoxon"] = "none"
     """wilcoxon: by a paired test of the errors of single images against the best trial's."""
 
 
-class Objective(_Part):
+class Objective(Section):
     """What is made small (or large, where more is better): a metric on the validation split, or a cost."""
 
     metric: str | None = None
@@ -170,7 +170,7 @@ class Objective(_Part):
         return _named(str(self.metric or self.cost), self.k)
 
 
-class Constraint(_Part):
+class Constraint(Section):
     """A cost that must stay below a bound; it is measured before training, and a trial above it is not trained."""
 
     cost: Cost
@@ -204,7 +204,7 @@ def _named(name: str, k: int | None) -> str:
     return name if k is None else f"{name}@{k}"
 
 
-class Sweep(_Part):
+class Sweep(Section):
     """A validated sweep."""
 
     sweep: Slug
@@ -219,7 +219,7 @@ class Sweep(_Part):
     """Path in the suite → the values that it may take: train.lambda_si, routing.r, neck."""
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
-    objective: Annotated[tuple[Objective, ...], Field(min_length=1), AfterValidator(_unique)]
+    objective: Annotated[tuple[Objective, ...], Field(min_length=1), AfterValidator(unique)]
     """One, or several, for a front of the best compromises."""
     constraints: tuple[Constraint, ...] = ()
     trials: Count | None = None
@@ -311,11 +311,13 @@ def load_sweep(
     data: str | Path | None = None,
     trials: int | None = None,
     timeout: float | None = None,
+    at: Callable[[str], None] = lambda stage: None,
 ) -> Plan:
     """Read and check a sweep, its suite, and the suite at every end of the space; trains nothing.
 
-    profile, sets, data: as for a suite. trials, timeout: in place of the file's. Raises ConfigError listing every
-    problem, DataError where the machine lacks what the suite needs and nothing may be substituted.
+    profile, sets, data: as for a suite. trials, timeout: in place of the file's. at: told, in words that follow
+    "while", which values are checked. Raises ConfigError listing every problem, DataError where the machine lacks what
+    the suite needs and nothing may be substituted.
     """
     path = find_sweep(path_or_name)
     tree = _normal(load_yaml(path))
@@ -331,7 +333,7 @@ def load_sweep(
     tree = merge(tree, Node({key: node for key, node in own.items() if node.value is not None}, ""))
     sweep = _parsed(tree)
     found = Plan(sweep, _base(sweep, tree, chosen.suite, sets, data), chosen.why, suite_path, tree)
-    _check_space(found)
+    _check_space(found, at)
     return found
 
 
@@ -424,14 +426,14 @@ def _suite_path(text: str, tree: Node, path: Path) -> Path:
 
 def _base(sweep: Sweep, tree: Node, suite: Suite, sets: Sequence[str], data: str | Path | None) -> Suite:
     """The suite with the sweep's `set`, and its base alone under one seed; `--set` and `--data` still come last."""
-    laid = suite._source
+    laid = suite.source
     if "set" in tree.value:
         values = tree.value["set"]
         laid = merge(laid, Node(values.value, values.place))
         for text in sets:
             laid = merge(laid, long_form(setting(text)))
         if data is not None:
-            dataset = suite._source.nearest(("data", "dataset"))
+            dataset = suite.source.nearest(("data", "dataset"))
             laid = merge(laid, Node({"data": Node({"dataset": dataset}, dataset.place)}, dataset.place))
     seed = suite.seeds[0] if sweep.seed is None else sweep.seed
     kept = {key: node for key, node in laid.value.items() if key not in ("axes", "baselines", "steps", "fallback")}
@@ -447,9 +449,7 @@ def _base(sweep: Sweep, tree: Node, suite: Suite, sets: Sequence[str], data: str
 
 def _suite_of(tree: Node, profile: str | None) -> Suite:
     refuse(problems_of(tree))
-    suite = parse(tree)
-    suite._source, suite._profile = tree, profile
-    return suite
+    return Suite.read(tree, profile)
 
 
 def _valued(tree: Node, path: str, value: Any, keys: Keys = ()) -> Node:
@@ -468,7 +468,7 @@ def _plain_node(value: Any, place: str, key: str = "") -> Node:
 
 
 def _laid(base: Suite, values: Mapping[str, Node], name: str | None) -> Node:
-    tree = base._source
+    tree = base.source
     if name is not None:
         tree = merge(tree, Node({"base": Node({"name": Node(name, "")}, "")}, ""))
     # a component before its options
@@ -487,7 +487,7 @@ def _with(base: Suite, values: Mapping[str, Node], name: str | None = None) -> S
     return _suite_of(_laid(base, values, name), base.profile)
 
 
-def _check_space(found: Plan) -> None:
+def _check_space(found: Plan, at: Callable[[str], None]) -> None:
     """Every corner of the space as a suite: schema first, then options, then contracts; each time all problems."""
     corners = _corners(found)
     refuse(itertools.chain(*(problems_of(_laid(found.base, corner, None)) for corner in corners)))
@@ -495,7 +495,7 @@ def _check_space(found: Plan) -> None:
     _all_or_error(partial(check_components, suite) for suite in suites)
     encoders: dict[str, Encoder] = {}
     models = {_model_of(suite): (suite, corner) for suite, corner in zip(suites, corners, strict=True)}
-    _all_or_error(partial(_check_contract, suite, corner, encoders) for suite, corner in models.values())
+    _all_or_error(partial(_check_contract, suite, corner, encoders, at) for suite, corner in models.values())
 
 
 def _corners(found: Plan) -> list[dict[str, Node]]:
@@ -516,11 +516,15 @@ def _model_of(suite: Suite) -> str:
     return json.dumps([suite.base.model_dump(mode="json"), suite.data.image_size])
 
 
-def _check_contract(suite: Suite, corner: Mapping[str, Node], encoders: dict[str, Encoder]) -> None:
+def _check_contract(
+    suite: Suite, corner: Mapping[str, Node], encoders: dict[str, Encoder], at: Callable[[str], None]
+) -> None:
     """The model at one corner; an error gets the place of the value of the space that caused it."""
+    at("checking " + ", ".join(f"{path} {label(node.plain())}" for path, node in corner.items()))
     try:
-        model = built(suite, compositions(suite)[0], encoders)
-        compose.check(model, name="this sweep", image_size=suite.data.image_size)
+        with registry.blamed("this sweep"):
+            model = built(suite, compositions(suite)[0], encoders)
+            compose.check(model, name="this sweep", image_size=suite.data.image_size)
     except SpdError as error:
         error.where = _blame(error, corner)
         raise error from None

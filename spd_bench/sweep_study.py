@@ -199,8 +199,11 @@ class Study:
         """What was kept; None if nothing was."""
         return self._study.user_attrs.get(key)
 
-    def claim(self, *, validations: int) -> "Claim | Waiting | None":
-        """The next trial, for this process alone; None when all are finished. validations: of each training."""
+    def claim(self, *, validations: int, session: str = "") -> "Claim | Waiting | None":
+        """The next trial, for this process alone; None when all are finished.
+
+        validations: of each training. session: of the supervisor, for `abandoned`.
+        """
         with self.database.lock():
             self._queue_lost()
             trials = self._trials()
@@ -210,14 +213,25 @@ class Study:
                 return Waiting(running) if running else None
             if not open_ and self.sweep.sampler.use == "grid":
                 self._queue_next_of_grid(trials)
-            self._study.sampler = self._sampler(len(self._study.get_trials(deepcopy=False)))
+            self._study.sampler = self._sampler(len(trials))
             self._study.pruner = self._pruner(validations)
             trial = self._study.ask(
                 {path: _distribution(dimension) for path, dimension in self.sweep.space.items()},
             )
             self.database.storage.record_heartbeat(trial._trial_id)
+            trial.set_user_attr("session", session)
             trial.set_user_attr("worker", f"{platform.node()}:{os.getpid()}")  # last: it says that the trial beats
         return Claim(self, trial)
+
+    def abandoned(self, session: str) -> "list[Claim]":
+        """Trials of a supervisor that run no more, as it has one process at a time, and that is now this one."""
+        import optuna
+        from optuna.trial import TrialState
+
+        with self.database.lock():
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            mine = [trial for trial in running if session and trial.user_attrs.get("session") == session]
+            return [Claim(self, optuna.trial.Trial(self._study, trial._trial_id)) for trial in mine]
 
     def _queue_lost(self) -> None:
         """Queues again, once each, the trials that their workers left unfinished. Only under the lock."""
@@ -265,7 +279,10 @@ class Study:
         return [trial for trial in trials if trial.number not in repeated]
 
     def _sampler(self, number: int) -> Any:
-        """The sampler, seeded for one trial: what it proposes depends on the trials before, not on the worker."""
+        """The sampler, seeded for one trial: what it proposes depends on the trials before, not on the worker.
+
+        number: of trials before; one that was repeated is one.
+        """
         from optuna import samplers
 
         how = self.sweep.sampler
@@ -321,8 +338,10 @@ class Study:
     def _row(self, trial: Any) -> TrialRow:
         state = str(trial.state.name).lower().replace("fail", "failed")
         notes = dict(trial.user_attrs)
-        if state == "failed":
-            notes["failure"] = self._failure(trial) or "its worker died; it will be repeated"
+        if state == "failed" and (failure := self._failure(trial)):
+            notes["failure"] = failure
+        elif state == "failed":  # it was left, and will be repeated
+            state = "waiting"
         names = list(self.directions)
         complete = state == "complete" and trial.values is not None
         return TrialRow(
@@ -414,13 +433,15 @@ class Claim:
 
     def should_prune(self) -> bool:
         """Whether the pruner gives this trial up."""
-        return bool(self._trial.should_prune())
+        with self._mine():
+            return bool(self._trial.should_prune())
 
     def keep(self, costs: Mapping[str, float], excess: Mapping[str, float]) -> None:
         """The constrained costs, and by how much each is over its bound (negative where it is not)."""
         self.note("costs", dict(costs))
-        for name, value in excess.items():
-            self._trial.set_constraint(name, value)
+        with self._mine():
+            for name, value in excess.items():
+                self._trial.set_constraint(name, value)
 
     def finish(self, values: Sequence[float]) -> None:
         """The trial is complete."""
@@ -439,14 +460,16 @@ class Claim:
         from optuna.trial import TrialState
 
         told = TrialState[state] if state is not None else None
-        self.study._study.tell(self._trial, values=values, state=told, skip_if_finished=True)
+        with self._mine():
+            self.study._study.tell(self._trial, values=values, state=told, skip_if_finished=True)
 
     @contextmanager
     def _mine(self) -> Iterator[None]:
         import optuna
 
         try:
-            yield
+            with database_lost(self.study.database.shown):  # not the trial's failure
+                yield
         except optuna.exceptions.UpdateFinishedTrialError:
             raise Taken from None
 

@@ -20,6 +20,7 @@ from spd_bench.locks import training_lock
 from spd_bench.plan import Experiment, Job
 from spd_bench.runs import VALIDATION_QUERIES, Outcome, Progress, Runner
 from spd_bench.sweep_file import WITH_K
+from spd_bench.watch import Watch
 
 ROUNDS = 9
 """Times that every cost is measured; medians count."""
@@ -40,30 +41,46 @@ class TrialRunner(Runner):
     """Trains one job; none of its own methods reads a test split."""
 
     def __init__(
-        self, experiment: Experiment, root: Path, device: torch.device, *, like: Runner | None, tell: OnValidation
+        self,
+        experiment: Experiment,
+        root: Path,
+        device: torch.device,
+        *,
+        like: Runner | None,
+        watch: Watch,
+        tell: OnValidation,
     ) -> None:
-        """tell: told at each validation how many there have been in this process, and what was predicted."""
-        super().__init__(experiment, root, device, like=like)
+        """tell: told of each validation its number within the training and what was predicted."""
+        super().__init__(experiment, root, device, like=like, watch=watch)
         self._tell = tell
-        self._last: Predictions | None = None
+        self._untold: list[Predictions] = []
 
     def validated(self, predictions: Predictions) -> None:
         """Keeps what a validation predicted until its checkpoint is written."""
-        self._last = predictions
+        self._untold.append(predictions)
 
-    def train(self, job: Job, progress: Progress) -> tuple[bool, str]:
-        """Trains unless that is done, by this or any other process: whether it was, and why it failed ("" if not)."""
+    def attempt(self, job: Job, work: Callable[[], None]) -> str:
+        """Does `work`, which is at a job; why that failed, or "".
+
+        Raises DataError and ResourceError: every other trial would meet them too.
+        """
+        with self._failures_of(job):
+            work()
+        return self._failures.get(job.train_id, "")
+
+    def train(self, job: Job, progress: Progress) -> bool:
+        """Trains unless that is done, by this or any other process; whether it was."""
         while True:
             try:
                 with training_lock(self.folder(job), wait=False):
                     if self._is_trained(job):
-                        return True, ""
+                        return True
                     progress.job(job)
-                    with self._failures_of(job):
-                        self._trained(job, _Listening(progress, self._after_step))
-                    return False, self._failures.get(job.train_id, "")
+                    self._trained(job, _Listening(progress, self._after_step))
+                    self._after_step(self.marks[-1])  # where it had only its last validation still to do
+                    return False
             except BusyError:
-                time.sleep(WAIT_S)
+                self._wait(job)
 
     def test(self, job: Job, progress: Progress) -> Outcome:
         """What `run` does: the test split, scored once for all."""
@@ -71,12 +88,17 @@ class TrialRunner(Runner):
             try:
                 return self.run(job, progress)
             except BusyError:
-                time.sleep(WAIT_S)
+                self._wait(job)
+
+    def _wait(self, job: Job) -> None:
+        self.watch.at(f"waiting for {job.name}, which another process does")
+        time.sleep(WAIT_S)
 
     def _after_step(self, step: int) -> None:
-        if self._last is not None:
-            predictions, self._last = self._last, None
-            self._tell(self.marks.index(step) + 1, predictions)
+        untold, self._untold = self._untold, []
+        first = sum(mark <= step for mark in self.marks) - len(untold) + 1
+        for number, predictions in enumerate(untold, start=first):
+            self._tell(number, predictions)
 
     @property
     def marks(self) -> tuple[int, ...]:
@@ -105,7 +127,14 @@ class TrialRunner(Runner):
     def _score_validation(self, job: Job, k: int, folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         model = self.model(job, trained=True)
         images = self._images("val", k, self.experiment.suite.eval.k1_draws if k == 1 else 1)
-        predictions, _ = predict(model, images, self._frozen(model), device=self.device)
+        on_image = self._watched("validating at image", lambda done, total: None)
+        predictions, _ = predict(
+            model,
+            images,
+            self._frozen(model),
+            device=self.device,
+            on_image=lambda done: on_image(done, len(images)),
+        )
         attributes = {"identity": job.train_id, "split": "val", "protocol": self.experiment.judge.caption}
         digest = save_predictions(folder / "predictions.h5", predictions, attributes)
         kept = load_predictions(folder / "predictions.h5")
@@ -164,8 +193,15 @@ class Costs:
     """Costs of several models on the same features, measured in turns."""
 
     def __init__(
-        self, models: Mapping[str, PointDepthModel], features: Features, ks: Sequence[int], device: torch.device
+        self,
+        models: Mapping[str, PointDepthModel],
+        features: Features,
+        ks: Sequence[int],
+        device: torch.device,
+        *,
+        on_call: Callable[[int, int], None],
     ) -> None:
+        """on_call: as for `timing.measure`."""
         self.parameters = {who: sum(p.numel() for _, p in model.trainable()) for who, model in models.items()}
         calls: dict[tuple[str, int | None], Callable[[], object]] = {}
         for who, model in models.items():
@@ -176,7 +212,7 @@ class Costs:
             for k in ks:
                 xy_1K2 = torch.rand(1, k, 2, generator=torch.Generator().manual_seed(0)).to(device)
                 calls[who, k] = _without_gradient(on_device.decode, scene, xy_1K2)
-        self._timed = timing.measure(calls, rounds=ROUNDS, device=device)
+        self._timed = timing.measure(calls, rounds=ROUNDS, device=device, on_call=on_call)
 
     def of(self, who: str, cost: str, k: int | None) -> float:
         """Parameters, or the median milliseconds per image."""

@@ -5,9 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from spd_bench import cli, session, train
 from spd_bench.errors import ConfigError
@@ -246,27 +244,6 @@ def test_another_space_is_another_study(database: Database) -> None:
 
 # from the command line
 
-SUITE = """
-suite: tiny
-base:
-  encoder: patch_descriptors
-  neck: pyramid
-  b1: local_tokens
-  b2: local_cross_attention
-  b3: global_cross_attention
-  routing: {{use: topk_attention, r: 2}}
-  b4: deformable_read
-  b5: {{use: fused_cross_attention, layers: 1}}
-  depth_head: calibrated_inverse
-data:
-  dataset: {{use: rgbd_folder, root: {root}}}
-  image_size: [56, 56]
-  augment: {{enabled: false}}
-train: {{steps: 2, batch_size: 2, queries: 4, precision: fp32, validations: 2}}
-eval: {{protocol: full_frame, k: [8], k1_draws: 1}}
-seeds: [0]
-report: {{primary: {{k: 8}}}}
-"""
 SWEEP = """
 sweep: tiny
 suite: tiny.yaml
@@ -277,18 +254,8 @@ sampler: grid
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for name in ("rgb", "depth"):
-        (tmp_path / "frames" / name).mkdir(parents=True)
-    for i in range(20):
-        depth_mm = np.tile(np.linspace(1000, 4000, 64), (48, 1)) * rng.uniform(0.7, 1.3)
-        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
-        colour = np.repeat(bright[..., None], 3, axis=2)
-        Image.fromarray(colour).save(tmp_path / "frames" / "rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm.astype(np.uint16)).save(tmp_path / "frames" / "depth" / f"{i:03d}.png")
-    (tmp_path / "tiny.yaml").write_text(SUITE.format(root=tmp_path / "frames"), encoding="utf-8")
-    return tmp_path
+def folder(tiny_suite: Callable[[int], Path]) -> Path:
+    return tiny_suite(2)
 
 
 @pytest.fixture

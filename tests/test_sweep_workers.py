@@ -9,39 +9,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from spd_bench.errors import ConfigError
 from spd_bench.sweep import show_sweep
 from spd_bench.sweep_study import Database
 
-SUITE = """
-suite: tiny
-base:
-  encoder: patch_descriptors
-  neck: pyramid
-  b1: local_tokens
-  b2: local_cross_attention
-  b3: global_cross_attention
-  routing: {{use: topk_attention, r: 2}}
-  b4: deformable_read
-  b5: {{use: fused_cross_attention, layers: 1}}
-  depth_head: calibrated_inverse
-data:
-  dataset: {{use: rgbd_folder, root: {root}}}
-  image_size: [56, 56]
-  augment: {{enabled: false}}
-train: {{steps: 4, batch_size: 2, queries: 4, precision: fp32, validations: 2}}
-eval: {{protocol: full_frame, k: [8], k1_draws: 1}}
-seeds: [0]
-report: {{primary: {{k: 8}}}}
-"""
 SWEEP = """
 sweep: tiny
 suite: tiny.yaml
@@ -52,44 +30,36 @@ objective: {metric: absrel, k: 256}
 sampler: random
 trials: 5
 """
-WORKER = """
-import sys, time
-from spd_bench import cli, compose, sweep, sweep_study, train
+SLOW = """
+import os, time
+from spd_bench import compose, sweep, sweep_study, train
 sweep_study.HEARTBEAT_S, sweep_study.GRACE_S, sweep.POLL_S = 0.5, 8, 0.3
 compose.check = lambda *args, **more: None  # slow, and tested elsewhere
 advance = train.Training.advance
 def told(training, *args, **more):
-    with open(LOG, "a") as log:
+    with open("steps.txt", "a") as log:
         log.write(f"{training.checkpoint.parent.name} {training.step}\\n")
     time.sleep(0.3)
     return advance(training, *args, **more)
 train.Training.advance = told
-LOG = sys.argv.pop()
+work = sweep.work
+with open("workers.txt", "a") as log:
+    log.write(f"{os.getppid()} {os.getpid()}\\n")
+"""
+"""The work with signs of life often enough for a test, slow enough to be killed, and every step written down."""
+COMMAND = """
+from spd_bench import cli, supervise
+supervised = supervise.supervised
+supervise.supervised = lambda call, *args, **more: supervised("slow:work", *args, **more)
 cli.main()
 """
-"""The command with signs of life often enough for a test, slow enough to be killed, and every step written down."""
-
-
-@pytest.fixture(scope="module")
-def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty RGB-D frames of 48×64: brightness falls with depth, which rises to the right."""
-    root = tmp_path_factory.mktemp("frames")
-    rng = np.random.default_rng(0)
-    for folder in ("rgb", "depth"):
-        (root / folder).mkdir()
-    for i in range(20):
-        depth_mm = np.tile(np.linspace(1000, 4000, 64), (48, 1)) * rng.uniform(0.7, 1.3)
-        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
-        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(root / "rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm.astype(np.uint16)).save(root / "depth" / f"{i:03d}.png")
-    return root
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, frames: Path) -> Path:
-    (tmp_path / "tiny.yaml").write_text(SUITE.format(root=frames), encoding="utf-8")
-    (tmp_path / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
-    return tmp_path / "sweep.yaml"
+def sweep(tiny_suite: Callable[[int], Path]) -> Path:
+    path = tiny_suite(4) / "sweep.yaml"
+    path.write_text(SWEEP, encoding="utf-8")
+    return path
 
 
 STARTED: list[subprocess.Popen[str]] = []
@@ -105,23 +75,13 @@ def _no_worker_stays() -> Iterator[None]:
 
 
 def worker(sweep: Path, *options: str) -> subprocess.Popen[str]:
-    """Starts one; it writes each training step to steps.txt, and MLflow is nobody's business here."""
+    """Starts one, under a supervisor as always; MLflow is nobody's business here."""
     folder = sweep.parent
-    environment = os.environ | {"MLFLOW_TRACKING_URI": "nowhere://", "OMP_NUM_THREADS": "1", "TERM": "dumb"}
+    (folder / "slow.py").write_text(SLOW, encoding="utf-8")
+    (folder / "mlflow.py").write_text("raise ImportError('left out of this test')", encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "TERM": "dumb"}
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-X",
-            "faulthandler",
-            "-c",
-            WORKER,
-            "sweep",
-            str(sweep),
-            "--runs",
-            "runs",
-            *options,
-            str(folder / "steps.txt"),
-        ],
+        [sys.executable, "-c", COMMAND, "sweep", str(sweep), "--runs", "runs", *options],
         cwd=folder,
         env=environment,
         text=True,
@@ -135,6 +95,21 @@ def worker(sweep: Path, *options: str) -> subprocess.Popen[str]:
 def steps(sweep: Path) -> list[str]:
     path = sweep.parent / "steps.txt"
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def worker_of(sweep: Path, supervisor: "subprocess.Popen[str]") -> int:
+    """The process that works for a supervisor."""
+    lines = (sweep.parent / "workers.txt").read_text(encoding="utf-8").splitlines()
+    workers = dict(map(int, line.split()) for line in lines)
+    return workers[supervisor.pid]
+
+
+def is_gone(process: int) -> bool:
+    """Whether a process has ended; a zombie has."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return True
 
 
 def wait_for(what: Any, seconds: float) -> None:
@@ -153,6 +128,8 @@ def kill_two_of_four(sweep: Path, *options: str) -> list[str]:
     for process in doomed:
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        if sys.platform == "linux":  # elsewhere a worker that is stuck in C outlives its supervisor
+            wait_for(partial(is_gone, worker_of(sweep, process)), 15)
     done = [process.communicate(timeout=240) for process in others]
     assert [process.returncode for process in others] == [0, 0], done
     return [out for out, _ in done]

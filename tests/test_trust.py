@@ -21,9 +21,14 @@ from spd_bench import registry
 from spd_bench.errors import ConfigError, printable, quoted
 from spd_bench.report.comparison import Comparison, MetricInfo, Row
 from spd_bench.report.html import html_report
+from spd_bench.report.profile import ModelProfile, Profile, TrainingShape
+from spd_bench.report.profile_tables import profile_markdown, profile_terminal
+from spd_bench.report.sweep_page import sweep_page
+from spd_bench.report.sweep_tables import SweepSummary, TrialRow, terminal
 from spd_bench.report.tables import render
 from spd_bench.suite import MODEL_SLOTS
 from spd_bench.suite_file import load_suite
+from spd_bench.timing import DecodeWork, Settings, Timing, Work
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
@@ -309,8 +314,11 @@ def test_nothing_acts_in_the_page(evil: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("evil", INJECTIONS[::8])  # drawing takes a while
 def test_figures_hold_no_script_and_no_reference(evil: str) -> None:
     from spd_bench.report.figures import curves_svg, primary_svg
+    from spd_bench.report.profile_figures import profile_svg
+    from spd_bench.report.sweep_figures import figures
 
-    for svg in (primary_svg(compared(evil)), curves_svg({evil: [(0, 1.0), (1, 0.5)]})):
+    drawn = [primary_svg(compared(evil)), curves_svg({evil: [(0, 1.0), (1, 0.5)]}), profile_svg(profiled(evil))]
+    for svg in drawn + [svg for svg, _ in figures(replace(swept(evil), directions={evil: True, "parameters": True}))]:
         outside_comments = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
         assert not re.search(r"<(script|image|foreignObject|iframe|a)\b|\son\w+\s*=", outside_comments)
         assert set(re.findall(r"href=\"(.)", outside_comments)) <= {"#"}
@@ -332,6 +340,100 @@ def test_no_cell_of_a_csv_is_a_formula(evil: str) -> None:
             for cell in cells if delimiter == "," else cells[1:]:
                 number = re.fullmatch(r"-?[\d.]+(e-?\d+)?", cell.strip())
                 assert number or not cell.strip().startswith(("=", "+", "-", "@")), cell
+
+
+def swept(evil: str) -> SweepSummary:
+    """A sweep in which everything that is somebody's text is `evil`."""
+
+    def trial(number: int, state: str, **changes: Any) -> TrialRow:
+        notes = dict.fromkeys(("worker", "identity", "folder", "difference", "note", evil), evil)
+        fields = {"values": {evil: evil, "routing.r": number}, "constraints": {evil: 1.0}, "notes": notes, "seconds": 1}
+        if state == "complete":
+            fields["objectives"] = {evil: 0.1 * number, "parameters": 3.0}
+        return TrialRow(number=number, state=state, **fields | changes)
+
+    trials = [trial(1, "complete"), trial(2, "complete"), trial(3, "failed", notes={"failure": evil})]
+    about: dict[str, Any] = dict.fromkeys(("suite_path", "profile", "why", "dataset", "protocol", "device"), evil)
+    about |= {"stand_ins": [evil], "images": 2, "suite": {evil: evil}, "test": {evil: 0.1}}
+    about["sweep"] = {"sweep": evil, "suite": evil, "description": evil, "space": {evil: {"choice": [evil]}}}
+    return SweepSummary(
+        study=evil,
+        about=about,
+        directions={evil: True},
+        total=3,
+        trials=trials,
+        best=trials[:1],
+        importances={evil: 1.0},
+        others=[evil],
+    )
+
+
+@pytest.mark.parametrize("evil", INJECTIONS, ids=range(len(INJECTIONS)))
+def test_nothing_acts_in_the_page_of_a_sweep(evil: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spd_bench.report.sweep_page.figures", lambda summary: [(f"<svg>{evil}</svg>", evil)])
+    for directions in ({evil: True}, {evil: True, "parameters": True}):  # a best trial, a front
+        text = sweep_page(replace(swept(evil), directions=directions))
+        page = Page(text)
+        assert page.tags <= TAGS
+        assert {name for name, _ in page.attributes} <= ATTRIBUTES
+        sources = [value or "" for name, value in page.attributes if name == "src"]
+        assert [source.partition(",")[0] for source in sources] == ["data:image/svg+xml;base64"]
+        assert page.other == []
+        assert "".join(page.text).count(printable(evil)) > 10  # shown as it is, but for what no terminal should get
+        assert "default-src 'none'" in text
+    assert not Page(sweep_page(swept("x")).replace("<h1>", "<h1><script>x</script>")).tags <= TAGS
+
+
+@pytest.mark.parametrize("evil", INJECTIONS, ids=range(len(INJECTIONS)))
+def test_what_a_sweep_prints_holds_no_terminal_code(evil: str) -> None:
+    text = terminal(swept(f"{evil}\n{evil}"))
+    assert all(line.isprintable() for line in text.splitlines())
+
+
+def profiled(evil: str) -> Profile:
+    """A profile in which everything that is somebody's text is `evil`."""
+    timed, decode = Timing((1.0, 2.0)), {64: Timing((1.0, 2.0))}
+    models = [
+        ModelProfile(
+            name=name,
+            kind=kind,
+            parameters=1,
+            prepare=timed,
+            decode=decode,
+            prepare_peak=1,
+            decode_peak={64: 1},
+            prepare_work={evil: Work(1, 1)},
+            decode_work={evil: DecodeWork(Work(1, 1), Work(1, 1))},
+            step=timed,
+        )
+        for name, kind in ((evil, "base"), (evil + "2", "ablation"), ("dpt_trained", "baseline"))
+    ]
+    settings = {"device": evil, "machine": evil, "precision": evil, "torch": evil, "environment": {evil: evil}}
+    return Profile(
+        suite=evil,
+        profile=evil,
+        encoder=evil,
+        image_size=(56, 56),
+        stand_ins=(evil,),
+        ks=(64,),
+        rounds=2,
+        settings=Settings(**settings, cores=2, threads=1, interop_threads=1, load=0.0),
+        encode=timed,
+        models=tuple(models),
+        skipped={evil: evil},
+        training=TrainingShape(1, 1),
+        versions={evil: evil},
+        finished=evil,
+    )
+
+
+@pytest.mark.parametrize("evil", INJECTIONS, ids=range(len(INJECTIONS)))
+def test_a_profile_as_markdown_holds_no_html(evil: str) -> None:
+    text = profile_markdown(profiled(evil))
+    assert not re.search(r"(?<!\\)<", text)
+    assert not re.search(r"(?<!\\)\]\(", text)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert all(line.isprintable() for line in profile_terminal(profiled(evil)).splitlines())
 
 
 def test_the_test_of_the_page_would_see_a_script() -> None:

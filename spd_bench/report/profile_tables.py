@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from spd_bench.report.comparison import one_line
+from spd_bench.report.comparison import markdown_escape, one_line
 from spd_bench.report.profile import (
     DENSE,
     LITERAL,
@@ -43,11 +43,18 @@ def profile_terminal(profile: Profile) -> str:
 
 def profile_markdown(profile: Profile) -> str:
     """The same as Markdown."""
-    parts = ["\n".join(f"- {line}" for line in _headline(profile))]
-    for table in _tables(profile):
+    parts = ["\n".join(f"- {line}" for line in map(markdown_escape, _headline(profile)))]
+    for table in map(_escaped, _tables(profile)):
         remarks = "".join(f"\n- {line}" for line in table.remarks)
         parts.append(f"### {table.heading}\n\n{_grid(table, 'pipe')}" + (f"\n{remarks}" if remarks else ""))
     return "\n\n".join(parts) + "\n"
+
+
+def _escaped(table: Table) -> Table:
+    """With nothing on which Markdown would act."""
+    titles, remarks = [list(map(markdown_escape, texts)) for texts in (table.titles, table.remarks)]
+    rows = [list(map(markdown_escape, row)) for row in table.rows]
+    return Table(markdown_escape(table.heading), titles, rows, remarks)
 
 
 def _grid(table: Table, form: str) -> str:
@@ -198,7 +205,7 @@ def _blocks(model: ModelProfile) -> Table:
         per_image = [digits(image.macs / 1e6), digits(image.bytes / 1e6)] if image else [NONE, NONE]
         per_query = [digits(decode.query.macs / 1e6), digits(decode.query.bytes / 1e3)] if decode else [NONE, NONE]
         per_chunk = [digits(decode.chunk.macs / 1e6), digits(decode.chunk.bytes / 1e6)] if decode else [NONE, NONE]
-        rows.append([block, *per_image, *per_query, *per_chunk])
+        rows.append([one_line(block), *per_image, *per_query, *per_chunk])
     titles = ["block", "M/image", "MB/image", "M/query", "kB/query", "M/chunk", "MB/chunk"]
     remark = (
         "Bytes: parameters, inputs and outputs of the block once each, in fp32; what it makes and uses up itself and "

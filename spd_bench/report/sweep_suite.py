@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from spd_bench.errors import ConfigError
+from spd_bench.errors import ConfigError, printable
 from spd_bench.report.sweep_tables import SweepSummary, TrialRow, shown
 
 FRESH_SEEDS = 3
@@ -68,7 +68,7 @@ def _heading(summary: SweepSummary, trial: TrialRow) -> list[str]:
     lines = [f"# Trial {trial.number} of study {summary.study}: {found} on the validation split, one seed."]
     if summary.about["stand_ins"]:
         lines.append(f"# STAND-INS: {'; '.join(summary.about['stand_ins'])}")
-    return lines
+    return list(map(printable, lines))
 
 
 def _meant(dimension: Mapping[str, Any], value: Any) -> Any:

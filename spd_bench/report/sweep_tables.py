@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from spd_bench.errors import printable
+
 State = str
 """complete, pruned, refused (by a constraint), failed, running or waiting."""
 REFUSED = "refused"
@@ -70,10 +72,11 @@ def terminal(summary: SweepSummary, *, top: int = 10) -> str:
         parts.append("no trial is complete")
     if summary.importances:
         ranked = sorted(summary.importances.items(), key=lambda item: -item[1])
-        parts.append("importance (PED-ANOVA)  " + ", ".join(f"{path} {share:.0%}" for path, share in ranked))
+        parts.append("importance (PED-ANOVA)  " + ", ".join(f"{printable(path)} {share:.0%}" for path, share in ranked))
     if not several and summary.best:
         parts.append(chosen(summary))
-    parts += [f"failed: trial {t.number}: {t.notes.get('failure')}" for t in summary.trials if t.state == "failed"]
+    failed = [trial for trial in summary.trials if trial.state == "failed"]
+    parts += [printable(f"failed: trial {trial.number}: {trial.notes.get('failure')}") for trial in failed]
     return "\n\n".join(parts)
 
 
@@ -91,15 +94,16 @@ def caption(summary: SweepSummary) -> str:
     states = ("complete", "pruned", REFUSED, "failed", "running", "waiting")
     counts = [f"{summary.count(state)} {state}" for state in states if summary.count(state)]
     lines.append(f"{len(summary.trials)} of {summary.total} trials: {', '.join(counts) or 'none yet'}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def cells(summary: SweepSummary, trial: TrialRow) -> dict[str, str]:
     """A row of the table of trials."""
     row = {"trial": str(trial.number)}
-    row |= {path: shown(value) for path, value in trial.values.items()}
-    row |= {name: f"{trial.objectives[name]:.4g}" if name in trial.objectives else "–" for name in summary.directions}
-    row |= {name: f"{value:.3g}" for name, value in trial.constraints.items()}
+    row |= {printable(path): shown(value) for path, value in trial.values.items()}
+    found = {name: f"{trial.objectives[name]:.4g}" if name in trial.objectives else "–" for name in summary.directions}
+    found |= {name: f"{value:.3g}" for name, value in trial.constraints.items()}
+    row |= {printable(name): value for name, value in found.items()}
     trained = "before" if trial.notes.get("reused") else "–" if trial.seconds is None else f"{trial.seconds:.0f} s"
     return row | {"trained": trained}
 
@@ -113,9 +117,9 @@ def chosen(summary: SweepSummary) -> str:
     lines.append(
         "one seed, chosen for its number: confirm it with --write-suite, over seeds and with paired statistics"
     )
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def shown(value: Any) -> str:
     """A value for people."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))

@@ -1,0 +1,394 @@
+"""A sweep may be stopped, and any of its trials may end the process: nothing finished is lost, nothing counts twice.
+
+CI stops one sweep twice and crashes one component; SPD_BENCH_RELIABILITY=1 tries every signal, the time limit, a
+sampler that learns, and every way in which a component can end a process.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spd_bench import session, train
+from spd_bench.errors import Stopped
+from spd_bench.evaluate import Predictions
+from spd_bench.plan import Experiment
+from spd_bench.report.sweep_tables import SweepSummary
+from spd_bench.sweep import _key, run_sweep, show_sweep
+from spd_bench.sweep_file import Sweep, load_sweep
+from spd_bench.sweep_study import Database, Study, default_url
+from spd_bench.sweep_trial import TrialRunner
+from spd_bench.watch import Watch, read_crumb
+
+EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
+STEPS = 40
+SWEEP = """
+sweep: tiny
+suite: tiny.yaml
+space:
+  train.lambda_si: {float: [0.1, 1.0], log: true}
+  train.weight_decay: {float: [0.0, 0.1]}
+objective: {metric: absrel, k: 256}
+pruner: median
+"""
+RANDOM = SWEEP + "sampler: random\ntrials: 2\n"
+LEARNING = SWEEP + "sampler: {use: tpe, startup: 2}\ntrials: 5\n"
+
+
+@pytest.fixture
+def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow has tests of its own."""
+    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "sweep.yaml").write_text(text, encoding="utf-8")
+    return folder / "sweep.yaml"
+
+
+def run_here(folder: Path, runs: str, watch: Watch | None = None) -> SweepSummary:
+    """The sweep in this process."""
+    common: dict[str, Any] = {"profile": None, "sets": (), "data": None, "device": "cpu"}
+    return run_sweep(str(folder / "sweep.yaml"), root=folder / runs, watch=watch, **common).summary
+
+
+def results(root: Path) -> dict[str, Any]:
+    """Everything that a sweep has found and that is not a time: trials, weights, logs and numbers of the test split."""
+    summary = show_sweep("tiny", root=root)
+    trials = [(trial.state, trial.values, trial.objectives, trial.notes["difference"]) for trial in summary.trials]
+    weights, rows = {}, {}
+    for folder in (root / "trained").iterdir():
+        identity = folder.name.rpartition("-")[2]  # its name holds the trial's number, which a repetition changes
+        state = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+        weights[identity] = {name: value.numpy().tobytes() for name, value in state.items()}
+        rows[identity] = json.loads((folder / "done.json").read_text())["rows"]
+    best = [trial.values for trial in summary.best]
+    return {"trials": trials, "weights": weights, "rows": rows, "best": best, "test": summary.about["test"]}
+
+
+# the command
+
+STARTED: list["subprocess.Popen[str]"] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_process_stays() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        process.kill()
+        process.communicate()
+    STARTED.clear()
+
+
+def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
+    """`spd-bench sweep`, in a process group of its own as a terminal has it, without MLflow, which takes long."""
+    for name in ("tmp", "site"):
+        (folder / name).mkdir(exist_ok=True)
+    (folder / "site" / "mlflow.py").write_text("raise ImportError('left out of this test')")
+    environment = os.environ | {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(folder / "site"), "TERM": "dumb"}
+    code = "from spd_bench.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "sweep", "sweep.yaml", "--device", "cpu", *options],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    STARTED.append(process)
+    return process
+
+
+def stage_of(folder: Path) -> str:
+    """Where the worker that runs now says that it is."""
+    stages = [crumb.stage for path in (folder / "tmp").glob("spd-bench-*/crumb") if (crumb := read_crumb(path))]
+    return stages[0] if stages else ""
+
+
+def await_training(folder: Path, process: "subprocess.Popen[str]", trained: int) -> None:
+    """Waits until so many trainings are finished and the next one has begun."""
+    while process.poll() is None:
+        stage = stage_of(folder)
+        training = re.fullmatch(
+            r"training at step ([3-9]|1\d)", stage
+        )  # the last stage of the one before stays a while
+        if training and len(list((folder / "runs" / "trained").glob("*/done.json"))) == trained:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"it ended before: {process.communicate()}")
+
+
+def interrupt(folder: Path, process: "subprocess.Popen[str]") -> None:
+    """As a terminal's Ctrl-C, which goes to all processes of the group."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def outlast(folder: Path, process: "subprocess.Popen[str]") -> None:
+    """Lets the time limit pass while all of it stands still, so that it is still in the middle of a training."""
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(TIME_LIMIT_S)
+    os.killpg(process.pid, signal.SIGCONT)
+
+
+def signalled(name: str) -> Callable[[Path, "subprocess.Popen[str]"], None]:
+    return lambda folder, process: process.send_signal(getattr(signal, name))
+
+
+TIME_LIMIT_S = 120
+"""Longer than a start takes on a busy machine."""
+STOPS = {
+    "SIGTERM": (signalled("SIGTERM"), 143),
+    "SIGINT": (interrupt, 130),
+    "SIGUSR1": (signalled("SIGUSR1"), 75),
+    "the time limit": (outlast, 75),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("text", "steps", "stops"),
+    [
+        (RANDOM, STEPS, ["SIGTERM", "SIGINT"]),
+        pytest.param(
+            LEARNING,
+            3 * STEPS,
+            ["SIGINT", "SIGUSR1", "the time limit", "SIGTERM"],
+            marks=pytest.mark.skipif(not EVERYTHING, reason="for nox -s reliability"),
+        ),
+    ],
+    ids=["random", "tpe"],
+)
+@pytest.mark.usefixtures("no_mlflow")
+def test_a_sweep_that_is_stopped_ends_as_an_undisturbed_one(
+    tiny_suite: Callable[[int], Path], text: str, steps: int, stops: list[str]
+) -> None:
+    folder = tiny_suite(steps)
+    written(folder, text)
+    run_here(folder, "undisturbed")
+    for trained, reason in enumerate(stops):
+        stop, code = STOPS[reason]
+        limit = ("--time-limit", f"{TIME_LIMIT_S}s") if stop is outlast else ()
+        process = start(folder, *limit)
+        await_training(folder, process, trained)
+        stop(folder, process)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == code, err
+        assert f"stopped by {reason}; the same command goes on from here:\n  spd-bench sweep" in err
+        assert not list((folder / "tmp").iterdir())
+        # the trial at hand has left its checkpoint and is queued again at once
+        half = [path for path in (folder / "runs/trained").iterdir() if not (path / "done.json").exists()]
+        (at,) = (torch.load(path / "checkpoint.pt", weights_only=True)["step"] for path in half)
+        assert 2 <= at < steps
+        summary = show_sweep("tiny", root=folder / "runs")
+        assert summary.count("complete") + summary.count("pruned") == trained
+        assert (summary.count("waiting"), summary.count("running"), summary.count("failed")) == (1, 0, 0)
+
+    process = start(folder)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    total = len(results(folder / "undisturbed")["trials"])
+    assert f"{total} of {total} trials: {total} complete" in out
+    assert results(folder / "runs") == results(folder / "undisturbed")
+
+
+PLUGIN = """
+import ctypes, os, time
+from typing import Literal
+from spd_components.depth_head_calibrated_inverse import CalibratedInverse
+
+
+class Bad(CalibratedInverse):
+    class Config(CalibratedInverse.Config):
+        how: Literal["ok", "segv", "exits", "hangs", "raises"] = "ok"
+
+    def forward(self, state, scene):
+        if not state.xy_BK2.is_meta:  # planning meets nothing
+            if self.config.how == "segv":
+                ctypes.string_at(0)
+            if self.config.how == "exits":
+                os._exit(0)
+            if self.config.how == "hangs":
+                time.sleep(10000)
+            if self.config.how == "raises":
+                raise KeyError("the plugin's own")
+        return super().forward(state, scene)
+"""
+ENDINGS = {
+    "segv": "worker was killed by SIGSEGV while training at step 1 (bad_plugin.py:",
+    "raises": 'KeyError: "the plugin\'s own"',
+    "exits": "worker ended with exit code 0 without a word while training at step 1",
+    "hangs": "worker made no progress for 60 s while training at step 1 (bad_plugin.py:",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_component_that_ends_the_process_costs_its_trial_alone(tiny_suite: Callable[[int], Path]) -> None:
+    folder = tiny_suite(2)
+    info = folder / "site" / "bad_plugin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[spd_bench.depth_head]\nbad = bad_plugin:Bad\n")
+    (folder / "site" / "bad_plugin.py").write_text(PLUGIN)
+    endings = list(ENDINGS)[: None if EVERYTHING else 2]
+    written(
+        folder,
+        "sweep: tiny\nsuite: tiny.yaml\nset: {base: {depth_head: bad}}\n"
+        f"space: {{depth_head.how: {{choice: [{', '.join(endings)}, ok]}}}}\n"
+        "objective: {metric: absrel, k: 256}\nsampler: grid\n",
+    )
+    process = start(folder, "--stall", "60")
+    out, err = process.communicate(timeout=800)
+    assert process.returncode == 0, err
+    assert "Traceback" not in out + err
+    summary = show_sweep("tiny", root=folder / "runs")
+    found = {trial.values["depth_head.how"]: trial for trial in summary.trials}
+    assert len(summary.trials) == len(found) == len(endings) + 1
+    assert found["ok"].state == "complete"
+    for how in endings:
+        assert found[how].state == "failed"
+        assert ENDINGS[how] in found[how].notes["failure"]
+        assert f"failed: trial {found[how].number}: {found[how].notes['failure']}" in out
+    assert "trial 0: worker was killed by SIGSEGV while training at step 1" in err
+    assert err.count("FAILED: ") == len(endings)
+    assert err.count("going on with the others") == len(endings) - 1  # one only raises
+
+
+# in this process
+
+
+class Countdown(Watch):
+    """Stops the work the n-th time that it says where it is; `stages` is what it said."""
+
+    def __init__(self, n: int = 10**9) -> None:
+        super().__init__()
+        self.left, self.stages = n, list[str]()
+
+    def at(self, stage: str) -> None:
+        self.stages.append(stage)
+        self.left -= 1
+        if self.left == 0:
+            self.stop("SIGTERM")
+        super().at(stage)
+
+
+class Quiet:
+    def group(self, jobs: Any, steps: int) -> None: ...
+    def job(self, job: Any) -> None: ...
+    def training(self, steps: int) -> None: ...
+    def step(self, step: int, loss: float) -> None: ...
+    def image(self, done: int, total: int) -> None: ...
+
+
+def test_a_pruner_hears_of_every_validation_once_wherever_a_training_is_stopped(
+    tiny_suite: Callable[[int], Path],
+) -> None:
+    """Validations after steps 1, 3 and 4, of 2 images each; a stop may come between those images."""
+    folder = tiny_suite(4)
+    written(folder, RANDOM + "set: {train: {validations: 3}}\n")
+    found = load_sweep(folder / "sweep.yaml")
+    experiment = Experiment(found.suite({"train.lambda_si": 0.5, "train.weight_decay": 0.0}))
+    told: list[tuple[int, bytes]] = []
+
+    def tell(number: int, predictions: Predictions) -> None:
+        told.append((number, predictions.predicted_m_IP.tobytes()))
+
+    def trained(name: str, watch: Watch) -> None:
+        told_to = {"like": None, "watch": watch, "tell": tell}
+        runner = TrialRunner(experiment, folder / name, torch.device("cpu"), **told_to)  # type: ignore[arg-type]
+        runner.train(experiment.jobs[0], Quiet())
+
+    trained("undisturbed", watch := Countdown())
+    undisturbed, stages = list(told), watch.stages
+    assert [number for number, _ in undisturbed] == [1, 2, 3]
+    said = [index + 1 for index, stage in enumerate(stages) if stage == "validating at image 2 of 2"]
+    halves = said[::2]  # each is said before that image and, as nothing follows, after it
+    assert len(halves) == 3
+    for n in halves[::2]:
+        told.clear()
+        with pytest.raises(Stopped):
+            trained(f"stopped{n}", Countdown(n))
+        trained(f"stopped{n}", Watch())
+        assert told == undisturbed, stages[n - 1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_mlflow")
+def test_what_has_ended_a_process_fails_at_once_where_it_comes_again(
+    tiny_suite: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_suite(2)
+    written(
+        folder,
+        "sweep: tiny\nsuite: tiny.yaml\nspace: {train.lambda_si: {choice: [0.25, 0.5]}}\n"
+        "objective: {metric: absrel, k: 256}\nsampler: grid\n",
+    )
+    steps: list[int] = []
+    advance = train.Training.advance
+    monkeypatch.setattr(
+        train.Training, "advance", lambda self, *args, **more: steps.append(1) or advance(self, *args, **more)
+    )
+    summary = run_here(folder, "runs", Watch(given_up={_key({"train.lambda_si": 0.25}): "it crashed"}))
+    assert [(trial.state, trial.notes.get("failure")) for trial in summary.trials] == [
+        ("failed", "it crashed"),
+        ("complete", None),
+    ]
+    assert len(steps) == 2  # of the other alone
+
+
+def test_the_trial_of_a_dead_process_is_found_by_its_supervisor_alone(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "random", 2)
+    dead = study.claim(validations=2, session="mine")
+    other = study.claim(validations=2, session="another's")
+    assert not study.abandoned("")
+    (found,) = study.abandoned("mine")
+    assert (found.number, found.values) == (dead.number, dead.values)
+    found.fail("it crashed")
+    assert not study.abandoned("mine")
+    assert study.claim(validations=2).running == 1  # no third trial takes its place
+    assert [trial.state for trial in study.summary().trials] == ["failed", "running"]
+    assert other.number == 1
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_stops_do_not_change_what_a_sampler_proposes_next(tmp_path: Path, sampler: str) -> None:
+    """One worker; every second trial is stopped once."""
+    proposed = []
+    for name in ("undisturbed", "stopped"):
+        (tmp_path / name).mkdir()
+        study = study_of(tmp_path / name, sampler, 8)
+        for number in range(8):
+            if name == "stopped" and number % 2:
+                with pytest.raises(Stopped), study.claim(validations=2):
+                    raise Stopped("SIGTERM")
+            with study.claim(validations=2) as claim:
+                claim.finish([abs(claim.values["train.lambda_si"] - 0.3)])
+        assert study.claim(validations=2) is None
+        proposed.append([trial.values for trial in study.summary().trials])
+    assert len(proposed[0]) == 8
+    assert proposed[1] == proposed[0]
+
+
+def study_of(root: Path, sampler: str, trials: int) -> Study:
+    """A study of no suite."""
+    plain = {
+        "sweep": "tiny",
+        "suite": "smoke",
+        "space": {"train.lambda_si": {"float": [0.1, 1.0]}, "routing.r": {"int": [1, 64]}},
+        "objective": [{"metric": "absrel", "k": 256}],
+        "sampler": {"use": sampler, "startup": 3},
+        "trials": trials,
+    }
+    sweep = Sweep.model_validate_json(json.dumps(plain))
+    return Study(Database(default_url(root), root), "tiny-0", sweep, {"sweep": plain})
