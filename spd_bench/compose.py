@@ -147,7 +147,8 @@ def check(
 ) -> Features:
     """Runs the model on the meta device at K = 1 and K = 3: shapes, and a gradient for every trainable parameter.
 
-    Returns the features without values that its encoder gave, which other models on that encoder may be given. Raises ConfigError naming the composition and what is wrong, PluginError where that is a component alone; costs no
+    Returns the features without values that its encoder gave, which other models on that encoder may be given. Raises
+    ConfigError naming the composition and what is wrong, PluginError where that is a component alone; costs no
     arithmetic.
     """
     on_meta = _on_meta(model)
