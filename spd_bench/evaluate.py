@@ -77,25 +77,27 @@ def predict(
     for index in range(len(images)):
         image = images[index]
         maps = features.of([image.view], unit_range(image.image_3HW[None].to(device)))
-        started = now(device)
-        scene = model.prepare(maps)
-        prepared = now(device)
-        if model.gt_aligned:
-            model.fit_alignment(scene, image.valid_xy_V2[None].to(device), image.valid_depth_m_V[None].to(device))
-        xy_1P2 = image.xy_P2[None].to(device)
-        fitted = now(device)
-        depth_m_1P = model.decode(scene, xy_1P2)
-        decode_s.append(now(device) - fitted)
-        prepare_s.append(prepared - started)
-        check_depth(depth_m_1P, 1, xy_1P2.shape[1], name=f"frame {image.frame.frame}")
-        depth_m_P = depth_m_1P[0]
-        if not torch.isfinite(depth_m_P).all():
-            bad = int((~torch.isfinite(depth_m_P)).sum())
-            raise NotFinite(
-                f"{bad} of {depth_m_P.numel()} predictions are not finite", where=f"frame {image.frame.frame}"
-            )
-        if on_scene is not None:
-            on_scene(index, maps, scene, xy_1P2)
+        # features may be held and trained on; what follows is for this image alone
+        with torch.inference_mode():
+            started = now(device)
+            scene = model.prepare(maps)
+            prepared = now(device)
+            if model.gt_aligned:
+                model.fit_alignment(scene, image.valid_xy_V2[None].to(device), image.valid_depth_m_V[None].to(device))
+            xy_1P2 = image.xy_P2[None].to(device)
+            fitted = now(device)
+            depth_m_1P = model.decode(scene, xy_1P2)
+            decode_s.append(now(device) - fitted)
+            prepare_s.append(prepared - started)
+            check_depth(depth_m_1P, 1, xy_1P2.shape[1], name=f"frame {image.frame.frame}")
+            depth_m_P = depth_m_1P[0]
+            if not torch.isfinite(depth_m_P).all():
+                bad = int((~torch.isfinite(depth_m_P)).sum())
+                raise NotFinite(
+                    f"{bad} of {depth_m_P.numel()} predictions are not finite", where=f"frame {image.frame.frame}"
+                )
+            if on_scene is not None:
+                on_scene(index, maps, scene, xy_1P2)
         if predictions is None:
             predictions = _to_fill(images.frames, image.draw_P)
         predictions.uv_img_IP2[index], predictions.truth_m_IP[index] = image.uv_img_P2, image.truth_m_P

@@ -138,6 +138,7 @@ struct Row {
     }
     // `share` of `right`, the rest of `left`
     static Row between(const T* left, const T* right, T share) {
+        if (share == 0) return load(left);
         Row row;
         for (int b = 0; b < blocks; ++b)
             row.part[b] = (1 - share) * W::load(left + b * W::lanes) + share * W::load(right + b * W::lanes);
@@ -145,6 +146,10 @@ struct Row {
     }
     void scale_and_shift(T scale, const T* shift) {
         for (int b = 0; b < blocks; ++b) part[b] = part[b] * scale + W::load(shift + b * W::lanes);
+    }
+    void scale_and_shift(T spread, const T* scale, const T* shift) {
+        for (int b = 0; b < blocks; ++b)
+            part[b] = part[b] * (spread * W::load(scale + b * W::lanes)) + W::load(shift + b * W::lanes);
     }
     void scale_and_shift(const T* scale, const T* shift) {
         for (int b = 0; b < blocks; ++b)
@@ -269,40 +274,43 @@ struct Bordered {
     }
 };
 
-// LayerNorm of enlarged maps.
+// LayerNorm of enlarged maps, plus a row; the sum has mean 0.
 template <class T, int SIZE>
 void enlarged_norm(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor, int64_t pad,
-                   const T* coarse, const T* weight, const T* bias, T* out) {
+                   const T* coarse, const T* plus, const T* weight, const T* bias, T* out) {
     const Bordered<T, SIZE> to{height * factor, width * factor, pad, out};
     enlarge<T, SIZE>(first, last, height, width, factor, coarse,
                      [&](int64_t line, int64_t column, const T* left, const T* right, T share) {
                          if (column == 0) to.begin(line);
                          auto row = Row<T, SIZE>::between(left, right, share);
-                         row.standardise();
-                         row.scale_and_shift(weight, bias);
+                         row.add(plus);
+                         row.scale_and_shift(row.inverse_spread(), weight, bias);
                          row.store(to.at(line, column));
                      });
 }
 
-// 1 / standard deviation over channels of every cell of enlarged maps whose channels have mean 0.
-template <class T>
+// 1 / standard deviation over channels of every cell of enlarged maps, plus a row; the sum has mean 0.
+template <class T, int SIZE>
 void enlarged_spread(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor, const T* coarse,
-                     T* out) {
-    enlarge<T, LOW>(first, last, height, width, factor, coarse,
-                    [&](int64_t line, int64_t column, const T* left, const T* right, T share) {
-                        out[line * width * factor + column] = Row<T, LOW>::between(left, right, share).inverse_spread();
-                    });
+                     const T* plus, T* out) {
+    enlarge<T, SIZE>(first, last, height, width, factor, coarse,
+                     [&](int64_t line, int64_t column, const T* left, const T* right, T share) {
+                         auto row = Row<T, SIZE>::between(left, right, share);
+                         row.add(plus);
+                         out[line * width * factor + column] = row.inverse_spread();
+                     });
 }
 
-// Enlarged maps, every cell times a number of its own, plus a row.
+// Enlarged maps plus a row, every cell times a number of its own, plus another row.
 template <class T>
 void enlarged_product(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor, int64_t pad,
-                      const T* coarse, const T* scale, const T* shift, T* out) {
+                      const T* coarse, const T* plus, const T* scale, const T* shift, T* out) {
     const Bordered<T, CORE> to{height * factor, width * factor, pad, out};
     enlarge<T, CORE>(first, last, height, width, factor, coarse,
                      [&](int64_t line, int64_t column, const T* left, const T* right, T share) {
                          if (column == 0) to.begin(line);
                          auto row = Row<T, CORE>::between(left, right, share);
+                         row.add(plus);
                          row.scale_and_shift(scale[line * width * factor + column], shift);
                          row.store(to.at(line, column));
                      });
@@ -815,17 +823,24 @@ void site_layer(int64_t items, int64_t items_per_image, int64_t sites, int64_t h
         largest(first, last, sites, wanted, weight, out);                                                             \
     }                                                                                                                 \
     void enlarged_norm_##NAME(int64_t first, int64_t last, int64_t channels, int64_t height, int64_t width,           \
-                              int64_t factor, int64_t pad, const T* coarse, const T* weight, const T* bias, T* out) { \
-        const auto of = channels == FINE ? enlarged_norm<T, FINE> : enlarged_norm<T, LOW>;                            \
-        of(first, last, height, width, factor, pad, coarse, weight, bias, out);                                       \
+                              int64_t factor, int64_t pad, const T* coarse, const T* plus, const T* weight,          \
+                              const T* bias, T* out) {                                                                \
+        const auto of = channels == FINE  ? enlarged_norm<T, FINE>                                                    \
+                        : channels == LOW ? enlarged_norm<T, LOW>                                                     \
+                                          : enlarged_norm<T, CORE>;                                                   \
+        of(first, last, height, width, factor, pad, coarse, plus, weight, bias, out);                                 \
     }                                                                                                                 \
-    void enlarged_spread_##NAME(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor,           \
-                                const T* coarse, T* out) {                                                            \
-        enlarged_spread(first, last, height, width, factor, coarse, out);                                             \
+    void enlarged_spread_##NAME(int64_t first, int64_t last, int64_t channels, int64_t height, int64_t width,         \
+                                int64_t factor, const T* coarse, const T* plus, T* out) {                             \
+        const auto of = channels == FINE  ? enlarged_spread<T, FINE>                                                  \
+                        : channels == LOW ? enlarged_spread<T, LOW>                                                   \
+                                          : enlarged_spread<T, CORE>;                                                 \
+        of(first, last, height, width, factor, coarse, plus, out);                                                    \
     }                                                                                                                 \
     void enlarged_product_##NAME(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor,          \
-                                 int64_t pad, const T* coarse, const T* scale, const T* shift, T* out) {              \
-        enlarged_product(first, last, height, width, factor, pad, coarse, scale, shift, out);                         \
+                                 int64_t pad, const T* coarse, const T* plus, const T* scale, const T* shift,         \
+                                 T* out) {                                                                            \
+        enlarged_product(first, last, height, width, factor, pad, coarse, plus, scale, shift, out);                   \
     }                                                                                                                 \
     void neighbourhood_##NAME(int64_t first, int64_t last, int64_t side, const T* rows, int64_t rows_per_map,         \
                               int64_t items_per_map, int64_t channels, int64_t width, int64_t height, int64_t pad,    \

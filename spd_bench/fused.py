@@ -44,8 +44,8 @@ CORE = HEADS * WIDTH
 """What the kernels are compiled for: the paper's heads, width per head and core width (§2)."""
 SIDES = (1, 3, 5)
 """Sides of neighbourhoods, likewise."""
-FINE, LOW = 64, 128
-"""Channels of L1 and L2, likewise."""
+ENLARGED = (64, 128, CORE)
+"""Channels of levels that are enlarged, likewise."""
 LANES = 16
 """Channels of a table come in multiples of it."""
 FEW = 4
@@ -119,29 +119,31 @@ def largest(weight_BKS: Tensor, r: int) -> Tensor:
     return out_BKR
 
 
-def enlarged_norm(coarse_BHWC: Tensor, factor: int, pad: int, norm: nn.LayerNorm) -> Tensor:
-    """LayerNorm of maps of FINE or LOW channels enlarged bilinearly, as rows with a border of zeros: [N, C]."""
-    sizes, rows = _enlarged(coarse_BHWC, factor, pad)
-    channels = coarse_BHWC.shape[-1]
-    out_NC = coarse_BHWC.new_empty(rows, channels)
-    given = coarse_BHWC.contiguous(), norm.weight, norm.bias
-    _run("enlarged_norm", coarse_BHWC, sizes[0], channels, *sizes[1:], factor, pad, *given, out_NC)
+def enlarged_norm(centred_BHWC: Tensor, plus_C: Tensor, factor: int, pad: int, norm: nn.LayerNorm) -> Tensor:
+    """LayerNorm of enlarged maps + plus, whose channels have mean 0, as rows with a border of zeros: [N, C]."""
+    (lines, *sizes), rows = _enlarged(centred_BHWC, factor, pad)
+    channels = centred_BHWC.shape[-1]
+    out_NC = centred_BHWC.new_empty(rows, channels)
+    given = centred_BHWC.contiguous(), plus_C, norm.weight, norm.bias
+    _run("enlarged_norm", centred_BHWC, lines, channels, *sizes, factor, pad, *given, out_NC)
     return out_NC
 
 
-def enlarged_spread(centred_BHWC: Tensor, factor: int) -> Tensor:
-    """1 / √(variance + eps) over channels at each cell of the enlarged maps, whose LOW channels have mean 0: [N]."""
+def enlarged_spread(centred_BHWC: Tensor, plus_C: Tensor, factor: int) -> Tensor:
+    """1 / √(variance + eps) over channels at each cell of enlarged maps + plus, whose channels have mean 0: [N]."""
     (lines, *sizes), cells = _enlarged(centred_BHWC, factor, 0)
-    out_N = centred_BHWC.new_empty(cells)
-    _run("enlarged_spread", centred_BHWC, lines, *sizes, factor, centred_BHWC.contiguous(), out_N)
+    out_N, channels = centred_BHWC.new_empty(cells), centred_BHWC.shape[-1]
+    _run("enlarged_spread", centred_BHWC, lines, channels, *sizes, factor, centred_BHWC.contiguous(), plus_C, out_N)
     return out_N
 
 
-def enlarged_product(coarse_BHWD: Tensor, factor: int, pad: int, scale_N: Tensor, shift_D: Tensor) -> Tensor:
-    """scale · enlarged maps + shift, one scale per cell, as rows with a border of zeros: [N, D]."""
+def enlarged_product(
+    coarse_BHWD: Tensor, plus_D: Tensor, factor: int, pad: int, scale_N: Tensor, shift_D: Tensor
+) -> Tensor:
+    """scale · (enlarged maps + plus) + shift, one scale per cell, as rows with a border of zeros: [N, D]."""
     (lines, *sizes), rows = _enlarged(coarse_BHWD, factor, pad)
     out_ND = coarse_BHWD.new_empty(rows, CORE)
-    given = coarse_BHWD.contiguous(), scale_N, shift_D
+    given = coarse_BHWD.contiguous(), plus_D, scale_N, shift_D
     _run("enlarged_product", coarse_BHWD, lines, *sizes, factor, pad, *given, out_ND)
     return out_ND
 
@@ -255,7 +257,7 @@ class LayerWeights:
         self, query_norm: nn.LayerNorm, query: nn.Linear, out: nn.Linear, norm: nn.LayerNorm, *ffn: nn.Linear
     ) -> None:
         modules: tuple[nn.LayerNorm | nn.Linear, ...] = (query_norm, query, out, norm, *ffn)
-        self.tensors = [t.detach().contiguous() for module in modules for t in (module.weight, module.bias)]
+        self.tensors = [t.contiguous() for module in modules for t in (module.weight, module.bias)]
         self.pointers = (ctypes.c_void_p * len(self.tensors))(*(t.data_ptr() for t in self.tensors))
         self.hidden = ffn[0].out_features
 

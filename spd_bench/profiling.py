@@ -223,7 +223,7 @@ def _decoding(
 
     def guarded(call: Callable[..., object], *args: Any) -> Callable[[], object]:
         def run() -> object:
-            with torch.no_grad(), autocast(precision, device):
+            with torch.inference_mode(), autocast(precision, device):
                 return call(*args)
 
         return run

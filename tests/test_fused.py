@@ -35,7 +35,7 @@ from spd_components.b4_nearest_read import NearestRead
 from spd_components.b5_fused_cross_attention import FusedCrossAttention
 from spd_components.layers import TokenAttentionLayer
 from spd_components.neck_pyramid import PyramidNeck
-from spd_components.pyramid_levels import EnlargedLevel, upsample
+from spd_components.pyramid_levels import EnlargedLevel, ProjectedLevel, upsample
 from spd_components.routing_topk_attention import TopKAttention
 
 TYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -89,17 +89,19 @@ def both(call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def enlarged_level(channels: int, *size: int, factor: int, dtype: torch.dtype) -> EnlargedLevel:
-    norm = nn.LayerNorm(channels, dtype=dtype)
-    norm.weight.copy_(random(channels, dtype=dtype, seed=1))
-    norm.bias.copy_(random(channels, dtype=dtype, seed=2))
-    return EnlargedLevel(5 + random(*size, channels, dtype=dtype, seed=3), factor, norm)
+    made = ProjectedLevel(48, channels).to(dtype)
+    made.proj.weight.copy_(random(channels, 48, dtype=dtype, seed=5) / 7)
+    made.norm.weight.copy_(random(channels, dtype=dtype, seed=1))
+    made.norm.bias.copy_(random(channels, dtype=dtype, seed=2))
+    made.proj.bias.copy_(5 + random(channels, dtype=dtype, seed=3))
+    return EnlargedLevel(random(*size, 48, dtype=dtype, seed=4), made, factor)
 
 
 @built
 @TYPES
-@pytest.mark.parametrize("channels", [64, 128])
+@pytest.mark.parametrize("channels", [64, 128, 192])
 @pytest.mark.parametrize("size", [(2, 3, 5), (1, 1, 1), (1, 4, 1)])
-@pytest.mark.parametrize(("factor", "pad"), [(4, 4), (2, 2), (3, 4)])
+@pytest.mark.parametrize(("factor", "pad"), [(4, 4), (2, 2), (3, 4), (1, 2)])
 def test_an_enlarged_level(
     dtype: torch.dtype, channels: int, size: tuple[int, ...], factor: int, pad: int, kernels: set[str]
 ) -> None:
@@ -115,12 +117,13 @@ def test_an_enlarged_level(
 @built
 @TYPES
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("channels", "factor"), [(64, 4), (128, 2), (192, 1)])
 @pytest.mark.parametrize("size", [(2, 3, 5), (1, 1, 1), (1, 1, 6)])
 def test_a_projection_of_an_enlarged_level(
-    dtype: torch.dtype, bias: bool, size: tuple[int, ...], kernels: set[str]
+    dtype: torch.dtype, bias: bool, channels: int, factor: int, size: tuple[int, ...], kernels: set[str]
 ) -> None:
-    by = nn.Linear(128, 192, bias=bias, dtype=dtype)
-    level = enlarged_level(128, *size, factor=2, dtype=dtype)
+    by = nn.Linear(channels, 192, bias=bias, dtype=dtype)
+    level = enlarged_level(channels, *size, factor=factor, dtype=dtype)
     assert furthest(*both(lambda: level.table(pad=4, by=by).rows_NC)) < WITHIN[dtype]
     assert kernels == {"enlarged_spread", "enlarged_product"}
 
@@ -130,12 +133,12 @@ def test_a_projection_of_an_enlarged_level_is_not_the_enlargement_of_a_projected
     """Negative control: LayerNorm before the enlargement is another map."""
     level = enlarged_level(128, 1, 3, 5, factor=2, dtype=torch.float64)
     by = nn.Linear(128, 192, dtype=torch.float64)
-    early = Table.of(upsample(by(level.norm(level.coarse_BHWC)), 2), extent=(1.0, 1.0), pad=4)
+    early = Table.of(upsample(by(level.made.norm(level.made.proj(level.source_BHWC))), 2), extent=(1.0, 1.0), pad=4)
     assert furthest(level.table(pad=4, by=by).rows_NC, early.rows_NC) > 0.01
 
 
 @built
-@pytest.mark.parametrize(("channels", "out"), [(96, None), (64, 192), (128, 64)])
+@pytest.mark.parametrize(("channels", "out"), [(96, None), (96, 192), (128, 64)])
 def test_other_widths_are_enlarged_by_stock_operators(channels: int, out: int | None, kernels: set[str]) -> None:
     by = None if out is None else nn.Linear(channels, out, dtype=torch.float64)
     level = enlarged_level(channels, 1, 3, 5, factor=2, dtype=torch.float64)

@@ -6,6 +6,7 @@ P Fourier features.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -22,8 +23,15 @@ def fourier(x: Tensor, num_freq: int) -> Tensor:
     [sin(2π 2^l x); cos(2π 2^l x); sin(2π 2^l y); cos(2π 2^l y)], l = 0 … num_freq − 1. Offsets are normalised by the
     caller first: frequencies are whole numbers, so that whole cells would all get one code (R-02).
     """
-    angle = x[..., None] * (2 * math.pi * 2.0 ** torch.arange(num_freq, dtype=x.dtype, device=x.device))
+    angle = x[..., None] * _frequencies(num_freq, x.dtype, x.device)
     return torch.stack([angle.sin(), angle.cos()], dim=-2).flatten(-3)
+
+
+@cache
+@torch.inference_mode(mode=False)
+def _frequencies(num_freq: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """2π 2^l. Made once: for a single query it would take as long as the code itself."""
+    return 2 * math.pi * 2.0 ** torch.arange(num_freq, dtype=dtype, device=device)
 
 
 class FeedForward(nn.Module):
@@ -165,7 +173,8 @@ class SiteAttentionLayer(nn.Module):
         """
         batch, sites, _ = l4_BSC.shape
         shape = (batch, sites, self.dims.heads, self.dims.head)
-        key_BNES = F.linear(l4_BSC, self.key.weight).view(shape).permute(0, 2, 3, 1).contiguous()
+        # the product that has the sites last as it comes
+        key_BNES = torch.bmm(self.key.weight.expand(batch, -1, -1), l4_BSC.mT).view(batch, *shape[2:], sites)
         value_BNSE = self.value(l4_BSC).view(shape).transpose(1, 2).contiguous()
         return Sites(key_BNES, value_BNSE, self.ffn.behind(self.query_norm, self.query, self.out))
 

@@ -21,64 +21,74 @@ class ProjectedLevel(nn.Module):
 
 def upsample(map_BHWC: Tensor, factor: int) -> Tensor:
     """Bilinear enlargement by a whole factor that keeps pixel centres (align_corners=False), channels last."""
+    if factor == 1:
+        return map_BHWC
     size = (map_BHWC.shape[1] * factor, map_BHWC.shape[2] * factor)
     resized = F.interpolate(map_BHWC.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
     return resized.permute(0, 2, 3, 1)
 
 
 class EnlargedLevel(Level):
-    """LayerNorm of a map that is enlarged by a whole factor, made where it is asked for.
+    """A level whose map is enlarged by a whole factor between projection and LayerNorm, made where it is asked for.
 
-    A projection W x + b of it needs no enlarged map of its input's width. The norm's centring and the projection
-    commute with the enlargement E; only the spread σ, one number per cell, has to be known there. With the norm's
-    affine part (g, c) and the coarse map's centred channels y,
+    A projection W x + b of it needs no enlarged map of its input's width. The norm's centring, folded into the weights
+    of the first projection, and the second one commute with the enlargement E; only the spread σ, one number per cell,
+    has to be known there. With the norm's affine part (g, c) and the coarse map y, centred over channels,
 
+        LN(E y) = g ∘ E y / σ + c
         W LN(E y) + b = E((W ∘ g) y) / σ + (W c + b)      σ² = mean over channels of (E y)² + eps
     """
 
-    coarse_BHWC: Tensor
+    source_BHWC: Tensor
+    made: ProjectedLevel
     factor: int
-    norm: nn.LayerNorm
 
-    def __init__(self, coarse_BHWC: Tensor, factor: int, norm: nn.LayerNorm) -> None:
-        vars(self).update(coarse_BHWC=coarse_BHWC, factor=factor, norm=norm)
+    def __init__(self, source_BHWC: Tensor, made: ProjectedLevel, factor: int) -> None:
+        vars(self).update(source_BHWC=source_BHWC, made=made, factor=factor)
 
     @cached_property
     def map_BHWC(self) -> Tensor:
         """The level itself."""
-        enlarged: Tensor = self.norm(upsample(self.coarse_BHWC, self.factor))
+        enlarged: Tensor = self.made.norm(upsample(self.made.proj(self.source_BHWC), self.factor))
         return enlarged
 
     @property
     def height(self) -> int:
         """Rows of cells."""
-        return self.coarse_BHWC.shape[1] * self.factor
+        return self.source_BHWC.shape[1] * self.factor
 
     @property
     def width(self) -> int:
         """Columns of cells."""
-        return self.coarse_BHWC.shape[2] * self.factor
+        return self.source_BHWC.shape[2] * self.factor
 
     def table(self, *, pad: int, by: nn.Linear | None = None) -> Table:
         """As every level's, in one pass over memory where the fused forms can."""
-        channels = self.coarse_BHWC.shape[-1]
-        if not fused.ready(self.coarse_BHWC, self.norm.weight):
+        proj, norm = self.made.proj, self.made.norm
+        fits = proj.out_features in fused.ENLARGED and (by is None or by.out_features == fused.CORE)
+        if not (fits and fused.ready(self.source_BHWC, proj.weight)):
             return super().table(pad=pad, by=by)
-        if by is None and channels in (fused.FINE, fused.LOW):
-            rows_NC = fused.enlarged_norm(self.coarse_BHWC, self.factor, pad, self.norm)
-        elif by is not None and channels == fused.LOW and by.out_features == fused.CORE:
-            product_BHWD = F.linear(self._centred[0], by.weight * self.norm.weight)
-            shift_D = F.linear(self.norm.bias, by.weight, by.bias)
-            rows_NC = fused.enlarged_product(product_BHWD, self.factor, pad, self._centred[1], shift_D)
+        centred_BHWC, plus_C = self._centred
+        if by is None:
+            rows_NC = fused.enlarged_norm(centred_BHWC, plus_C, self.factor, pad, norm)
         else:
-            return super().table(pad=pad, by=by)
-        return Table(rows_NC, len(self.coarse_BHWC), self.height, self.width, pad, self.extent)
+            weight = by.weight * norm.weight
+            product = F.linear(centred_BHWC, weight), F.linear(plus_C, weight)
+            shift_D = F.linear(norm.bias, by.weight, by.bias)
+            rows_NC = fused.enlarged_product(*product, self.factor, pad, self._spread_N, shift_D)
+        return Table(rows_NC, len(self.source_BHWC), self.height, self.width, pad, self.extent)
 
     @cached_property
     def _centred(self) -> tuple[Tensor, Tensor]:
-        """y, and 1 / σ of each cell."""
-        centred_BHWC = self.coarse_BHWC - self.coarse_BHWC.mean(-1, keepdim=True)
-        return centred_BHWC, fused.enlarged_spread(centred_BHWC, self.factor)
+        """y without the projection's bias, and that."""
+        weight, bias = self.made.proj.weight, self.made.proj.bias
+        shares = bias.new_full(bias.shape, 1 / len(bias))  # a product is several times faster than `mean` here
+        return F.linear(self.source_BHWC, weight - shares @ weight), bias - shares @ bias
+
+    @cached_property
+    def _spread_N(self) -> Tensor:
+        """1 / σ of each cell."""
+        return fused.enlarged_spread(*self._centred, self.factor)
 
 
 def pool2(map_BHWC: Tensor) -> Tensor:
@@ -116,8 +126,8 @@ class PyramidLevels(Neck):
         The convolution runs before the resize (R-06).
         """
         return Pyramid(
-            l1=EnlargedLevel(self.l1.proj(shallow), 4, self.l1.norm),
-            l2=EnlargedLevel(self.l2.proj(low), 2, self.l2.norm),
-            l3=Level(self.l3.norm(self.l3.proj(high))),
+            l1=EnlargedLevel(shallow, self.l1, 4),
+            l2=EnlargedLevel(low, self.l2, 2),
+            l3=EnlargedLevel(high, self.l3, 1),
             l4=Level(self.l4.norm(self.l4.proj(pooled)), extent=covered),
         )
