@@ -12,6 +12,10 @@
 #include <utility>
 #include <vector>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -55,6 +59,23 @@ struct Wide {
     typedef typename Of<T>::Int LooseI __attribute__((vector_size(vector_bytes), aligned(sizeof(T)), may_alias));
     static V load(const T* from) { return *reinterpret_cast<const Loose*>(from); }
     static void store(T* to, V value) { *reinterpret_cast<Loose*>(to) = value; }
+    // past the caches, to an address that is a multiple of a vector's size; `streamed` before another thread may read it
+    static void stream(T* to, V value) {
+#if defined(__AVX512F__)
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)value);
+#elif defined(__AVX__)
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)value);
+#elif defined(__SSE2__)
+        _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)value);
+#else
+        store(to, value);
+#endif
+    }
+    static void streamed() {
+#if defined(__SSE2__)
+        _mm_sfence();
+#endif
+    }
     static I load_whole(const typename Of<T>::Int* from) { return *reinterpret_cast<const LooseI*>(from); }
     static void store_whole(typename Of<T>::Int* to, I value) { *reinterpret_cast<LooseI*>(to) = value; }
     static V all(T value) { return value - V{}; }
@@ -132,6 +153,9 @@ struct Row {
     }
     void store(T* to) const {
         for (int b = 0; b < blocks; ++b) W::store(to + b * W::lanes, part[b]);
+    }
+    void stream(T* to) const {
+        for (int b = 0; b < blocks; ++b) W::stream(to + b * W::lanes, part[b]);
     }
     void add(const T* from) {
         for (int b = 0; b < blocks; ++b) part[b] += W::load(from + b * W::lanes);
@@ -253,6 +277,7 @@ void enlarge(int64_t first, int64_t last, int64_t height, int64_t width, int64_t
             cell(line, column, &between[low * SIZE], &between[high * SIZE], right);
         }
     }
+    Wide<T>::streamed();
 }
 
 // Where cells of enlarged maps lie as rows within a border of zeros, which `begin` writes around a line.
@@ -274,7 +299,8 @@ struct Bordered {
     }
 };
 
-// LayerNorm of enlarged maps, plus a row; the sum has mean 0.
+// LayerNorm of enlarged maps, plus a row; the sum has mean 0. Tables are larger than caches and not read at once: they
+// are written past them, without being fetched first.
 template <class T, int SIZE>
 void enlarged_norm(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor, int64_t pad,
                    const T* coarse, const T* plus, const T* weight, const T* bias, T* out) {
@@ -285,7 +311,7 @@ void enlarged_norm(int64_t first, int64_t last, int64_t height, int64_t width, i
                          auto row = Row<T, SIZE>::between(left, right, share);
                          row.add(plus);
                          row.scale_and_shift(row.inverse_spread(), weight, bias);
-                         row.store(to.at(line, column));
+                         row.stream(to.at(line, column));
                      });
 }
 
@@ -312,7 +338,7 @@ void enlarged_product(int64_t first, int64_t last, int64_t height, int64_t width
                          auto row = Row<T, CORE>::between(left, right, share);
                          row.add(plus);
                          row.scale_and_shift(scale[line * width * factor + column], shift);
-                         row.store(to.at(line, column));
+                         row.stream(to.at(line, column));
                      });
 }
 
