@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,7 @@ def in_c(arguments, watch):
 """
 COMMAND = """
 import sys
+import tempfile
 from spd_bench import cli
 from spd_bench.supervise import Limits, supervised
 
@@ -312,13 +314,14 @@ class Command:
         self.folder, self.suite = folder, suite
         site = folder / "site"
         site.mkdir(exist_ok=True)
-        (folder / "tmp").mkdir(exist_ok=True)
+        self._temporary = tempfile.TemporaryDirectory(prefix="s-")  # sockets need a short path
+        self.temporary = Path(self._temporary.name)
         (site / "mlflow.py").write_text("raise ImportError('left out of this test')")
         (site / "sitecustomize.py").write_text(SITE)
-        self.environment = {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(site)} | environment
+        self.environment = {"TMPDIR": str(self.temporary), "PYTHONPATH": str(site)} | environment
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
-        for left in (self.folder / "tmp").iterdir():  # by a supervisor that was killed
+        for left in self.temporary.iterdir():  # by a supervisor that was killed
             shutil.rmtree(left)
         command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", str(self.suite)]
         return subprocess.Popen(
@@ -341,12 +344,12 @@ class Command:
 
     def stage(self) -> str:
         """What the worker says that it is at."""
-        crumbs = map(read_crumb, (self.folder / "tmp").glob("spd-bench-*/crumb"))
+        crumbs = map(read_crumb, self.temporary.glob("spd-bench-*/crumb"))
         return next((crumb.stage for crumb in crumbs if crumb is not None), "")
 
     def processes(self) -> list[int]:
         """Every process that runs with this folder for its temporary files."""
-        mark, found = f"TMPDIR={self.folder / 'tmp'}\0".encode(), []
+        mark, found = f"TMPDIR={self.temporary}\0".encode(), []
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if mark in (path / "environ").read_bytes() and "\nState:\tZ" not in (path / "status").read_text():

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from spd_bench.api import FrameId
+from spd_bench.data.processes import items
 from spd_bench.data.queries import evaluation_queries
 from spd_bench.data.randomness import generator
 from spd_bench.data.views import View, Views
@@ -83,7 +84,7 @@ class BatchPlan(Dataset[Batch]):
 
     def loader(self, *, first: int, workers: int) -> Iterator[Batch]:
         """Batches of steps first … steps − 1, prepared by `workers` processes."""
-        return iter(DataLoader(self, batch_size=None, sampler=range(first, self.steps), num_workers=workers))
+        return items(self, order=range(first, self.steps), workers=workers)
 
 
 def _stack(items: Sequence[Batch]) -> Batch:

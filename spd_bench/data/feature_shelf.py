@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from spd_bench import disk, files
 from spd_bench.api import Encoder, FrameId
 from spd_bench.data import feature_shards
 from spd_bench.data.feature_shards import MAPS, Damaged, Half, Shapes, Shard, view_bytes
+from spd_bench.data.processes import items
 from spd_bench.data.views import View, Views, unit_range
 from spd_bench.errors import ConfigError, StateError
 
@@ -233,7 +234,7 @@ class Shelf:
         if not slots:
             return
         together = ENCODED_TOGETHER.get(self.device.type, 1)
-        images = iter(DataLoader(_Images(self.views, slots), batch_size=None, num_workers=workers))
+        images = items(_Images(self.views, slots), workers=workers)
         for slot in slots:
             parts = []
             for first in range(0, len(slot.frames), together):
