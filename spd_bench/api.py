@@ -293,7 +293,11 @@ class PointDepthModel(Component, nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, features: Features) -> Any:
-        """What is computed once per image (T_prepare); for a dense baseline its whole decoder."""
+        """What is computed once per image (T_prepare); for a dense baseline its whole decoder.
+
+        Scoring calls this and `decode` in PyTorch's inference mode; a model that needs gradients there leaves it with
+        `torch.inference_mode(False)`.
+        """
 
     @abstractmethod
     def decode(self, scene: Any, xy_BK2: Tensor) -> Tensor:
