@@ -78,7 +78,10 @@ class Features:
 
 @dataclass(frozen=True)
 class Level:
-    """One pyramid level: a channels-last map and the fraction (x, y) of the image that it covers (R-05)."""
+    """One pyramid level: a channels-last map and the fraction (x, y) of the image that it covers (R-05).
+
+    A neck may return a subclass that makes its map where it is asked for; to change a level, make a new `Level`.
+    """
 
     map_BHWC: Tensor
     extent: tuple[float, float] = (1.0, 1.0)

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from tiny import write_frames
 
 TINY = """
 suite: tiny
@@ -33,16 +32,7 @@ report: {{primary: {{k: 8}}}}
 @pytest.fixture(scope="session")
 def tiny_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty RGB-D frames of 48×64: brightness falls with depth, which rises to the right."""
-    root = tmp_path_factory.mktemp("frames")
-    rng = np.random.default_rng(0)
-    for folder in ("rgb", "depth"):
-        (root / folder).mkdir()
-    for i in range(20):
-        depth_mm = np.tile(np.linspace(1000, 4000, 64), (48, 1)) * rng.uniform(0.7, 1.3)
-        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
-        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(root / "rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm.astype(np.uint16)).save(root / "depth" / f"{i:03d}.png")
-    return root
+    return write_frames(tmp_path_factory.mktemp("frames"), height=48, width=64)
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny import SMALL, write_frames
 
 from spd_bench import compose, costs, disk, files, packing, session
 from spd_bench.data.packed import PackedFrames
@@ -27,19 +26,10 @@ from spd_bench.report import figures
 from spd_bench.report.collect import collect, curves
 from spd_bench.report.verdicts import judged
 
-SUITE = """
-suite: tiny
-base:
-  name: small
-  encoder: patch_descriptors
-  neck: last_layer
-  b1: local_tokens
-  b2: {{use: local_cross_attention, layers: 1}}
-  b3: skip
-  routing: none
-  b4: skip
-  b5: mean_tokens
-  depth_head: calibrated_inverse
+SUITE = (
+    "\nsuite: tiny\n"
+    + SMALL
+    + """\
 data:
   dataset: {{use: rgbd_folder, root: {root}}}
   image_size: [28, 28]
@@ -51,6 +41,7 @@ seeds: [0]
 baselines: [constant]
 report: {{primary: {{metric: absrel, k: 8}}}}
 """
+)
 FILES = {
     "run.json": "trained/small-*/run.json",
     "checkpoint": "trained/small-*/checkpoint.pt",
@@ -193,16 +184,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("frames")
-    rng = np.random.default_rng(0)
-    for kind in ("rgb", "depth"):
-        (root / kind).mkdir()
-    for i in range(15):
-        depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)) * rng.uniform(0.7, 1.3)
-        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
-        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(root / "rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm.astype(np.uint16)).save(root / "depth" / f"{i:03d}.png")
-    return root
+    return write_frames(tmp_path_factory.mktemp("frames"), count=15)
 
 
 @pytest.fixture(scope="module")

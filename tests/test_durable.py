@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import SMALL
 
 from spd_bench import disk, files
 from spd_bench.errors import ResourceError, StateError
@@ -184,19 +185,10 @@ def test_an_archive_is_read_by_others_and_refused_when_changed(tmp_path: Path) -
 
 # nothing else writes
 
-TINY = """
-suite: tiny
-base:
-  name: small
-  encoder: patch_descriptors
-  neck: last_layer
-  b1: local_tokens
-  b2: {{use: local_cross_attention, layers: 1}}
-  b3: skip
-  routing: none
-  b4: skip
-  b5: mean_tokens
-  depth_head: calibrated_inverse
+TINY = (
+    "\nsuite: tiny\n"
+    + SMALL
+    + """\
 data:
   dataset: {{use: rgbd_folder, root: {root}}}
   image_size: [28, 28]
@@ -207,6 +199,7 @@ eval: {{protocol: full_frame, k: [1, 8], k1_draws: 1}}
 baselines: [constant]
 report: {{primary: {{metric: absrel, k: 8}}}}
 """
+)
 OTHERS = ("filelock", "mlflow", "optuna", "sqlalchemy", "alembic")
 """Packages that keep files of their own below a root: locks and data bases."""
 

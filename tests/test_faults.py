@@ -22,9 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from tiny import SMALL, write_frames
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 STRIDE = 1 if EVERYTHING else 29
@@ -35,19 +34,10 @@ STEPS, INTERVAL = 6, 2
 TRIAL_S = 120
 PATIENCE_S = 600
 """How long a fork, and a command from its start to its end, may take on a machine that is busy elsewhere."""
-SUITE = f"""
-suite: tiny
-base:
-  name: small
-  encoder: patch_descriptors
-  neck: last_layer
-  b1: local_tokens
-  b2: {{use: local_cross_attention, layers: 1}}
-  b3: skip
-  routing: none
-  b4: skip
-  b5: mean_tokens
-  depth_head: calibrated_inverse
+SUITE = (
+    "\nsuite: tiny\n"
+    + SMALL
+    + f"""\
 data:
   dataset: {{use: rgbd_folder, root: FRAMES}}
   image_size: [28, 28]
@@ -59,6 +49,7 @@ seeds: [0]
 baselines: [bilinear_mlp]
 report: {{primary: {{metric: absrel, k: 8}}}}
 """
+)
 
 Point = tuple[str, int]
 """What fails, and at which operation, counted from 1."""
@@ -307,7 +298,7 @@ class Campaign:
         self.folder = folder
         self.suite = folder / "tiny.yaml"
         self._number = 0
-        _write_frames(folder / "frames")
+        write_frames(folder / "frames", count=15)
         self.suite.write_text(SUITE.replace("FRAMES", str(folder / "frames")), encoding="utf-8")
         self._server = subprocess.Popen(
             [sys.executable, __file__, str(self.suite), str(folder / "runs-warm")],
@@ -403,17 +394,6 @@ class Campaign:
             return f"left behind: {left}"
         repeated = len(steps(root)) - 2 * STEPS  # two models train
         return f"{repeated} steps were taken twice" if repeated > (INTERVAL if taken else 0) else ""
-
-
-def _write_frames(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    for kind in ("rgb", "depth"):
-        (folder / kind).mkdir(parents=True)
-    for i in range(15):
-        depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)) * rng.uniform(0.7, 1.3)
-        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
-        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(folder / "rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm.astype(np.uint16)).save(folder / "depth" / f"{i:03d}.png")
 
 
 def environment() -> dict[str, str]:

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from tiny import SMALL, V13, write_frames
 
 from spd_bench import files, session, train
 from spd_bench.errors import BusyError
@@ -22,19 +21,10 @@ from spd_bench.watch import Watch, read_crumb
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 PATIENCE_S = 600
-SUITE = """
-suite: shared
-base:
-  name: v13
-  encoder: patch_descriptors
-  neck: pyramid
-  b1: local_tokens
-  b2: local_cross_attention
-  b3: global_cross_attention
-  routing: {{use: topk_attention, r: 2}}
-  b4: deformable_read
-  b5: fused_cross_attention
-  depth_head: calibrated_inverse
+SUITE = (
+    "\nsuite: shared\n"
+    + V13
+    + """\
 data:
   dataset: {{use: rgbd_folder, root: {root}}}
   image_size: [56, 56]
@@ -46,6 +36,7 @@ axes: {{}}
 baselines: [constant, bilinear_mlp]
 report: {{primary: {{metric: absrel, k: 8}}, family: []}}
 """
+)
 
 
 @contextmanager
@@ -122,12 +113,7 @@ def test_a_refused_suite_leaves_no_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
-    depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)).astype(np.uint16)
-    for folder in ("rgb", "depth"):
-        (tmp_path / "frames" / folder).mkdir(parents=True)
-    for i in range(20):
-        Image.fromarray(np.full((24, 32, 3), 10 * i, np.uint8)).save(tmp_path / "frames/rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm + 50 * i).save(tmp_path / "frames/depth" / f"{i:03d}.png")
+    write_frames(tmp_path / "frames")
     path = tmp_path / "shared.yaml"
     path.write_text(SUITE.format(root=tmp_path / "frames"), encoding="utf-8")
     return path
@@ -193,15 +179,7 @@ def shared(suite: Path) -> Path:
     text = (
         suite.read_text().replace("seeds: [0]", f"seeds: [{seeds}]").replace("constant, bilinear_mlp", "bilinear_mlp")
     )
-    text = text.replace("data:\n", "data:\n  cache: disk\n").replace("steps: 2", "steps: 6")
-    for slot, small in {
-        "neck": "last_layer",
-        "b3": "skip",
-        "routing": "none",
-        "b4": "skip",
-        "b5": "mean_tokens",
-    }.items():
-        text = re.sub(f"  {slot}: .*", f"  {slot}: {small}", text)
+    text = text.replace("data:\n", "data:\n  cache: disk\n").replace("steps: 2", "steps: 6").replace(V13, SMALL)
     suite.write_text(text, encoding="utf-8")
     (suite.parent / "site").mkdir()
     (suite.parent / "site/sitecustomize.py").write_text(SITE)
@@ -263,11 +241,11 @@ def test_four_processes_train_every_job_once(shared: Path) -> None:
     assert_complete(shared)
     # a process says of a job that it found done that it was
     done = re.findall(r"^\[\d+/\d+\] (\S+ seed \d+): absrel@8 [\d.]+  ", said, re.MULTILINE)
-    assert sorted(done) == sorted(f"{name} seed {i}" for name in ("v13", "bilinear_mlp") for i in range(JOBS // 2)), (
+    assert sorted(done) == sorted(f"{name} seed {i}" for name in ("small", "bilinear_mlp") for i in range(JOBS // 2)), (
         said
     )
     assert said.count("helping process") == 3
-    assert sum("v13" in told(shared, number, "out") for number in range(4)) == 1  # the leader's table
+    assert sum("small" in told(shared, number, "out") for number in range(4)) == 1  # the leader's table
 
 
 @pytest.mark.slow

@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny import SMALL, write_frames
 
 from spd_bench import compose, costs, disk, files, packing, session, train
 from spd_bench.report import figures
@@ -37,19 +36,10 @@ FEW = 4
 """Changes of folders that are in doubt at once, up to which every choice among them is made."""
 STEPS, INTERVAL = 6, 2
 """Training steps of a model, and after how many it is validated and saved."""
-SUITE = f"""
-suite: tiny
-base:
-  name: small
-  encoder: patch_descriptors
-  neck: last_layer
-  b1: local_tokens
-  b2: {{use: local_cross_attention, layers: 1}}
-  b3: skip
-  routing: none
-  b4: skip
-  b5: mean_tokens
-  depth_head: calibrated_inverse
+SUITE = (
+    "\nsuite: tiny\n"
+    + SMALL
+    + f"""\
 data:
   dataset: {{use: rgbd_folder, root: FRAMES}}
   image_size: [28, 28]
@@ -61,6 +51,7 @@ seeds: [0]
 baselines: [bilinear_mlp]
 report: {{primary: {{metric: absrel, k: 8}}}}
 """
+)
 
 Tree = dict[str, bytes | None]
 """What lies below a root: a file's bytes, None for a folder, each by its path."""
@@ -380,7 +371,7 @@ class Campaign:
         self.folder = folder
         self.suite = folder / "tiny.yaml"
         self._number = 0
-        _write_frames(folder / "frames")
+        write_frames(folder / "frames", count=15)
         self.suite.write_text(SUITE.replace("FRAMES", str(folder / "frames")), encoding="utf-8")
         self.root = folder / "undisturbed"
         with recorded(self.root) as self.log:
@@ -416,17 +407,6 @@ class Campaign:
             if TAKEN.count(run) != left.get(run, STEPS):
                 return f"{TAKEN.count(run)} steps of {run.name} were taken, {left.get(run, STEPS)} were left", log
         return "", log
-
-
-def _write_frames(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    for kind in ("rgb", "depth"):
-        (folder / kind).mkdir(parents=True)
-    for i in range(15):
-        depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)) * rng.uniform(0.7, 1.3)
-        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
-        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(folder / "rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm.astype(np.uint16)).save(folder / "depth" / f"{i:03d}.png")
 
 
 def steps_of(run: Path) -> int:

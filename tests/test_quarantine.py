@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny import SMALL, write_frames
 
 from spd_baselines.bilinear_mlp import BilinearMLP
 from spd_baselines.constant import Constant
@@ -18,19 +17,10 @@ from spd_bench.registry import PluginError
 from spd_bench.report.collect import collect
 from spd_bench.watch import Watch
 
-SUITE = """
-suite: tiny
-base:
-  name: small
-  encoder: patch_descriptors
-  neck: last_layer
-  b1: local_tokens
-  b2: {{use: local_cross_attention, layers: 1}}
-  b3: skip
-  routing: none
-  b4: skip
-  b5: mean_tokens
-  depth_head: calibrated_inverse
+SUITE = (
+    "\nsuite: tiny\n"
+    + SMALL
+    + """\
 data:
   dataset: {{use: rgbd_folder, root: {root}}}
   image_size: [28, 28]
@@ -42,17 +32,13 @@ axes: {{}}
 baselines: [constant, bilinear_mlp]
 report: {{primary: {{metric: absrel, k: 8}}, family: []}}
 """
+)
 
 
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A suite of two models and a constant on twenty frames of 24×32."""
-    depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)).astype(np.uint16)
-    for folder in ("rgb", "depth"):
-        (tmp_path / "frames" / folder).mkdir(parents=True)
-    for i in range(20):
-        Image.fromarray(np.full((24, 32, 3), 10 * i, np.uint8)).save(tmp_path / "frames/rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm + 50 * i).save(tmp_path / "frames/depth" / f"{i:03d}.png")
+    write_frames(tmp_path / "frames")
     path = tmp_path / "tiny.yaml"
     path.write_text(SUITE.format(root=tmp_path / "frames"), encoding="utf-8")
     monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act, *event: None)

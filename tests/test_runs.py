@@ -11,6 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from tiny import V13, write_frames
 
 from spd_bench import plan, session, train
 from spd_bench.cli import main
@@ -19,19 +20,10 @@ from spd_bench.report.collect import collect
 from spd_bench.runs import Outcome, Runner
 from spd_components.encoder_patch_descriptors import PatchDescriptors
 
-SUITE = """
-suite: tiny
-base:
-  name: v13
-  encoder: patch_descriptors
-  neck: pyramid
-  b1: local_tokens
-  b2: local_cross_attention
-  b3: global_cross_attention
-  routing: {{use: topk_attention, r: 2}}
-  b4: deformable_read
-  b5: fused_cross_attention
-  depth_head: calibrated_inverse
+SUITE = (
+    "\nsuite: tiny\n"
+    + V13
+    + """\
 data:
   dataset: {{use: rgbd_folder, root: {root}}}
   image_size: [56, 56]
@@ -43,21 +35,13 @@ axes: {{leave_one_out: [b3]}}
 baselines: [constant]
 report: {{primary: {{metric: absrel, k: 8}}}}
 """
+)
 
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty RGB-D frames of 48×64: brightness falls with depth, which rises to the right."""
-    root = tmp_path_factory.mktemp("frames")
-    rng = np.random.default_rng(0)
-    for folder in ("rgb", "depth"):
-        (root / folder).mkdir()
-    for i in range(20):
-        depth_mm = np.tile(np.linspace(1000, 4000, 64), (48, 1)) * rng.uniform(0.7, 1.3)
-        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
-        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(root / "rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm.astype(np.uint16)).save(root / "depth" / f"{i:03d}.png")
-    return root
+    return write_frames(tmp_path_factory.mktemp("frames"), height=48, width=64)
 
 
 @pytest.fixture
@@ -329,7 +313,7 @@ def test_a_chain_that_reads_what_nothing_writes_is_placed(
         main()
     told = capsys.readouterr().err
     assert end.value.code == 2
-    line = next(i for i, row in enumerate(suite.read_text(encoding="utf-8").splitlines(), 1) if "routing:" in row)
+    line = next(i for i, row in enumerate(suite.read_text(encoding="utf-8").splitlines(), 1) if "topk_attention" in row)
     assert f"tiny.yaml:{line}:" in told
     assert "topk_attention" in told
     assert "global_cross_attention" in told  # what would write it

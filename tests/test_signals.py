@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny import V13, write_frames
 
 from spd_bench import plan, session
 from spd_bench.errors import ConfigError, Stopped
@@ -26,19 +25,10 @@ from spd_bench.report.comparison import caption
 from spd_bench.runs import Runner
 from spd_bench.watch import Watch, read_crumb
 
-SUITE = """
-suite: tiny
-base:
-  name: v13
-  encoder: patch_descriptors
-  neck: pyramid
-  b1: local_tokens
-  b2: local_cross_attention
-  b3: global_cross_attention
-  routing: {{use: topk_attention, r: 2}}
-  b4: deformable_read
-  b5: fused_cross_attention
-  depth_head: calibrated_inverse
+SUITE = (
+    "\nsuite: tiny\n"
+    + V13
+    + """\
 data:
   dataset: {{use: rgbd_folder, root: {root}}}
   image_size: [56, 56]
@@ -50,21 +40,13 @@ axes: {{}}
 baselines: {baselines}
 report: {{primary: {{metric: absrel, k: 8}}, family: []}}
 """
+)
 
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty RGB-D frames of 24×32 whose depth rises to the right."""
-    root = tmp_path_factory.mktemp("frames")
-    rng = np.random.default_rng(0)
-    for folder in ("rgb", "depth"):
-        (root / folder).mkdir()
-    for i in range(20):
-        depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)) * rng.uniform(0.7, 1.3)
-        bright = (255 * 1000 / depth_mm).clip(0, 255).astype(np.uint8)
-        Image.fromarray(np.repeat(bright[..., None], 3, axis=2)).save(root / "rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm.astype(np.uint16)).save(root / "depth" / f"{i:03d}.png")
-    return root
+    return write_frames(tmp_path_factory.mktemp("frames"))
 
 
 def write_suite(path: Path, frames: Path, *, steps: int = 4, baselines: str = "[]", augmented: str = "false") -> Path:

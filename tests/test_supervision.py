@@ -14,10 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny import V13, write_frames
 
 from spd_bench import supervise
 from spd_bench.errors import ConfigError, ResourceError, SpdError, WorkerBug, shortage
@@ -327,19 +326,10 @@ SOME_BAD = [
 ]
 STALL_S = 30
 
-SUITE = """
-suite: bad
-base:
-  name: v13
-  encoder: patch_descriptors
-  neck: pyramid
-  b1: local_tokens
-  b2: local_cross_attention
-  b3: global_cross_attention
-  routing: {{use: topk_attention, r: 2}}
-  b4: deformable_read
-  b5: fused_cross_attention
-  depth_head: calibrated_inverse
+SUITE = (
+    "\nsuite: bad\n"
+    + V13
+    + """\
 data:
   dataset: {{use: rgbd_folder, root: {root}}}
   image_size: [56, 56]
@@ -351,16 +341,7 @@ axes: {{}}
 baselines: [CONSTANT]
 report: {{primary: {{metric: absrel, k: 8}}, family: []}}
 """
-
-
-def write_frames(root: Path) -> None:
-    """Twenty frames of 24×32 whose depth rises to the right."""
-    depth_mm = np.tile(np.linspace(1000, 4000, 32), (24, 1)).astype(np.uint16)
-    for folder in ("rgb", "depth"):
-        (root / folder).mkdir(parents=True)
-    for i in range(20):
-        Image.fromarray(np.full((24, 32, 3), 10 * i, np.uint8)).save(root / "rgb" / f"{i:03d}.png")
-        Image.fromarray(depth_mm + 50 * i).save(root / "depth" / f"{i:03d}.png")
+)
 
 
 def write_plugins(site: Path, bad: list[tuple[str, str]]) -> None:
