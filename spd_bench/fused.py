@@ -1,7 +1,7 @@
 """Fused forms of what stock operators do in several passes over memory, for inference on a CPU.
 
-`fused.cpp` is compiled once for this machine by its own C++ compiler, into the user's cache, with the forms that have
-gradients behind it (`fused_training`). The functions here compute what their stock forms do, to rounding, and only
+`kernels/` is compiled once for this machine by its own C++ compiler, into the user's cache, together with the forms that
+have gradients (`fused_training`). The functions here compute what their stock forms do, to rounding, and only
 where `ready` says so: without gradients or autocast, on a CPU, in float32 or float64. Elsewhere, without a compiler, or
 with SPD_BENCH_FUSED=0, the stock forms run; `description` says which, and stands with every timing and every run.
 `gelu` and `standardise` choose themselves, for the others the caller asks `ready` (and `unchanged`) and keeps the stock
@@ -33,9 +33,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SOURCE = Path(__file__).with_suffix(".cpp")
-TRAINING = SOURCE.with_name("fused_training.cpp")
-"""What is compiled: the kernels of training, behind those of inference."""
+KERNELS = Path(__file__).with_name("kernels")
+WHOLE = KERNELS / "training.cpp"
+"""What is compiled: the kernels of training, which include those of inference."""
 FLAGS = ("-std=c++17", "-O3", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-w", "-shared", "-fPIC")
 FOR_THIS_MACHINE = ("-march=native", "-mcpu=native")
 """What compilers call it; the first that one takes is used."""
@@ -335,7 +335,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     try:
         return ctypes.CDLL(str(_built(compiler))), "fused kernels (float32 or float64 on a CPU)"
     except subprocess.SubprocessError:
-        return None, f"stock operators ({Path(compiler[0]).name} does not compile {SOURCE.name})"
+        return None, f"stock operators ({Path(compiler[0]).name} does not compile the kernels)"
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         return None, f"stock operators (the compiled kernels cannot be kept or loaded: {error})"
 
@@ -350,10 +350,9 @@ def _compiler() -> list[str] | None:
 
 
 def _built(compiler: Sequence[str]) -> Path:
-    """The library in the user's cache, compiled if this source on this processor has not been yet."""
+    """The library in the user's cache, compiled if these sources on this processor have not been yet."""
     about = [
-        SOURCE.read_bytes(),
-        TRAINING.read_bytes(),
+        *(path.read_bytes() for path in sorted(KERNELS.iterdir())),
         *(" ".join(words).encode() for words in (FLAGS, compiler)),
         _processor().encode(),
     ]
@@ -371,7 +370,7 @@ def _built(compiler: Sequence[str]) -> Path:
 
 def _compile(compiler: Sequence[str], to: Path) -> None:
     for native in FOR_THIS_MACHINE:
-        command = [*compiler, *FLAGS, native, str(TRAINING), "-o", str(to)]
+        command = [*compiler, *FLAGS, native, str(WHOLE), "-o", str(to)]
         done = subprocess.run(command, check=False, capture_output=True, timeout=300)  # noqa: S603
         if done.returncode == 0:
             return

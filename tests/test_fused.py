@@ -575,7 +575,7 @@ def test_the_switch_is_named() -> None:
 
 def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
     broken = compiler(tmp_path, "exit 1")
-    assert told(CXX=broken, XDG_CACHE_HOME=str(tmp_path)) == "stock operators (c++ does not compile fused.cpp)"
+    assert told(CXX=broken, XDG_CACHE_HOME=str(tmp_path)) == "stock operators (c++ does not compile the kernels)"
     assert list((tmp_path / "spd-bench").iterdir()) == []  # nothing half made is left
 
 

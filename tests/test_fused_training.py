@@ -6,6 +6,7 @@ fail the comparison.
 
 import ctypes
 import re
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -428,14 +429,14 @@ WRONG = {
 def wrong_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The library with every term of WRONG left out."""
     folder = tmp_path_factory.mktemp("wrong")
-    (folder / fused.SOURCE.name).write_bytes(fused.SOURCE.read_bytes())
-    source = fused.TRAINING.read_text(encoding="utf-8")
+    shutil.copytree(fused.KERNELS, folder, dirs_exist_ok=True)
+    source = fused.WHOLE.read_text(encoding="utf-8")
     for right, wrong in WRONG.values():
         source, changed = re.subn(right, wrong, source)
         assert changed == 1, right
-    (folder / fused.TRAINING.name).write_text(source, encoding="utf-8")
+    (folder / fused.WHOLE.name).write_text(source, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "TRAINING", folder / fused.TRAINING.name)
+        patch.setattr(fused, "WHOLE", folder / fused.WHOLE.name)
         words = fused._compiler()
         assert words is not None
         fused._compile(words, folder / "wrong.so")

@@ -3,7 +3,7 @@
 //
 // Every item writes what is its own, in an order of its own, so that gradients do not depend on threads.
 
-#include "fused.cpp"
+#include "inference.cpp"
 
 namespace {
 

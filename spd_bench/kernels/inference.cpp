@@ -1,0 +1,84 @@
+// Fused forms of what stock operators do in several passes over memory, for inference on a CPU (../fused.py).
+//
+// Each kernel works on the items [first, last) of its outermost dimension, so that threads may share a call, and
+// exists for float and double: in double it is compared with the stock form to 1e-12. Arrays are dense and row-major
+// where no stride is given.
+
+#include "anchors.h"
+#include "layers.h"
+#include "levels.h"
+#include "tokens.h"
+
+#define EXPORT(T, NAME)                                                                                               \
+    extern "C" {                                                                                                      \
+    void gelu_##NAME(int64_t first, int64_t last, int64_t size, T* values) {                                          \
+        gelu_in_place(first, last, size, values);                                                                     \
+    }                                                                                                                 \
+    void standardise_##NAME(int64_t first, int64_t last, const T* rows, const T* plus, T* out) {                      \
+        standardise(first, last, rows, plus, out);                                                                    \
+    }                                                                                                                 \
+    void largest_##NAME(int64_t first, int64_t last, int64_t sites, int64_t wanted, const T* weight, int64_t* out) {  \
+        largest(first, last, sites, wanted, weight, out);                                                             \
+    }                                                                                                                 \
+    void enlarged_norm_##NAME(int64_t first, int64_t last, int64_t channels, int64_t height, int64_t width,           \
+                              int64_t factor, int64_t pad, const T* coarse, const T* plus, const T* weight,          \
+                              const T* bias, T* out) {                                                                \
+        const auto of = channels == FINE  ? enlarged_norm<T, FINE>                                                    \
+                        : channels == LOW ? enlarged_norm<T, LOW>                                                     \
+                                          : enlarged_norm<T, CORE>;                                                   \
+        of(first, last, height, width, factor, pad, coarse, plus, weight, bias, out);                                 \
+    }                                                                                                                 \
+    void enlarged_spread_##NAME(int64_t first, int64_t last, int64_t channels, int64_t height, int64_t width,         \
+                                int64_t factor, const T* coarse, const T* plus, T* out) {                             \
+        const auto of = channels == FINE  ? enlarged_spread<T, FINE>                                                  \
+                        : channels == LOW ? enlarged_spread<T, LOW>                                                   \
+                                          : enlarged_spread<T, CORE>;                                                 \
+        of(first, last, height, width, factor, coarse, plus, out);                                                    \
+    }                                                                                                                 \
+    void enlarged_product_##NAME(int64_t first, int64_t last, int64_t height, int64_t width, int64_t factor,          \
+                                 int64_t pad, const T* coarse, const T* plus, const T* scale, const T* shift,         \
+                                 T* out) {                                                                            \
+        enlarged_product(first, last, height, width, factor, pad, coarse, plus, scale, shift, out);                   \
+    }                                                                                                                 \
+    void neighbourhood_##NAME(int64_t first, int64_t last, int64_t side, const T* rows, int64_t rows_per_map,         \
+                              int64_t items_per_map, int64_t channels, int64_t width, int64_t height, int64_t pad,    \
+                              const T* xy, const T* plus, T* out, int64_t out_stride) {                               \
+        const auto of = side == 5 ? neighbourhood<T, 5> : side == 3 ? neighbourhood<T, 3> : neighbourhood<T, 1>;      \
+        of(first, last, rows, rows_per_map, items_per_map, channels, width, height, pad, xy, plus, out, out_stride);  \
+    }                                                                                                                 \
+    void gelu_tokens_##NAME(int64_t first, int64_t last, int64_t tokens, const T* x, int64_t shared,                  \
+                            const T* shared_shift, const T* own_shift, const T* plus, T* out, int64_t out_stride) {   \
+        gelu_tokens(first, last, tokens, x, shared, shared_shift, own_shift, plus, out, out_stride);                  \
+    }                                                                                                                 \
+    void condition_##NAME(int64_t first, int64_t last, int64_t anchors, int64_t queries_per_image, int64_t sites,     \
+                          int64_t freq, const int64_t* site, const T* of_query, const T* of_site,                     \
+                          const T* query_code, const T* site_code, const T* weight, const T* norm_weight,             \
+                          const T* norm_bias, T* out) {                                                               \
+        condition(first, last, anchors, queries_per_image, sites, freq, site, of_query, of_site, query_code,          \
+                  site_code, weight, norm_weight, norm_bias, out);                                                    \
+    }                                                                                                                 \
+    void levels_read_##NAME(int64_t first, int64_t last, int64_t samples, const T* const* rows,                       \
+                            const int64_t* rows_per_map, int64_t items_per_image, const T* level,                     \
+                            const int32_t* places, const int64_t* site, const T* site_xy, const T* dx, const T* dy,   \
+                            int64_t item_step, int64_t step, const T* score, int64_t score_step, T* out) {            \
+        levels_read(first, last, samples, rows, rows_per_map, items_per_image, level, places, site, site_xy, dx, dy,  \
+                    item_step, step, score, score_step, out);                                                         \
+    }                                                                                                                 \
+    void token_layer_##NAME(int64_t, int64_t items, int64_t parts, const T* const* tokens, const int64_t* count,      \
+                            int64_t hidden, const Layer<T>* layer, const T* key, const T* value, const T* shift,      \
+                            const T* h, T* out) {                                                                     \
+        token_layer(items, parts, tokens, count, hidden, *layer, key, value, shift, h, out);                          \
+    }                                                                                                                 \
+    void site_layer_##NAME(int64_t, int64_t items, int64_t items_per_image, int64_t sites, int64_t hidden,            \
+                           const Layer<T>* layer, const T* added_query, const T* key, const T* value, const T* h,     \
+                           T* out, T* weights) {                                                                      \
+        site_layer(items, items_per_image, sites, hidden, *layer, added_query, key, value, h, out, weights);          \
+    }                                                                                                                 \
+    void attend_##NAME(int64_t first, int64_t last, int64_t items, int64_t parts, const T* const* tokens,             \
+                       const int64_t* count, const T* query, T* out) {                                                \
+        attend(first, last, items, parts, tokens, count, query, out);                                                 \
+    }                                                                                                                 \
+    }
+
+EXPORT(float, float32)
+EXPORT(double, float64)

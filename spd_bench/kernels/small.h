@@ -1,0 +1,60 @@
+// Kernels that several blocks share: GELU, LayerNorm without its affine part, the largest of many.
+
+#pragma once
+
+#include "vectors.h"
+
+namespace {
+
+template <class T>
+void gelu_in_place(int64_t first, int64_t last, int64_t size, T* values) {
+    using W = Wide<T>;
+    T* const end = values + last * size;
+    T* at = values + first * size;
+    for (; at + W::lanes <= end; at += W::lanes) W::store(at, gelu<T>(W::load(at)));
+    if (at < end) {
+        T rest[W::lanes] = {};
+        std::copy(at, end, rest);
+        W::store(rest, gelu<T>(W::load(rest)));
+        std::copy(rest, rest + (end - at), at);
+    }
+}
+
+template <class T>
+void standardise(int64_t first, int64_t last, const T* rows, const T* plus, T* out) {
+    for (int64_t item = first; item < last; ++item) {
+        Row<T> row = Row<T>::load(rows + item * CORE);
+        if (plus) row.add(plus);
+        row.standardise();
+        row.store(out + item * CORE);
+    }
+}
+
+// The R largest of each item's S weights, largest first, of equal ones the first; NaN counts as the largest.
+template <class T>
+void largest(int64_t first, int64_t last, int64_t sites, int64_t wanted, const T* weight, int64_t* out) {
+    using Bits = typename Of<T>::Bits;
+    struct Ranked {
+        Bits weight;
+        int64_t site;
+    };
+    constexpr Bits sign = Bits(1) << (8 * sizeof(T) - 1);
+    const auto before = [](const Ranked& a, const Ranked& b) {
+        return a.weight > b.weight || (a.weight == b.weight && a.site < b.site);
+    };
+    std::vector<Ranked> ranked(sites);
+    for (int64_t item = first; item < last; ++item) {
+        for (int64_t s = 0; s < sites; ++s) {
+            const T value = weight[item * sites + s] + T(0);  // makes -0 the same as 0
+            Bits bits;
+            std::memcpy(&bits, &value, sizeof bits);
+            // as whole numbers these bits are in the order of the values
+            ranked[s] = {value != value ? ~Bits(0) : bits & sign ? ~bits : bits | sign, s};
+        }
+        std::nth_element(ranked.begin(), ranked.begin() + (wanted - 1), ranked.end(), before);
+        std::sort(ranked.begin(), ranked.begin() + wanted, before);
+        for (int64_t r = 0; r < wanted; ++r) out[item * wanted + r] = ranked[r].site;
+    }
+}
+
+}  // namespace
