@@ -1,7 +1,7 @@
 """Fused forms of what stock operators do in several passes over memory, for inference on a CPU.
 
-`kernels/` is compiled once for this machine by its own C++ compiler, into the user's cache, together with the forms that
-have gradients (`fused_training`). The functions here compute what their stock forms do, to rounding, and only
+`kernels/` is compiled once for this machine by its own C++ compiler, into the user's cache, with the forms that have
+gradients behind it (`fused_training`). The functions here compute what their stock forms do, to rounding, and only
 where `ready` says so: without gradients or autocast, on a CPU, in float32 or float64. Elsewhere, without a compiler, or
 with SPD_BENCH_FUSED=0, the stock forms run; `description` says which, and stands with every timing and every run.
 `gelu` and `standardise` choose themselves, for the others the caller asks `ready` (and `unchanged`) and keeps the stock
@@ -47,9 +47,9 @@ SIDES = (1, 3, 5)
 ENLARGED = (64, 128, CORE)
 """Channels of levels that are enlarged, likewise."""
 LANES = 16
-"""Channels of a table come in multiples of it."""
-FEW = 4
-"""Queries up to which a whole attention layer is one call: that many cost little more than reading its weights."""
+"""Channels of a table come in multiples of it; so many numbers are read together at the most."""
+PANEL = 2 * LANES
+"""Columns of a product come in multiples of it."""
 SWITCH = "SPD_BENCH_FUSED"
 AT_LEAST = 32
 """Items that a thread should have to be worth its start."""
@@ -164,90 +164,180 @@ class MapSize(NamedTuple):
     pad: int
 
 
-def neighbourhood(
-    rows_NC: Tensor, of: MapSize, *, xy_lvl_BK2: Tensor, side: int, plus_TC: Tensor | None, out_BKTC: Tensor
-) -> None:
-    """`geometry.Table.read_neighbourhood`; with a row to add to each place, of D channels, standardised after that.
-
-    `out_BKTC` may be a part of each query's rows.
-    """
+def neighbourhood(rows_NC: Tensor, of: MapSize, *, xy_lvl_BK2: Tensor, side: int) -> Tensor:
+    """`geometry.Table.read_neighbourhood`: [B, K, side², C]."""
     batch, count, _ = xy_lvl_BK2.shape
-    plus_TC = None if plus_TC is None else plus_TC.contiguous()
+    out_BKTC = rows_NC.new_empty(batch, count, side * side, rows_NC.shape[1])
     sizes = of.rows_per_map, count, rows_NC.shape[1], of.width, of.height, of.pad
-    given = side, rows_NC, *sizes, xy_lvl_BK2.contiguous(), plus_TC, out_BKTC, out_BKTC.stride(1)
-    _run("neighbourhood", rows_NC, batch * count, *given)
+    _run("neighbourhood", rows_NC, batch * count, side, rows_NC, *sizes, xy_lvl_BK2.contiguous(), out_BKTC)
+    return out_BKTC
 
 
-def gelu_tokens(x_BKTD: Tensor, shifts: Sequence[Tensor], plus_TD: Tensor, out_BKTD: Tensor) -> None:
-    """GELU(x + shift) + plus, standardised, into a part of each query's rows.
+class LocalWeights:
+    """What is learned of the seed and of the local tokens (§6.1), as `local_tokens` takes it.
 
-    shifts: of the first tokens, the same for all queries [T, D]; if that is not all of them, of the others
-    [B, K, T, D].
+    side: of L1's neighbourhood. freq: of the codes of positions and of offsets. reach: of a learned offset, in cells;
+    offset: its layer, None without any. cell_shift_TD: W_loc's part on φ of the neighbourhood's cells, with the bias.
+    embedding_TD: what is added to each token.
     """
-    batch, count, tokens, _ = x_BKTD.shape
-    x_BKTD, plus_TD, shared_TD, *own = (tensor.contiguous() for tensor in (x_BKTD, plus_TD, *shifts))
-    given = tokens, x_BKTD, len(shared_TD), shared_TD, own[0] if own else None, plus_TD, out_BKTD, out_BKTD.stride(1)
-    _run("gelu_tokens", x_BKTD, batch * count, *given)
+
+    def __init__(
+        self,
+        *,
+        side: int,
+        centre_is_token: bool,
+        freq: tuple[int, int],
+        reach: float,
+        seed: nn.Linear,
+        offset: nn.Linear | None,
+        local: nn.Linear,
+        cell_shift_TD: Tensor,
+        embedding_TD: Tensor,
+    ) -> None:
+        on_feature, on_code = local.weight.split([seed.in_features - 4 * freq[0], 4 * freq[1]], dim=1)
+        learned = 0 if offset is None else offset.out_features // 2
+        more = -2 * learned % PANEL
+        # without learned offsets something that is not read
+        chosen = (
+            [on_code, on_code]
+            if offset is None
+            else [F.pad(offset.weight.t(), (0, more)), F.pad(offset.bias, (0, more))]
+        )
+        given = [
+            seed.weight.t(),
+            seed.bias,
+            *chosen,
+            on_feature.t(),
+            on_code.t(),
+            local.bias,
+            cell_shift_TD,
+            embedding_TD,
+        ]
+        self.reach, self.shape = reach, embedding_TD.shape
+        self.tensors = [tensor.contiguous() for tensor in given]
+        self.pointers = _pointers(self.tensors)
+        self.counts = _whole([side, learned, centre_is_token, *freq, 2 * learned + more])
 
 
-def condition(
-    site_BKR: Tensor,
-    of_query_BKD: Tensor,
-    of_site_BSD: Tensor,
-    query_code_BKP: Tensor,
-    site_code_SP: Tensor,
-    on_code_PD: Tensor,
-    norm: nn.LayerNorm,
-) -> Tensor:
-    """LN(GELU(of_query + of_site[site] + W φ(p − q))) of every anchor, φ from the codes of p and q: [B, K, R, D]."""
-    batch, count, anchors = site_BKR.shape
-    out_BKRD = of_query_BKD.new_empty(batch, count, anchors, CORE)
-    sizes = anchors, count, of_site_BSD.shape[1], site_code_SP.shape[1] // 4
-    given = (site_BKR, of_query_BKD, of_site_BSD, query_code_BKP, site_code_SP, on_code_PD, norm.weight, norm.bias)
-    _run("condition", of_query_BKD, batch * count, *sizes, *(tensor.contiguous() for tensor in given), out_BKRD)
+class Around(NamedTuple):
+    """A map, how many of its cells along a side are read around a query, and cells per image along x and y."""
+
+    rows_NC: Tensor
+    of: MapSize
+    side: int
+    cells: tuple[float, float]
+
+
+def local_tokens(xy_BK2: Tensor, maps: Sequence[Around], weights: LocalWeights) -> tuple[Tensor, Tensor]:
+    """The seed of every query [B, K, D], and its tokens of all levels, standardised [B, K, T, D]; L1 comes first."""
+    batch, count, _ = xy_BK2.shape
+    seed_BKD = xy_BK2.new_empty(batch, count, CORE)
+    out_BKTD = xy_BK2.new_empty(batch, count, *weights.shape)
+    numbers = [n for m in maps for n in (m.of.rows_per_map, m.rows_NC.shape[1], m.of.width, m.of.height, m.of.pad)]
+    scale = torch.tensor([*(cells for m in maps for cells in m.cells), weights.reach], dtype=xy_BK2.dtype)
+    levels = len(maps), _pointers([m.rows_NC for m in maps]), _whole(numbers), _whole([m.side for m in maps]), scale
+    given = count, xy_BK2.contiguous(), *levels, weights.counts, weights.pointers
+    _run("local_tokens", xy_BK2, batch * count, *given, seed_BKD, out_BKTD)
+    return seed_BKD, out_BKTD
+
+
+class Conditioning(NamedTuple):
+    """What LN(GELU(of_query + of_site[site] + W φ(p − q))) of anchors is made of, φ from the codes of p and q."""
+
+    site_BKR: Tensor
+    of_query_BKD: Tensor
+    of_site_BSD: Tensor
+    query_code_BKP: Tensor
+    site_code_SP: Tensor
+    on_code_PD: Tensor
+    norm_weight_D: Tensor
+    norm_bias_D: Tensor
+
+    def given(self) -> list[int | Tensor]:
+        """As kernels take it."""
+        _, count, anchors = self.site_BKR.shape
+        sizes = anchors, count, self.of_site_BSD.shape[1], self.site_code_SP.shape[1] // 4
+        return [*sizes, *(tensor.contiguous() for tensor in self)]
+
+    def new(self) -> Tensor:
+        """Room for D channels of every anchor: [B, K, R, D]."""
+        return self.of_query_BKD.new_empty(*self.site_BKR.shape, CORE)
+
+
+def condition(of: Conditioning) -> Tensor:
+    """What it says, of every anchor: [B, K, R, D]."""
+    out_BKRD = of.new()
+    _run("condition", out_BKRD, of.site_BKR.numel(), *of.given(), out_BKRD)
+    return out_BKRD
+
+
+class ReadWeights(NamedTuple):
+    """What is learned of a deformable read, as `evidence` takes it.
+
+    joint_DJ, bias_J: W^Δ along x, then along y, and W^a as one product; W^a alone where `fixed` are the offsets, along
+    x and then y. out_DD: W_O, transposed. plus_D: what is added behind it.
+    """
+
+    joint_DJ: Tensor
+    bias_J: Tensor
+    fixed: Tensor | None
+    out_DD: Tensor
+    plus_D: Tensor
+
+    @classmethod
+    def of(
+        cls, joint: Sequence[tuple[Tensor, Tensor]], fixed: Sequence[Tensor], out: nn.Linear, added_D: Tensor
+    ) -> "ReadWeights":
+        """Of weights [J, D] and biases [J] one below the other, and of the offsets that they do not give."""
+        weight_JD, bias_J = (torch.cat(part) for part in zip(*joint, strict=True))
+        count = len(bias_J)
+        columns = -(-count // PANEL) * PANEL
+        joint_DJ, padded_J = weight_JD.new_zeros(CORE, columns), bias_J.new_zeros(columns)
+        joint_DJ[:, :count], padded_J[:count] = weight_JD.t(), bias_J
+        # kernels read whole vectors
+        constant = torch.cat([*fixed, bias_J.new_zeros(LANES)]) if fixed else None
+        return cls(joint_DJ, padded_J, constant, out.weight.t().contiguous(), out.bias + added_D)
+
+
+class Samples(NamedTuple):
+    """Of each sample of a head, the same for every head, what a read must know (`geometry.Stack.samples`).
+
+    maps: the rows [N, D] that it reads, and how many of them an image has. level_4S: cells per image along x and y, and
+    the largest x and y. places_3S, int32: row stride, row of the first cell, and the last row that a read may begin at.
+    """
+
+    maps: Sequence[tuple[Tensor, int]]
+    level_4S: Tensor
+    places_3S: Tensor
+
+    def given(self) -> "tuple[int | Tensor | ctypes.Array[Any], ...]":
+        """As kernels take it."""
+        rows, per_image = _pointers([rows_ND for rows_ND, _ in self.maps]), _whole([count for _, count in self.maps])
+        return len(self.maps), rows, per_image, self.level_4S.contiguous(), self.places_3S.contiguous()
+
+
+def evidence(of: Conditioning, weights: ReadWeights, samples: Samples, site_xy_S2: Tensor) -> Tensor:
+    """What every anchor's read finds, W_O Σ + plus, standardised: [B, K, R, D]."""
+    out_BKRD, joint_DJ = of.new(), weights.joint_DJ
+    learned = joint_DJ.shape[1], joint_DJ, weights.bias_J, weights.fixed, weights.out_DD, weights.plus_D
+    given = *samples.given(), site_xy_S2.contiguous(), out_BKRD
+    _run("evidence", out_BKRD, of.site_BKR.numel(), *of.given(), *learned, *given)
     return out_BKRD
 
 
 def levels_read(
-    maps: Sequence[tuple[Tensor, int]],
-    level_4S: Tensor,
-    places_3S: Tensor,
-    *,
-    site_BKR: Tensor,
-    site_xy_S2: Tensor,
-    x_QT: Tensor,
-    y_QT: Tensor,
-    score_QT: Tensor,
+    samples: Samples, *, site_BKR: Tensor, site_xy_S2: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor
 ) -> Tensor:
-    """Σ softmax(score) × bilinear read of every item: [Q, D].
-
-    Of each sample of a head (S), the same for every head: the rows [N, D] that it reads, and how many of them an
-    image has (maps); cells per image along x and y, and the largest x and y (level_4S); row stride, row of the first
-    cell, and the last row that a read may begin at (places_3S, int32): `geometry.Stack.samples`.
-    """
+    """Σ softmax(score) × bilinear read of every item: [Q, D]."""
     if x_QT.stride() != y_QT.stride():
         x_QT, y_QT = x_QT.contiguous(), y_QT.contiguous()
     if score_QT.stride(1) != 1:
         score_QT = score_QT.contiguous()
     out_QD = x_QT.new_empty(len(x_QT), CORE)
-    rows = (ctypes.c_void_p * len(maps))(*(rows_ND.data_ptr() for rows_ND, _ in maps))
-    per_image = (ctypes.c_int64 * len(maps))(*(count for _, count in maps))
-    places = [tensor.contiguous() for tensor in (level_4S, places_3S, site_BKR, site_xy_S2)]
+    places = site_BKR[0].numel(), site_BKR.contiguous(), site_xy_S2.contiguous()
     offsets: tuple[Tensor | int, ...] = x_QT, y_QT, *x_QT.stride(), score_QT, score_QT.stride(0)
-    _run("levels_read", x_QT, len(x_QT), len(maps), rows, per_image, site_BKR[0].numel(), *places, *offsets, out_QD)
+    _run("levels_read", x_QT, len(x_QT), *samples.given(), *places, *offsets, out_QD)
     return out_QD
-
-
-def attend(query_NQD: Tensor, tokens: Sequence[Tensor]) -> Tensor:
-    """softmax(q·t / √E) t of every head over all tokens, given in parts [Q, T, D]: [N, Q, D]."""
-    query_NQD = query_NQD.contiguous()
-    parts = [part_QTD.contiguous() for part_QTD in tokens]
-    out_NQD = torch.empty_like(query_NQD)
-    where = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
-    count = (ctypes.c_int64 * len(parts))(*(part.shape[1] for part in parts))
-    items = query_NQD.shape[1]
-    _run("attend", query_NQD, items, items, len(parts), where, count, query_NQD, out_NQD)
-    return out_NQD
 
 
 class LayerWeights:
@@ -258,13 +348,12 @@ class LayerWeights:
     ) -> None:
         modules: tuple[nn.LayerNorm | nn.Linear, ...] = (query_norm, query, out, norm, *ffn)
         self.tensors = [t.contiguous() for module in modules for t in (module.weight, module.bias)]
-        self.pointers = (ctypes.c_void_p * len(self.tensors))(*(t.data_ptr() for t in self.tensors))
+        self.pointers = _pointers(self.tensors)
         self.hidden = ffn[0].out_features
 
-    def serve(self, h_BKD: Tensor) -> bool:
-        """Whether these queries are few enough, and the fused forms can take them."""
-        few = h_BKD.shape[0] * h_BKD.shape[1] <= FEW
-        return few and self.hidden % LANES == 0 and h_BKD.shape[-1] == CORE and ready(h_BKD, self.tensors[0])
+    def serve(self, h_BKD: Tensor, *, heads: int, width: int) -> bool:
+        """Whether the fused forms can take these queries, with so many heads of this width."""
+        return ready(h_BKD, self.tensors[0], heads=heads, width=width)
 
 
 def token_layer(
@@ -274,9 +363,7 @@ def token_layer(
     h_BKD, parts = h_BKD.contiguous(), [part_QTD.contiguous() for part_QTD in tokens]
     absorbed = [tensor.contiguous() for tensor in (key_NED, value_NED, shift_NE)]
     out_BKD = torch.empty_like(h_BKD)
-    where = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
-    count = (ctypes.c_int64 * len(parts))(*(part.shape[1] for part in parts))
-    sizes = len(parts), where, count, weights.hidden, weights.pointers
+    sizes = len(parts), _pointers(parts), _whole([part.shape[1] for part in parts]), weights.hidden, weights.pointers
     _run("token_layer", h_BKD, h_BKD.shape[0] * h_BKD.shape[1], *sizes, *absorbed, h_BKD, out_BKD)
     return out_BKD
 
@@ -292,6 +379,15 @@ def site_layer(
     given = count, sites, weights.hidden, weights.pointers, added_query_BKD, key_BNES, value_BNSE
     _run("site_layer", h_BKD, batch * count, *given, h_BKD, out_BKD, alpha_BNKS)
     return out_BKD, alpha_BNKS
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> "ctypes.Array[Any]":
+    """Where tensors lie, nowhere for None."""
+    return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+
+
+def _whole(numbers: Sequence[int]) -> "ctypes.Array[Any]":
+    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def _run(

@@ -117,8 +117,8 @@ class _Attend(torch.autograd.Function):
         grad_query = torch.empty_like(query_NQD)
         wanted = zip(asked, ctx.sums, parts, strict=True)
         places = [total.place(part) if of else (None, False) for of, total, part in wanted]
-        where = _pointers([place for place, _ in places])
-        adds = (ctypes.c_int64 * len(parts))(*(has for _, has in places))
+        where = fused._pointers([place for place, _ in places])
+        adds = fused._whole([has for _, has in places])
         given = query_NQD, keep_QNT, shares_QNT, grad_NQD.contiguous(), grad_QN1.contiguous(), grad_query, where, adds
         fused._run("attend_backward", query_NQD, items, items, *_parts(parts), *given)
         return grad_query, None, None, *(grad_query.new_ones(()) if of else None for of in asked)
@@ -141,9 +141,7 @@ class _Neighbourhood(torch.autograd.Function):
         rows_NC, xy_lvl_BK2 = rows_NC.contiguous(), xy_lvl_BK2.contiguous()
         ctx.save_for_backward(rows_NC, xy_lvl_BK2)
         ctx.side, ctx.of = side, of
-        out_BKTC = rows_NC.new_empty(*xy_lvl_BK2.shape[:2], side * side, rows_NC.shape[1])
-        fused.neighbourhood(rows_NC, of, xy_lvl_BK2=xy_lvl_BK2, side=side, plus_TC=None, out_BKTC=out_BKTC)
-        return out_BKTC
+        return fused.neighbourhood(rows_NC, of, xy_lvl_BK2=xy_lvl_BK2, side=side)
 
     @staticmethod
     @once_differentiable
@@ -158,7 +156,7 @@ class _Neighbourhood(torch.autograd.Function):
 
 
 def neighbourhood(rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: fused.MapSize) -> Tensor:
-    """`fused.neighbourhood` without a row to add, with gradients of tables and points: [B, K, side², C]."""
+    """`fused.neighbourhood`, with gradients of tables and points."""
     out: Tensor = _Neighbourhood.apply(rows_NC, xy_lvl_BK2, side, of)  # type: ignore[no-untyped-call]
     return out
 
@@ -173,15 +171,19 @@ class _Samples(NamedTuple):
     site_BKR: Tensor
     site_xy_S2: Tensor
 
+    def reading(self, tables_ND: Sequence[Tensor]) -> fused.Samples:
+        """The samples of these tables."""
+        maps = [(tables_ND[table], rows) for table, rows in zip(self.table_S, self.rows_S, strict=True)]
+        return fused.Samples(maps, self.level_4S, self.places_3S)
+
 
 class _LevelsRead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor, of: _Samples, *tables_ND: Tensor) -> Tensor:
         ctx.save_for_backward(x_QT, y_QT, score_QT, *tables_ND)
         ctx.of = of
-        maps = [(tables_ND[table], rows) for table, rows in zip(of.table_S, of.rows_S, strict=True)]
         where = {"site_BKR": of.site_BKR, "site_xy_S2": of.site_xy_S2}
-        return fused.levels_read(maps, of.level_4S, of.places_3S, x_QT=x_QT, y_QT=y_QT, score_QT=score_QT, **where)
+        return fused.levels_read(of.reading(tables_ND), x_QT=x_QT, y_QT=y_QT, score_QT=score_QT, **where)
 
     @staticmethod
     @once_differentiable
@@ -190,45 +192,31 @@ class _LevelsRead(torch.autograd.Function):
         of: _Samples = ctx.of
         grads_ND = [torch.zeros_like(table_ND) for table_ND in tables_ND]
         grads_QT = [torch.empty(x_QT.shape, dtype=x_QT.dtype) for _ in range(3)]
-        rows, grad_rows = (_pointers([of_all[table] for table in of.table_S]) for of_all in (tables_ND, grads_ND))
-        per_image = (ctypes.c_int64 * len(of.rows_S))(*of.rows_S)
-        places = of.site_BKR[0].numel(), of.level_4S, of.places_3S, of.site_BKR, of.site_xy_S2
+        places = of.site_BKR[0].numel(), of.site_BKR, of.site_xy_S2
         offsets = x_QT, y_QT, *x_QT.stride(), score_QT, score_QT.stride(0)
-        given = len(of.rows_S), rows, per_image, *places, *offsets, grad_QD.contiguous(), grad_rows, *grads_QT
+        grad_rows = fused._pointers([grads_ND[table] for table in of.table_S])
+        given = *of.reading(tables_ND).given(), *places, *offsets, grad_QD.contiguous(), grad_rows, *grads_QT
         fused._run("levels_read_backward", x_QT, len(of.site_BKR) * fused.HEADS, *given, at_least=1)
         return *grads_QT, None, *grads_ND
 
 
 def levels_read(
-    maps: Sequence[tuple[Tensor, int]],
-    level_4S: Tensor,
-    places_3S: Tensor,
-    *,
-    site_BKR: Tensor,
-    site_xy_S2: Tensor,
-    x_QT: Tensor,
-    y_QT: Tensor,
-    score_QT: Tensor,
+    samples: fused.Samples, *, site_BKR: Tensor, site_xy_S2: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor
 ) -> Tensor:
     """`fused.levels_read`, with gradients of tables, offsets and scores; none of where sites are."""
     if x_QT.stride() != y_QT.stride():
         x_QT, y_QT = x_QT.contiguous(), y_QT.contiguous()
     if score_QT.stride(1) != 1:
         score_QT = score_QT.contiguous()
-    tables = {id(rows_ND): rows_ND.contiguous() for rows_ND, _ in maps}
+    tables = {id(rows_ND): rows_ND.contiguous() for rows_ND, _ in samples.maps}
     numbers = {key: number for number, key in enumerate(tables)}
-    of = [numbers[id(rows_ND)] for rows_ND, _ in maps], [rows for _, rows in maps]
-    places = (tensor.contiguous() for tensor in (level_4S, places_3S, site_BKR, site_xy_S2))
-    samples = _Samples(*of, *places)
-    out_QD: Tensor = _LevelsRead.apply(x_QT, y_QT, score_QT, samples, *tables.values())  # type: ignore[no-untyped-call]
+    of = [numbers[id(rows_ND)] for rows_ND, _ in samples.maps], [rows for _, rows in samples.maps]
+    places = (tensor.contiguous() for tensor in (samples.level_4S, samples.places_3S, site_BKR, site_xy_S2))
+    given = _Samples(*of, *places)
+    out_QD: Tensor = _LevelsRead.apply(x_QT, y_QT, score_QT, given, *tables.values())  # type: ignore[no-untyped-call]
     return out_QD
 
 
 def _parts(parts: Sequence[Tensor]) -> tuple[int, "ctypes.Array[Any]", "ctypes.Array[Any]"]:
     """Tokens in parts, as kernels take them."""
-    return len(parts), _pointers(parts), (ctypes.c_int64 * len(parts))(*(part.shape[-2] for part in parts))
-
-
-def _pointers(tensors: Sequence[Tensor | None]) -> "ctypes.Array[Any]":
-    """Where tensors lie, nowhere for None."""
-    return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+    return len(parts), fused._pointers(parts), fused._whole([part.shape[-2] for part in parts])

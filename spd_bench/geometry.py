@@ -139,11 +139,11 @@ class Table:
         out_BNC = self._sum((row_BK[..., None] + offset_T).view(batch, -1), weight_BKT4.reshape(batch, -1, 4))
         return out_BNC.view(batch, count, size * size, -1)
 
-    def standard_neighbourhood(self, xy_lvl_BK2: Tensor, size: int, plus_TC: Tensor, out_BKTC: Tensor) -> None:
-        """`read_neighbourhood` plus a row for each place, standardised, into out; only where `fused.ready`."""
+    def around(self, size: int) -> fused.Around:
+        """This map for reads at a size×size neighbourhood of points of the unit square, in `fused.local_tokens`."""
         self._check_border(size)
-        given = self.rows_NC, self._size
-        fused.neighbourhood(*given, xy_lvl_BK2=xy_lvl_BK2, side=size, plus_TC=plus_TC, out_BKTC=out_BKTC)
+        cells = self.width / self.extent[0], self.height / self.extent[1]
+        return fused.Around(self.rows_NC, self._size, size, cells)
 
     def _reads_fused(self, size: int, xy_lvl_BK2: Tensor) -> bool:
         kept = size in fused.SIDES and self.rows_NC.shape[1] % fused.LANES == 0
@@ -221,13 +221,13 @@ class Stack:
         row_QT = row_QT.clamp(0, self.rows_per_image - last.stride - 2)
         return row_QT, stride_T.to(torch.int32), x - x_low, y - y_low
 
-    def samples(self, per_level: int, *, like: Tensor) -> tuple[list[tuple[Tensor, int]], Tensor, Tensor]:
-        """What `fused.levels_read` must know of each sample of a head, `per_level` on each level in turn."""
+    def samples(self, per_level: int, *, like: Tensor) -> fused.Samples:
+        """Samples of a head, `per_level` on each level in turn."""
         levels = [t for t in self.levels for _ in range(per_level)]
         cells = [[t.width / t.extent[0] for t in levels], [t.height / t.extent[1] for t in levels]]
         reach = [[t.width + 0.5 for t in levels], [t.height + 0.5 for t in levels]]
         rows = [[t.stride, t.pad * (t.stride + 1), t.rows_per_map - t.stride - 2] for t in levels]
-        return (
+        return fused.Samples(
             [(t.rows_NC, t.rows_per_map) for t in levels],
             torch.tensor(cells + reach, dtype=like.dtype),
             torch.tensor(rows, dtype=torch.int32).t().contiguous(),

@@ -33,7 +33,7 @@ from spd_components.b4_deformable_read import DeformableRead
 from spd_components.b4_fixed_offsets import FixedOffsets
 from spd_components.b4_nearest_read import NearestRead
 from spd_components.b5_fused_cross_attention import FusedCrossAttention
-from spd_components.layers import TokenAttentionLayer
+from spd_components.layers import SiteAttentionLayer, TokenAttentionLayer
 from spd_components.neck_pyramid import PyramidNeck
 from spd_components.pyramid_levels import EnlargedLevel, ProjectedLevel, upsample
 from spd_components.routing_topk_attention import TopKAttention
@@ -218,18 +218,42 @@ def test_neighbourhoods(dtype: torch.dtype, channels: int, side: int) -> None:
 @built
 @TYPES
 @pytest.mark.parametrize("parts", [(1,), (91,), (91, 32), (4, 1, 12)])
-def test_attend(dtype: torch.dtype, parts: tuple[int, ...]) -> None:
-    query = 3 * random(6, 7, 192, dtype=dtype)
-    tokens = [random(7, count, 192, dtype=dtype, seed=i) for i, count in enumerate(parts)]
-    query[0, 1] *= 1e4  # one token takes all
-    tokens[0][2, 0, 5] = NAN
-    joined = torch.cat(tokens, dim=1)
-    alpha = torch.einsum("nqd,qtd->nqt", query / 32**0.5, joined).softmax(-1)
-    expected = torch.einsum("nqt,qtd->nqd", alpha, joined)
-    found = fused.attend(query, tokens)
-    assert furthest(found, expected) < 20 * WITHIN[dtype]  # scores of thousands are rounded before the exponential
-    assert found[:, 2].isnan().all()
-    assert found[:, 3].isfinite().all()
+@pytest.mark.parametrize("items", [4, 9, 40, 150])  # by rows, a panel, more of them, more than go together
+@pytest.mark.parametrize("hidden", [768, 50])
+def test_an_attention_layer(
+    dtype: torch.dtype, parts: tuple[int, ...], items: int, hidden: int, kernels: set[str]
+) -> None:
+    dims = Dims(ffn=hidden)
+    layer, norm = TokenAttentionLayer(dims, 0.1).to(dtype).eval(), nn.LayerNorm(192, dtype=dtype)
+    for i, parameter in enumerate([*layer.parameters(), *norm.parameters()]):
+        spread = parameter.shape[-1] ** -0.5 if parameter.dim() == 2 else 1.0
+        parameter.copy_(spread * random(*parameter.shape, dtype=dtype, seed=i))
+    h = random(1, items, 192, dtype=dtype)
+    h[0, 2, 5] = NAN
+    tokens = [TokenPart(random(1, items, count, 192, dtype=dtype, seed=i)) for i, count in enumerate(parts)]
+    tokens[0].tokens_BKTD[0, 1, 0] *= 1e4
+    tokens[0].tokens_BKTD[0, 3, 0, 5] = NAN
+    found, expected = both(lambda: layer(h, tokens, layer.absorb(norm)))
+    assert furthest(found, expected) < WITHIN[dtype]
+    assert kernels >= {"token_layer"}
+    assert found[0, [2, 3]].isnan().all()
+    assert found.isnan().sum() == 2 * 192
+
+
+@built
+@TYPES
+@pytest.mark.parametrize("shape", [(1, 3), (1, 9), (3, 50), (2, 140)])
+@pytest.mark.parametrize("sites", [20, 324])
+def test_a_layer_over_sites(dtype: torch.dtype, shape: tuple[int, int], sites: int, kernels: set[str]) -> None:
+    """Panels hold queries of several images, each of which reads its own sites."""
+    layer = SiteAttentionLayer(Dims(), 0.1).to(dtype).eval()
+    h, l4 = random(*shape, 192, dtype=dtype), random(shape[0], sites, 384, dtype=dtype, seed=1)
+    added = random(*shape, 192, dtype=dtype, seed=2)
+    for more in (None, added):
+        for part in (0, 1):
+            found, expected = both(lambda: layer(h, layer.prepare(l4), added_query_BKD=more)[part])  # noqa: B023
+            assert furthest(found, expected) < WITHIN[dtype]
+    assert kernels >= {"site_layer"}
 
 
 # --- blocks ---------------------------------------------------------------------------------------------------------
@@ -336,6 +360,18 @@ def test_every_block_and_variant(dtype: torch.dtype, variant: str, count: int) -
 
 
 @built
+@TYPES
+@pytest.mark.parametrize("apart", [50.0, 90.0, 2000.0])
+def test_heads_whose_scores_lie_far_apart(dtype: torch.dtype, apart: float) -> None:
+    """The largest score of all heads is subtracted from all: a head far below it must not lose its digits."""
+    blocks = blocks_of(dtype, "v13")
+    block = blocks["b4"]
+    assert isinstance(block, DeformableRead)
+    block.weight.bias[24:36] -= apart  # the third head's
+    assert compare(blocks, pyramid_of(dtype), points(13, dtype)) < WITHIN[dtype]
+
+
+@built
 def test_a_query_that_is_no_number_harms_no_other() -> None:
     blocks, pyramid, xy = blocks_of(torch.float64, "v13"), pyramid_of(torch.float64), points(13, torch.float64)
     xy[1, 4, 1] = NAN
@@ -366,50 +402,19 @@ def test_threads_share_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _half_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.levels_read
-    monkeypatch.setattr(fused, "levels_read", lambda *a, **k: original(*a, **{**k, "x_QT": k["x_QT"] + 0.5}))
+    original = fused.evidence
+
+    def wrong(of: fused.Conditioning, weights: fused.ReadWeights, *rest: Any) -> Tensor:
+        bias_J = weights.bias_J.clone()
+        bias_J[:72] += 0.5
+        return original(of, weights._replace(bias_J=bias_J), *rest)
+
+    monkeypatch.setattr(fused, "evidence", wrong)
 
 
 def _no_softmax_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.attend
-    monkeypatch.setattr(fused, "attend", lambda query, tokens: original(1.01 * query, tokens))
-
-
-def _another_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.largest
-    monkeypatch.setattr(fused, "largest", lambda weight, r: original(weight, r).flip(-1))
-
-
-def _not_standardised(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.gelu_tokens
-    monkeypatch.setattr(
-        fused, "gelu_tokens", lambda x, shifts, plus, out: (original(x, shifts, plus, out), out.mul_(2))
-    )
-
-
-def _no_angle(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong: Callable[..., Tensor] = fused.condition
-    monkeypatch.setattr(fused, "condition", lambda *a: wrong(*a[:3], torch.zeros_like(a[3]), *a[4:]))
-
-
-def _mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.neighbourhood
-    monkeypatch.setattr(
-        fused, "neighbourhood", lambda *a, **k: original(*a, **{**k, "xy_lvl_BK2": k["xy_lvl_BK2"].flip(-1)})
-    )
-
-
-@built
-@pytest.mark.parametrize(
-    "wrong", [_half_a_cell, _no_softmax_scale, _another_order, _not_standardised, _no_angle, _mirrored]
-)
-def test_a_wrong_kernel_is_noticed(
-    wrong: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocks, pyramid, xy = blocks_of(torch.float32, "v13"), pyramid_of(torch.float32), points(13, torch.float32)
-    assert compare(blocks, pyramid, xy) < 1e-5
-    wrong(monkeypatch)
-    assert compare(blocks, pyramid, xy) > 1e-3
+    original = fused.token_layer
+    monkeypatch.setattr(fused, "token_layer", lambda h, t, w, key, *rest: original(h, t, w, 1.01 * key, *rest))
 
 
 def _no_value_bias(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,33 +427,46 @@ def _another_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "site_layer", lambda h, w, key, *rest: original(h, w, key.flip(1), *rest))
 
 
+def _another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.largest
+    monkeypatch.setattr(fused, "largest", lambda weight, r: original(weight, r).flip(-1))
+
+
+def _not_standardised(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.local_tokens
+    monkeypatch.setattr(fused, "local_tokens", lambda *a: (original(*a)[0], 2 * original(*a)[1]))
+
+
+def _no_angle(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.evidence
+
+    def wrong(of: fused.Conditioning, *rest: Any) -> Tensor:
+        return original(of._replace(query_code_BKP=torch.zeros_like(of.query_code_BKP)), *rest)
+
+    monkeypatch.setattr(fused, "evidence", wrong)
+
+
+def _mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fused.local_tokens
+    monkeypatch.setattr(fused, "local_tokens", lambda xy, *rest: original(xy.flip(-1), *rest))
+
+
+WRONG = [
+    *(_half_a_cell, _no_softmax_scale, _no_value_bias, _another_head),
+    *(_another_order, _not_standardised, _no_angle, _mirrored),
+]
+
+
 @built
-@pytest.mark.parametrize("wrong", [_no_value_bias, _another_head])
-def test_a_wrong_layer_of_few_queries_is_noticed(
-    wrong: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("count", [2, 13])
+def test_a_wrong_kernel_is_noticed(
+    wrong: Callable[[pytest.MonkeyPatch], None], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks, pyramid, xy = blocks_of(torch.float32, "v13"), pyramid_of(torch.float32), points(2, torch.float32)
+    blocks, pyramid, xy = blocks_of(torch.float32, "v13"), pyramid_of(torch.float32), points(count, torch.float32)
     assert compare(blocks, pyramid, xy) < 1e-5
     wrong(monkeypatch)
     assert compare(blocks, pyramid, xy) > 1e-3
-
-
-@built
-@TYPES
-def test_the_attention_weights_of_few_queries(dtype: torch.dtype, kernels: set[str]) -> None:
-    """Routing and diagnostics read them; a query more, and they come from stock operators."""
-    blocks, pyramid = blocks_of(dtype, "v13"), pyramid_of(dtype)
-
-    def weights(count: int) -> Tensor:
-        attention_BKS = states(blocks, pyramid, points(count, dtype))["b3"].attention_BKS
-        assert attention_BKS is not None
-        return attention_BKS
-
-    assert furthest(*both(lambda: weights(2))) < WITHIN[dtype]
-    assert {"token_layer", "site_layer"} <= kernels
-    kernels.clear()
-    assert furthest(*both(lambda: weights(3))) < WITHIN[dtype]
-    assert not {"token_layer", "site_layer"} & kernels
 
 
 # --- dispatch -------------------------------------------------------------------------------------------------------
@@ -482,28 +500,25 @@ def test_what_has_no_gradient_is_left_out_of_training(kernels: set[str]) -> None
     kernels.clear()
     states(blocks, pyramid, xy)
     assert kernels == {
-        "attend",
-        "condition",
         "enlarged_norm",
         "enlarged_product",
         "enlarged_spread",
-        "gelu",
-        "gelu_tokens",
+        "evidence",
         "largest",
-        "levels_read",
-        "neighbourhood",
-        "standardise",
+        "local_tokens",
+        "site_layer",
+        "token_layer",
     }
 
 
 @built
 def test_dropout_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model in training mode without gradients draws dropout all the same."""
-    monkeypatch.setattr(fused, "attend", lambda *a: pytest.fail("fused attention knows no dropout"))
+    monkeypatch.setattr(fused, "token_layer", lambda *a: pytest.fail("the fused layer knows no dropout"))
     layer = TokenAttentionLayer(Dims(), 0.5).train()
     parts = [TokenPart(random(1, 2, 9, 192, dtype=torch.float32))]
-    query_NQE, key_NED = random(6, 2, 32, dtype=torch.float32), random(6, 32, 192, dtype=torch.float32)
-    assert layer._mixed(query_NQE, key_NED, parts)[1] is not None
+    h_BKD, absorbed = random(1, 2, 192, dtype=torch.float32), layer.absorb(nn.LayerNorm(192))
+    assert not torch.equal(layer(h_BKD, parts, absorbed), layer(h_BKD, parts, absorbed))
 
 
 class OtherCells(DeformableRead):
@@ -527,6 +542,14 @@ class OtherWeights(DeformableRead):
         return torch.full_like(score_QT, 1 / 12)
 
 
+class OtherAltogether(LocalTokens):
+    """Makes its tokens in another way."""
+
+    def _made(self, *given: Any) -> tuple[Tensor, Tensor]:
+        h_BKD, tokens_BKTD = super()._made(*given)
+        return h_BKD, -tokens_BKTD
+
+
 class OtherTokens(LocalTokens):
     """Has other tokens of L1."""
 
@@ -535,7 +558,7 @@ class OtherTokens(LocalTokens):
 
 
 @built
-@pytest.mark.parametrize("component", [OtherCells, OtherOffsets, OtherWeights, OtherTokens])
+@pytest.mark.parametrize("component", [OtherCells, OtherOffsets, OtherWeights, OtherTokens, OtherAltogether])
 def test_what_a_subclass_changes_is_not_passed_over(component: type[Block]) -> None:
     blocks, pyramid, xy = blocks_of(torch.float64, "v13"), pyramid_of(torch.float64), points(5, torch.float64)
     plain = states(blocks, pyramid, xy)["b5"].h_BKD
@@ -606,7 +629,7 @@ def test_processes_that_build_at_once_all_get_it(tmp_path: Path) -> None:
     said = [process.communicate()[0].strip() for process in started]
     assert said == [fused.description()] * 2
     (library,) = (tmp_path / "spd-bench").iterdir()
-    assert ctypes.CDLL(str(library)).attend_float32
+    assert ctypes.CDLL(str(library)).token_layer_float32
 
 
 @built

@@ -305,9 +305,7 @@ def read_of(first: Tensor, second: Tensor, x: Tensor, y: Tensor, score: Tensor) 
     # row stride, first cell's row, last row that a read may begin at
     places_3S = torch.tensor([[6, 7], [14, 16], [36 - 8, 35 - 9]], dtype=torch.int32)
     return fused_training.levels_read(
-        [(first, 36), (second, 35)],
-        level_4S,
-        places_3S,
+        fused.Samples([(first, 36), (second, 35)], level_4S, places_3S),
         site_BKR=torch.tensor([0, 1, 0]).expand(2, 1, 3),
         site_xy_S2=torch.tensor([[0.25, 0.5], [0.75, 0.5]], dtype=torch.float64),
         x_QT=x,

@@ -1,12 +1,10 @@
 """B1 that looks at the finest level alone."""
 
-from dataclasses import replace
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from spd_bench.api import Dims, Pyramid, QueryState, Scene, TokenPart
-from spd_components.b1_local_tokens import OFFSET_FREQ, POSITION_FREQ, FineMap, L1Tokens
+from spd_bench.api import Dims, Pyramid
+from spd_components.b1_local_tokens import OFFSET_FREQ, POSITION_FREQ, L1Maps, L1Tokens
 
 
 class L1Only(L1Tokens):
@@ -24,14 +22,14 @@ class L1Only(L1Tokens):
         self.seed = nn.Linear(fine + 4 * POSITION_FREQ, dims.core)
         self.level_embed = nn.Parameter(0.02 * torch.randn(dims.core))
 
-    def prepare(self, pyramid: Pyramid) -> FineMap:
+    def prepare(self, pyramid: Pyramid) -> L1Maps:
         """L1 as a table."""
-        return self._fine_map(pyramid.l1)
+        fine = self._fine_map(pyramid.l1)
+        embedding_TD = self.level_embed.expand(len(fine.cell_code_TD) + self.learned, -1)
+        return L1Maps(fine, self._in_one_call(L1Only, fine, (), embedding_TD))
 
-    def forward(self, state: QueryState, scene: Scene) -> QueryState:
-        """Writes h and the first part of the tokens."""
-        fine: FineMap = scene.prepared[self.slot]
-        around_BKTC, centre_BKC = self._around(fine.l1, state.xy_BK2)
-        tokens_BKTD = self._local_tokens(fine, state.xy_BK2, around_BKTC, centre_BKC)
-        tokens_BKTD = tokens_BKTD + self.level_embed.to(tokens_BKTD.dtype)
-        return replace(state, h_BKD=self._seed(centre_BKC, state.xy_BK2), tokens=(TokenPart(tokens_BKTD),))
+    def _made(self, maps: L1Maps, xy_BK2: Tensor) -> tuple[Tensor, Tensor]:
+        """From L1's tokens."""
+        around_BKTC, centre_BKC = self._around(maps.l1, xy_BK2)
+        tokens_BKTD = self._local_tokens(maps.fine, xy_BK2, around_BKTC, centre_BKC)
+        return self._seed(centre_BKC, xy_BK2), tokens_BKTD + self.level_embed.to(tokens_BKTD.dtype)

@@ -3,9 +3,10 @@
 Letters: B images, K queries, T tokens, D core width, C channels of a map, 2 an (x, y) pair.
 """
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,25 @@ class FineMap(NamedTuple):
     cell_code_TD: Tensor
 
 
+class InOneCall(NamedTuple):
+    """What makes the seed and all tokens in one call (`fused.local_tokens`)."""
+
+    maps: list[fused.Around]
+    weights: fused.LocalWeights
+
+
+class L1Maps(NamedTuple):
+    """What a B1 reads that looks at L1 alone; in_one_call: None where the fused form does not run."""
+
+    fine: FineMap
+    in_one_call: InOneCall | None
+
+    @property
+    def l1(self) -> Table:
+        """L1 as it is."""
+        return self.fine.l1
+
+
 class L1Tokens(Block):
     """The seed and the tokens of L1, t⁽¹⁾: what every B1 has. A subclass says how many, and makes the layers.
 
@@ -78,21 +98,57 @@ class L1Tokens(Block):
         around_BKTC = l1.read_neighbourhood(l1.xy_lvl(xy_BK2), self.side)
         return around_BKTC, around_BKTC[:, :, self.side**2 // 2]
 
+    def forward(self, state: QueryState, scene: Scene) -> QueryState:
+        """Writes h and the first part of the tokens; where one call can make both, these standardised alone."""
+        maps, xy_BK2 = scene.prepared[self.slot], state.xy_BK2
+        one_call: InOneCall | None = maps.in_one_call
+        if one_call is not None and fused.ready(xy_BK2, maps.l1.rows_NC):
+            h_BKD, standard_BKTD = fused.local_tokens(xy_BK2, *one_call)
+            part: TokenPart = StandardTokens(standard_BKTD, lambda: self._made(maps, xy_BK2)[1])
+        else:
+            h_BKD, tokens_BKTD = self._made(maps, xy_BK2)
+            part = TokenPart(tokens_BKTD)
+        return replace(state, h_BKD=h_BKD, tokens=(part,))
+
+    @abstractmethod
+    def _made(self, maps: Any, xy_BK2: Tensor) -> tuple[Tensor, Tensor]:
+        """The seed [B, K, D] and the tokens with their embeddings [B, K, T, D], from what was prepared."""
+
+    def _in_one_call(
+        self, of: type["L1Tokens"], fine: FineMap, others: Sequence[tuple[Table, int]], embedding_TD: Tensor
+    ) -> InOneCall | None:
+        """What the fused form of `of` needs of the levels, those beside L1 with the sides of their neighbourhoods."""
+        l1 = fine.l1
+        fits = self.side in fused.SIDES and l1.rows_NC.shape[1] % fused.LANES == 0
+        parts = "_made", "_local_tokens", "_seed", "_around", "_at_learned", "_learned_offsets", "_on_offset"
+        same = fused.unchanged(self, of, *parts)
+        if not (
+            same and fits and fused.ready(l1.rows_NC, self.local.weight, heads=self.dims.heads, width=self.dims.head)
+        ):
+            return None
+        weights = fused.LocalWeights(
+            side=self.side,
+            centre_is_token=self.centre_is_token,
+            freq=(POSITION_FREQ, OFFSET_FREQ),
+            reach=R_MAX,
+            seed=self.seed,
+            offset=self.offset if self.learned else None,
+            local=self.local,
+            cell_shift_TD=fine.cell_code_TD,
+            embedding_TD=embedding_TD,
+        )
+        return InOneCall([l1.around(self.side), *(table.around(side) for table, side in others)], weights)
+
     def _local_tokens(self, maps: FineMap, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
         """t⁽¹⁾ without e_L1. W_loc is split into its parts on features and on φ(δ)."""
-        features_BKTD, cells_TD, *learned_BKTD = self._local_parts(maps, xy_BK2, around_BKTC, centre_BKC)
-        cells_BKTD = cells_TD.expand(*xy_BK2.shape[:2], -1, -1)
-        return F.gelu(features_BKTD + torch.cat([cells_BKTD, *learned_BKTD], dim=2))
-
-    def _local_parts(self, maps: FineMap, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> list[Tensor]:
-        """W_loc's part on the features of every token, then that on φ(δ): of cells [T, D], of learned offsets."""
+        batch, count, _ = xy_BK2.shape
         if not self.centre_is_token:
             around_BKTC = _without_centre(around_BKTC, dim=2)
-        points = [(around_BKTC, maps.cell_code_TD)]
+        points = [(around_BKTC, maps.cell_code_TD.expand(batch, count, -1, -1))]
         if self.learned:
             points.append(self._at_learned(maps.l1, xy_BK2, centre_BKC))
-        features_BKTC = torch.cat([features for features, _ in points], dim=2)
-        return [F.linear(features_BKTC, self._split_local()[0]), *(offset for _, offset in points)]
+        features_BKTC, offsets_BKTD = (torch.cat(parts, dim=2) for parts in zip(*points, strict=True))
+        return F.gelu(F.linear(features_BKTC, self._split_local()[0]) + offsets_BKTD)
 
     def _fine_map(self, l1: Level) -> FineMap:
         """L1 as a table, and W_loc's part on φ(δ) of the neighbourhood's cells: the same for every query."""
@@ -153,6 +209,7 @@ class LocalMaps(NamedTuple):
     l3: Table
     l4: Table
     embedding_TD: Tensor
+    in_one_call: InOneCall | None
 
     @property
     def l1(self) -> Table:
@@ -187,32 +244,16 @@ class LocalTokens(L1Tokens):
 
     def prepare(self, pyramid: Pyramid) -> LocalMaps:
         """The four maps as tables, L2 and L4 already projected."""
-        return LocalMaps(
-            fine=self._fine_map(pyramid.l1),
-            l2=pyramid.l2.table(pad=PAD, by=self.value2),
-            l3=pyramid.l3.table(pad=PAD),
-            l4=pyramid.l4.table(pad=PAD, by=self.value4),
-            embedding_TD=self._embeddings(),
-        )
+        fine, embedding_TD = self._fine_map(pyramid.l1), self._embeddings()
+        l2 = pyramid.l2.table(pad=PAD, by=self.value2)
+        l3 = pyramid.l3.table(pad=PAD)
+        l4 = pyramid.l4.table(pad=PAD, by=self.value4)
+        levels = (l2, self.side), (l3, self.side), (l4, 3)
+        return LocalMaps(fine, l2, l3, l4, embedding_TD, self._in_one_call(LocalTokens, fine, levels, embedding_TD))
 
-    def forward(self, state: QueryState, scene: Scene) -> QueryState:
-        """Writes h and the first part of the tokens."""
-        maps: LocalMaps = scene.prepared[self.slot]
-        xy_BK2 = state.xy_BK2
+    def _made(self, maps: LocalMaps, xy_BK2: Tensor) -> tuple[Tensor, Tensor]:
+        """From the tokens of all levels, each with its embedding."""
         around_BKTC, centre_BKC = self._around(maps.l1, xy_BK2)
-        part = self._part(maps, xy_BK2, around_BKTC, centre_BKC)
-        return replace(state, h_BKD=self._seed(centre_BKC, xy_BK2), tokens=(part,))
-
-    def _part(self, maps: LocalMaps, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> TokenPart:
-        """T_unified; where it can be made in one pass, its standardised form alone until tokens are asked for."""
-        given = maps, xy_BK2, around_BKTC, centre_BKC
-        same = fused.unchanged(self, LocalTokens, "_tokens", "_local_tokens")
-        if same and fused.ready(maps.l2.rows_NC, xy_BK2, centre_BKC, heads=self.dims.heads, width=self.dims.head):
-            return StandardTokens(self._standard_tokens(*given), lambda: self._tokens(*given))
-        return TokenPart(self._tokens(*given))
-
-    def _tokens(self, maps: LocalMaps, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
-        """The tokens of all levels, each with its embedding: [B, K, T, D]."""
         levels = [
             self._local_tokens(maps.fine, xy_BK2, around_BKTC, centre_BKC),
             maps.l2.read_neighbourhood(maps.l2.xy_lvl(xy_BK2), self.side),
@@ -222,18 +263,7 @@ class LocalTokens(L1Tokens):
         tokens_BKTD = torch.cat(levels, dim=2)
         # in place: a second copy of all tokens costs as much
         tokens_BKTD += maps.embedding_TD.to(tokens_BKTD.dtype)
-        return tokens_BKTD
-
-    def _standard_tokens(self, maps: LocalMaps, xy_BK2: Tensor, around_BKTC: Tensor, centre_BKC: Tensor) -> Tensor:
-        """`_tokens` standardised, each written once."""
-        features_BKTD, *offsets = self._local_parts(maps.fine, xy_BK2, around_BKTC, centre_BKC)
-        out_BKTD = features_BKTD.new_empty(*xy_BK2.shape[:2], *maps.embedding_TD.shape)
-        counts = [features_BKTD.shape[2], self.side**2, self.side**2, 9]
-        parts = list(zip(maps.embedding_TD.split(counts), out_BKTD.split(counts, dim=2), strict=True))
-        fused.gelu_tokens(features_BKTD, offsets, *parts[0])
-        for level, side, part in zip(maps[1:4], (self.side, self.side, 3), parts[1:], strict=True):
-            level.standard_neighbourhood(level.xy_lvl(xy_BK2), side, *part)
-        return out_BKTD
+        return self._seed(centre_BKC, xy_BK2), tokens_BKTD
 
     def _embeddings(self) -> Tensor:
         """`LocalMaps.embedding_TD`."""

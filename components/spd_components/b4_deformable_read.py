@@ -30,13 +30,15 @@ class ForFused(NamedTuple):
     """What only the fused forms read.
 
     site_code_SP: the sites' Fourier codes. on_code_PD: W_u's part on φ. samples: `Stack.samples`. joint: W^Δ by axis
-    and W^a as one product, with its bias; None where a subclass has other offsets.
+    and W^a as one product, with its bias; None where a subclass has other offsets. weights: for an anchor's whole read
+    in one call; None where a subclass reads otherwise, or gradients are wanted.
     """
 
     site_code_SP: Tensor
     on_code_PD: Tensor
-    samples: tuple[list[tuple[Tensor, int]], Tensor, Tensor]
+    samples: fused.Samples
     joint: tuple[Tensor, Tensor] | None
+    weights: fused.ReadWeights | None
 
 
 @dataclass(frozen=True)
@@ -155,32 +157,59 @@ class DeformableRead(Block):
         conditioning_BSD = F.linear(pyramid.l4.map_BHWC.flatten(1, 2), folded_weight, folded_bias)
         site_xy_S2 = site_centres(pyramid.l4, like=pyramid.l4.map_BHWC)
         samples = values.samples(self.samples, like=site_xy_S2)
-        for_fused = ForFused(fourier(site_xy_S2, ANCHOR_FREQ), on_offset.t().contiguous(), samples, self._joint())
+        codes = fourier(site_xy_S2, ANCHOR_FREQ), on_offset.t().contiguous()
+        for_fused = ForFused(*codes, samples, self._joint(), self._read_weights(conditioning_BSD))
         return DeformableMaps(values, conditioning_BSD, site_xy_S2, for_fused)
 
     def _joint(self) -> tuple[Tensor, Tensor] | None:
         """`ForFused.joint`."""
         if not fused.unchanged(self, DeformableRead, "_offsets"):
             return None
-        of_x, of_y = ((self.offset.weight[axis::2], self.offset.bias[axis::2]) for axis in (0, 1))
-        weights, biases = zip(of_x, of_y, (self.weight.weight, self.weight.bias), strict=True)
+        weights, biases = zip(*self._offset_parts(), (self.weight.weight, self.weight.bias), strict=True)
         return torch.cat(weights), torch.cat(biases)
+
+    def _offset_parts(self) -> list[tuple[Tensor, Tensor]]:
+        """W^Δ and b^Δ along x, and along y."""
+        return [(self.offset.weight[axis::2], self.offset.bias[axis::2]) for axis in (0, 1)]
+
+    def _constant_offsets(self) -> tuple[Tensor, Tensor] | None:
+        """Δ along x and along y where it is the same for every anchor."""
+        return None
+
+    def _read_weights(self, like: Tensor) -> fused.ReadWeights | None:
+        """`ForFused.weights`."""
+        constant = self._constant_offsets()
+        looks = fused.unchanged(self, DeformableRead, "_offsets") or constant is not None
+        same = looks and fused.unchanged(self, DeformableRead, "_cells", "_weights", "_conditioning")
+        if not (same and fused.ready(like, self.out.weight, heads=self.dims.heads, width=self.dims.head)):
+            return None
+        parts = [] if constant else self._offset_parts()
+        joint = [*parts, (self.weight.weight, self.weight.bias)]
+        return fused.ReadWeights.of(joint, constant or (), self.out, self.evidence_embed)
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Appends one evidence token per anchor."""
         assert state.anchors is not None
         assert state.tokens is not None
-        maps: DeformableMaps = scene.prepared[self.slot]
-        site_BKR = state.anchors.site_BKR
-        read_BKRD = self._read(maps, site_BKR, *self._samples(state, maps)).view(*site_BKR.shape, -1)
-        if state.anchors.gate_BKR is None and fused.ready(read_BKRD):
-            raw_BKRD, plus_D = F.linear(read_BKRD, self.out.weight), self.out.bias + self.evidence_embed
-            part = StandardTokens(fused.standardise(raw_BKRD, plus_D), lambda: raw_BKRD + plus_D)
-            return replace(state, tokens=(*state.tokens, part))
-        evidence_BKRD = self.out(read_BKRD)
-        if state.anchors.gate_BKR is not None:
-            evidence_BKRD = evidence_BKRD * state.anchors.gate_BKR[..., None]
-        return replace(state, tokens=(*state.tokens, TokenPart(evidence_BKRD + self.evidence_embed)))
+        return replace(state, tokens=(*state.tokens, self._part(state, scene.prepared[self.slot])))
+
+    def _part(self, state: QueryState, maps: DeformableMaps) -> TokenPart:
+        """The evidence; where one call can make it, its standardised form alone until tokens are asked for."""
+        assert state.anchors is not None
+        weights, xy_BK2 = maps.fused.weights, state.xy_BK2
+        if weights is not None and state.anchors.gate_BKR is None and fused.ready(xy_BK2, maps.conditioning_BSD):
+            given = self._condition_given(state, maps), weights, maps.fused.samples, maps.site_xy_S2
+            return StandardTokens(fused.evidence(*given), lambda: self._tokens(state, maps))
+        return TokenPart(self._tokens(state, maps))
+
+    def _tokens(self, state: QueryState, maps: DeformableMaps) -> Tensor:
+        """One token per anchor: [B, K, R, D]."""
+        assert state.anchors is not None
+        site_BKR, gate_BKR = state.anchors.site_BKR, state.anchors.gate_BKR
+        evidence_BKRD = self.out(self._read(maps, site_BKR, *self._samples(state, maps)).view(*site_BKR.shape, -1))
+        if gate_BKR is not None:
+            evidence_BKRD = evidence_BKRD * gate_BKR[..., None]
+        return evidence_BKRD + self.evidence_embed  # type: ignore[no-any-return]
 
     def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
         """Lookups per query, sampling offsets in cells of their level, and the entropy of the weights.
@@ -229,12 +258,11 @@ class DeformableRead(Block):
         """u_r of every anchor: [B, K, R, D]."""
         assert state.h_BKD is not None
         assert state.anchors is not None
+        if fused.ready(state.h_BKD, state.xy_BK2, maps.conditioning_BSD, heads=self.dims.heads, width=self.dims.head):
+            return fused.condition(self._condition_given(state, maps))
         site_BKR = state.anchors.site_BKR
         on_query, _, on_offset = self._condition_weights()
         of_query_BKD = F.linear(state.h_BKD, on_query)
-        if fused.ready(of_query_BKD, state.xy_BK2, maps.conditioning_BSD, heads=self.dims.heads, width=self.dims.head):
-            codes = fourier(state.xy_BK2, ANCHOR_FREQ), maps.fused.site_code_SP, maps.fused.on_code_PD
-            return fused.condition(site_BKR, of_query_BKD, maps.conditioning_BSD, *codes, self.condition_norm)
         batch, sites, core = maps.conditioning_BSD.shape
         rows_BKR = site_BKR + batch_offset(batch, sites, like=site_BKR)[:, None, None]
         of_site_QD = maps.conditioning_BSD.view(-1, core).index_select(0, rows_BKR.flatten())
@@ -244,6 +272,15 @@ class DeformableRead(Block):
         of_all_BKRD = of_both_QD.view(*site_BKR.shape, core) + of_query_BKD[:, :, None]
         return self.condition_norm(F.gelu(of_all_BKRD))  # type: ignore[no-any-return]
 
+    def _condition_given(self, state: QueryState, maps: DeformableMaps) -> fused.Conditioning:
+        """What the fused forms make u_r of."""
+        assert state.h_BKD is not None
+        assert state.anchors is not None
+        of_query_BKD = F.linear(state.h_BKD, self._condition_weights()[0])
+        codes = fourier(state.xy_BK2, ANCHOR_FREQ), maps.fused.site_code_SP, maps.fused.on_code_PD
+        norm = self.condition_norm.weight, self.condition_norm.bias
+        return fused.Conditioning(state.anchors.site_BKR, of_query_BKD, maps.conditioning_BSD, *codes, *norm)
+
     def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor) -> Tensor:
         """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D]."""
         values, same = maps.values, fused.unchanged(self, DeformableRead, "_cells", "_weights")
@@ -251,7 +288,7 @@ class DeformableRead(Block):
             values.levels[0].rows_NC, maps.site_xy_S2, x_QT, score_QT, heads=self.dims.heads, width=self.dims.head
         ):
             return fused_training.levels_read(
-                *maps.fused.samples,
+                maps.fused.samples,
                 site_BKR=site_BKR,
                 site_xy_S2=maps.site_xy_S2,
                 x_QT=x_QT,

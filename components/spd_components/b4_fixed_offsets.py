@@ -18,4 +18,9 @@ class FixedOffsets(DeformableRead):
 
     def _offsets(self, u_QD: Tensor, axis: int) -> Tensor:
         """The ring along x or y for every anchor: [Q, T]."""
-        return self.get_buffer("ring")[axis::2].expand(len(u_QD), -1)
+        return self._constant_offsets()[axis].expand(len(u_QD), -1)
+
+    def _constant_offsets(self) -> tuple[Tensor, Tensor]:
+        """The ring along x and along y."""
+        ring = self.get_buffer("ring")
+        return ring[::2], ring[1::2]

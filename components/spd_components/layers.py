@@ -108,7 +108,7 @@ class TokenAttentionLayer(nn.Module):
 
     def forward(self, h_BKD: Tensor, parts: Sequence[TokenPart], absorbed: Absorbed) -> Tensor:
         """h after one layer over the tokens of all `parts`."""
-        if not self.training and absorbed.weights.serve(h_BKD):
+        if not self.training and absorbed.weights.serve(h_BKD, heads=self.dims.heads, width=self.dims.head):
             key_NED, value_NDE, shift_NE, weights = absorbed
             tokens = [part.standard_BKTD.flatten(0, 1) for part in parts]
             return fused.token_layer(h_BKD, tokens, weights, key_NED, value_NDE.transpose(1, 2), shift_NE)
@@ -125,8 +125,6 @@ class TokenAttentionLayer(nn.Module):
             mixed_NQD, total_QN1 = fused_training.attend(torch.bmm(query_NQE, key_NED), self._keep(shared), shared)
             return mixed_NQD, total_QN1 if self.training else None
         tokens = [part.standard_BKTD.flatten(0, 1) for part in parts]
-        if not self.training and fused.ready(query_NQE, *tokens, heads=self.dims.heads, width=self.dims.head):
-            return fused.attend(torch.bmm(query_NQE, key_NED), tokens), None
         absorbed_QND = torch.bmm(query_NQE / math.sqrt(self.dims.head), key_NED).transpose(0, 1)
         score_QNT = torch.cat([torch.bmm(absorbed_QND, part_QTD.transpose(1, 2)) for part_QTD in tokens], dim=-1)
         alpha_QNT = F.dropout(score_QNT.softmax(-1), self.dropout, self.training)
@@ -186,7 +184,7 @@ class SiteAttentionLayer(nn.Module):
         added_query_BKD is added to the projected query: what else than h decides where to look.
         """
         key_BNES, value_BNSE, weights = of_sites
-        if not self.training and weights.serve(h_BKD):
+        if not self.training and weights.serve(h_BKD, heads=self.dims.heads, width=self.dims.head):
             return fused.site_layer(h_BKD, weights, key_BNES, value_BNSE, added_query_BKD)
         batch, count, core = h_BKD.shape
         query_BKD = self.query(self.query_norm(h_BKD))

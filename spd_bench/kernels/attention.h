@@ -19,10 +19,15 @@ template <class T>
 inline void sums_of_four(const typename Wide<T>::V* of, T* to) {
     for (int i = 0; i < together; ++i) to[i] = Wide<T>::sum(of[i]);
 }
+// to[n][i] = the sum of of[n][i], heads `step` apart.
+template <class T>
+inline void sums_of_heads(const typename Wide<T>::V (*of)[together], T* to, int64_t step) {
+    for (int n = 0; n < heads_at_once; ++n) sums_of_four<T>(of[n], to + n * step);
+}
 #ifdef HAS_SHUFFLES
 // Within each 128 bits the four are transposed as they are added up, in 6 shuffles instead of 16.
 template <size_t... lane>
-inline void sums_of_four_floats(const Wide<float>::V* of, float* to, std::index_sequence<lane...>) {
+inline Wide<float>::V sums_within(const Wide<float>::V* of, std::index_sequence<lane...>) {
     using V = Wide<float>::V;
     constexpr int lanes = Wide<float>::lanes;
 #define LOW_PAIRS(a, b) __builtin_shufflevector(a, b, (int((lane & ~3) + (lane & 3) / 2 + (lane & 1) * lanes))...)
@@ -31,20 +36,69 @@ inline void sums_of_four_floats(const Wide<float>::V* of, float* to, std::index_
 #define HIGH_HALVES(a, b) __builtin_shufflevector(a, b, (int((lane & ~3) + 2 + (lane & 1) + (lane & 2) / 2 * lanes))...)
     const V first = LOW_PAIRS(of[0], of[1]) + HIGH_PAIRS(of[0], of[1]);
     const V second = LOW_PAIRS(of[2], of[3]) + HIGH_PAIRS(of[2], of[3]);
-    const V all = LOW_HALVES(first, second) + HIGH_HALVES(first, second);
+    return LOW_HALVES(first, second) + HIGH_HALVES(first, second);
+}
+inline Wide<float>::V sums_within(const Wide<float>::V* of) {
+    return sums_within(of, std::make_index_sequence<Wide<float>::lanes>());
+}
+template <>
+inline void sums_of_four<float>(const Wide<float>::V* of, float* to) {
+    constexpr int lanes = Wide<float>::lanes;
     float part[lanes];
-    Wide<float>::store(part, all);
+    Wide<float>::store(part, sums_within(of));
     for (int i = 0; i < together; ++i) {
         float sum = part[i];
         for (int j = together; j < lanes; j += together) sum += part[i + j];
         to[i] = sum;
     }
 }
+#ifdef __AVX512F__
+// Vectors of four parts, the sums of each head's in a part of one vector.
 template <>
-inline void sums_of_four<float>(const Wide<float>::V* of, float* to) {
-    sums_of_four_floats(of, to, std::make_index_sequence<Wide<float>::lanes>());
+inline void sums_of_heads<float>(const Wide<float>::V (*of)[together], float* to, int64_t step) {
+    using V = Wide<float>::V;
+    const auto halves = [](V a, V b) {
+        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+               __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    };
+    const auto parts = [](V a, V b) {
+        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+               __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    };
+    const V last = halves(sums_within(of[4]), sums_within(of[5]));
+    const V first = halves(sums_within(of[0]), sums_within(of[1])), second = halves(sums_within(of[2]), sums_within(of[3]));
+    float sum[2 * Wide<float>::lanes];
+    Wide<float>::store(sum, parts(first, second));
+    Wide<float>::store(sum + Wide<float>::lanes, parts(last, last));
+    for (int n = 0; n < heads_at_once; ++n) std::copy_n(sum + n * together, together, to + n * step);
 }
 #endif
+#endif
+
+// The softmax of `count` scores that are multiplied by `scale` first, 0 beyond them up to `room`, whole vectors.
+template <class T>
+void softmax_in_place(int64_t count, int64_t room, T scale, T* score) {
+    using W = Wide<T>;
+    using V = typename W::V;
+    std::fill(score + count, score + room, T(-INFINITY));
+    V most = W::load(score), sums = {};
+    for (int64_t s = W::lanes; s < room; s += W::lanes) {
+        const V here = W::load(score + s);
+        most = here > most || here != here ? here : most;
+    }
+    T part[W::lanes];
+    W::store(part, most);
+    for (int width = W::lanes / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i) part[i] = part[i + width] > part[i] || part[i + width] != part[i + width] ? part[i + width] : part[i];
+    const T peak = part[0];
+    for (int64_t s = 0; s < room; s += W::lanes) {
+        const V raised = exponential<T>((W::load(score + s) - peak) * scale);
+        W::store(score + s, raised);
+        sums += raised;
+    }
+    const T one = 1 / W::sum(sums);
+    for (int64_t s = 0; s < room; s += W::lanes) W::store(score + s, W::load(score + s) * one);
+}
 
 // The tokens of one item after the other. They lie in `parts` arrays [items, count[p], D].
 template <class T>
@@ -83,7 +137,7 @@ struct Tokens {
                         for (int i = 0; i < together; ++i) sum[n][i] += of_head * token[i];
                     }
                 }
-                for (int n = 0; n < heads_at_once; ++n) sums_of_four<T>(sum[n], to + (head + n) * room + j);
+                sums_of_heads<T>(sum, to + head * room + j, room);
             }
         }
     }
@@ -107,36 +161,19 @@ struct Tokens {
     }
     // Of each head the softmax of the scaled scores, 0 beyond the tokens.
     void softmax(T scale, T* scores) const {
-        for (int head = 0; head < HEADS; ++head) {
-            T* s = scores + head * room;
-            T most = s[0];
-            for (int64_t j = 1; j < all; ++j) most = s[j] > most ? s[j] : most;
-            for (int64_t j = all; j < room; ++j) s[j] = -INFINITY;
-            V sums = {};
-            for (int64_t j = 0; j < room; j += W::lanes) {
-                const V raised = exponential<T>((W::load(s + j) - most) * scale);
-                W::store(s + j, raised);
-                sums += raised;
-            }
-            const T one = 1 / W::sum(sums);
-            for (int64_t j = 0; j < room; j += W::lanes) W::store(s + j, W::load(s + j) * one);
+        for (int head = 0; head < HEADS; ++head) softmax_in_place(all, room, scale, scores + head * room);
+    }
+    // Softmax attention of the heads over the tokens of the next items, keys and values the tokens themselves: query and out
+    // are [items, N, D]. more: whether other items come after these. What is read twice is still in cache.
+    void attend(int64_t items, const T* query, T* out, bool more) {
+        std::vector<T> share(HEADS * room);
+        for (int64_t item = 0; item < items; ++item, next()) {
+            const bool fetch = more || item + 1 < items;
+            products(query + item * HEADS * CORE, CORE, share.data(), fetch);
+            softmax(1 / std::sqrt(T(WIDTH)), share.data());
+            mixture(share.data(), out + item * HEADS * CORE, CORE, fetch);
         }
     }
 };
-
-// Softmax attention of the heads over the tokens of one query, keys and values the tokens themselves. Query and out are
-// [N, items, D]. What is read twice is still in cache.
-template <class T>
-void attend(int64_t first, int64_t last, int64_t items, int64_t parts, const T* const* tokens, const int64_t* count,
-            const T* query, T* out) {
-    Tokens<T> of(first, parts, tokens, count);
-    std::vector<T> share(HEADS * of.room);
-    for (int64_t item = first; item < last; ++item, of.next()) {
-        const bool more = item + 1 < last;
-        of.products(query + item * CORE, items * CORE, share.data(), more);
-        of.softmax(1 / std::sqrt(T(WIDTH)), share.data());
-        of.mixture(share.data(), out + item * CORE, items * CORE, more);
-    }
-}
 
 }  // namespace

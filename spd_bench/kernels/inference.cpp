@@ -21,7 +21,7 @@
         largest(first, last, sites, wanted, weight, out);                                                             \
     }                                                                                                                 \
     void enlarged_norm_##NAME(int64_t first, int64_t last, int64_t channels, int64_t height, int64_t width,           \
-                              int64_t factor, int64_t pad, const T* coarse, const T* plus, const T* weight,          \
+                              int64_t factor, int64_t pad, const T* coarse, const T* plus, const T* weight,           \
                               const T* bias, T* out) {                                                                \
         const auto of = channels == FINE  ? enlarged_norm<T, FINE>                                                    \
                         : channels == LOW ? enlarged_norm<T, LOW>                                                     \
@@ -42,41 +42,59 @@
     }                                                                                                                 \
     void neighbourhood_##NAME(int64_t first, int64_t last, int64_t side, const T* rows, int64_t rows_per_map,         \
                               int64_t items_per_map, int64_t channels, int64_t width, int64_t height, int64_t pad,    \
-                              const T* xy, const T* plus, T* out, int64_t out_stride) {                               \
-        const auto of = side == 5 ? neighbourhood<T, 5> : side == 3 ? neighbourhood<T, 3> : neighbourhood<T, 1>;      \
-        of(first, last, rows, rows_per_map, items_per_map, channels, width, height, pad, xy, plus, out, out_stride);  \
+                              const T* xy, T* out) {                                                                  \
+        neighbourhood<T>(first, last, side, {rows, rows_per_map, channels, width, height, pad}, items_per_map, xy, out);\
     }                                                                                                                 \
-    void gelu_tokens_##NAME(int64_t first, int64_t last, int64_t tokens, const T* x, int64_t shared,                  \
-                            const T* shared_shift, const T* own_shift, const T* plus, T* out, int64_t out_stride) {   \
-        gelu_tokens(first, last, tokens, x, shared, shared_shift, own_shift, plus, out, out_stride);                  \
+    void local_tokens_##NAME(int64_t first, int64_t last, int64_t items_per_map, const T* xy, int64_t levels,         \
+                             const T* const* rows, const int64_t* sizes, const int64_t* sides, const T* scale,        \
+                             const int64_t* counts, const T* const* weights, T* seed, T* out) {                       \
+        std::vector<Map<T>> maps;                                                                                     \
+        for (int64_t l = 0; l < levels; ++l, sizes += 5)                                                              \
+            maps.push_back({rows[l], sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]});                              \
+        local_tokens<T>(first, last, items_per_map, xy, levels, maps.data(), sides, scale,                            \
+                        {counts[0], counts[1], counts[2], counts[3], counts[4], counts[5], scale[2 * levels], weights[0],\
+                         weights[1], weights[2], weights[3], weights[4], weights[5], weights[6], weights[7],          \
+                         weights[8]},                                                                                 \
+                        seed, out);                                                                                   \
     }                                                                                                                 \
     void condition_##NAME(int64_t first, int64_t last, int64_t anchors, int64_t queries_per_image, int64_t sites,     \
                           int64_t freq, const int64_t* site, const T* of_query, const T* of_site,                     \
                           const T* query_code, const T* site_code, const T* weight, const T* norm_weight,             \
                           const T* norm_bias, T* out) {                                                               \
-        condition(first, last, anchors, queries_per_image, sites, freq, site, of_query, of_site, query_code,          \
-                  site_code, weight, norm_weight, norm_bias, out);                                                    \
+        condition<T>(first, last,                                                                                     \
+                     {anchors, queries_per_image, sites, freq, site, of_query, of_site, query_code, site_code,        \
+                      weight, norm_weight, norm_bias},                                                                \
+                     out);                                                                                            \
+    }                                                                                                                 \
+    void evidence_##NAME(int64_t first, int64_t last, int64_t anchors, int64_t queries_per_image, int64_t sites,      \
+                         int64_t freq, const int64_t* site, const T* of_query, const T* of_site,                      \
+                         const T* query_code, const T* site_code, const T* weight, const T* norm_weight,              \
+                         const T* norm_bias, int64_t columns, const T* joint, const T* bias, const T* fixed,          \
+                         const T* out_weight, const T* plus, int64_t samples, const T* const* rows,                   \
+                         const int64_t* rows_per_map, const T* level, const int32_t* places, const T* site_xy,        \
+                         T* out) {                                                                                    \
+        evidence<T>(first, last,                                                                                      \
+                    {anchors, queries_per_image, sites, freq, site, of_query, of_site, query_code, site_code,         \
+                     weight, norm_weight, norm_bias},                                                                 \
+                    {columns, joint, bias, fixed, out_weight, plus}, samples, rows, rows_per_map, level, places,      \
+                    site_xy, out);                                                                                    \
     }                                                                                                                 \
     void levels_read_##NAME(int64_t first, int64_t last, int64_t samples, const T* const* rows,                       \
-                            const int64_t* rows_per_map, int64_t items_per_image, const T* level,                     \
-                            const int32_t* places, const int64_t* site, const T* site_xy, const T* dx, const T* dy,   \
+                            const int64_t* rows_per_map, const T* level, const int32_t* places,                       \
+                            int64_t items_per_image, const int64_t* site, const T* site_xy, const T* dx, const T* dy, \
                             int64_t item_step, int64_t step, const T* score, int64_t score_step, T* out) {            \
-        levels_read(first, last, samples, rows, rows_per_map, items_per_image, level, places, site, site_xy, dx, dy,  \
+        levels_read(first, last, samples, rows, rows_per_map, level, places, items_per_image, site, site_xy, dx, dy,  \
                     item_step, step, score, score_step, out);                                                         \
     }                                                                                                                 \
-    void token_layer_##NAME(int64_t, int64_t items, int64_t parts, const T* const* tokens, const int64_t* count,      \
-                            int64_t hidden, const Layer<T>* layer, const T* key, const T* value, const T* shift,      \
-                            const T* h, T* out) {                                                                     \
-        token_layer(items, parts, tokens, count, hidden, *layer, key, value, shift, h, out);                          \
+    void token_layer_##NAME(int64_t first, int64_t last, int64_t parts, const T* const* tokens,                       \
+                            const int64_t* count, int64_t hidden, const Layer<T>* layer, const T* key,                \
+                            const T* value, const T* shift, const T* h, T* out) {                                     \
+        token_layer(first, last, parts, tokens, count, hidden, *layer, key, value, shift, h, out);                    \
     }                                                                                                                 \
-    void site_layer_##NAME(int64_t, int64_t items, int64_t items_per_image, int64_t sites, int64_t hidden,            \
+    void site_layer_##NAME(int64_t first, int64_t last, int64_t items_per_image, int64_t sites, int64_t hidden,       \
                            const Layer<T>* layer, const T* added_query, const T* key, const T* value, const T* h,     \
                            T* out, T* weights) {                                                                      \
-        site_layer(items, items_per_image, sites, hidden, *layer, added_query, key, value, h, out, weights);          \
-    }                                                                                                                 \
-    void attend_##NAME(int64_t first, int64_t last, int64_t items, int64_t parts, const T* const* tokens,             \
-                       const int64_t* count, const T* query, T* out) {                                                \
-        attend(first, last, items, parts, tokens, count, query, out);                                                 \
+        site_layer(first, last, items_per_image, sites, hidden, *layer, added_query, key, value, h, out, weights);    \
     }                                                                                                                 \
     }
 

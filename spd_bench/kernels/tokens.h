@@ -2,7 +2,8 @@
 
 #pragma once
 
-#include "vectors.h"
+#include "products.h"
+#include "scratch.h"
 
 namespace {
 
@@ -27,60 +28,164 @@ struct Place {
     }
 };
 
-// Bilinear reads at SIDE x SIDE places one cell apart (geometry.Table.read_neighbourhood). All share their fractions:
-// lines are interpolated along x, then neighbouring lines along y. With `plus`, of D channels, standardised after it.
+// A batch of maps as rows within a border of zeros (geometry.Table).
+template <class T>
+struct Map {
+    const T* rows;
+    int64_t rows_per_map, channels, width, height, pad;
+};
+
+// Bilinear reads at SIDE x SIDE places one cell apart around a point in cells (geometry.Table.read_neighbourhood). All share
+// their fractions: lines are interpolated along x, then neighbouring lines along y. With `plus`, of D channels, standardised
+// after it.
 template <class T, int SIDE>
-void neighbourhood(int64_t first, int64_t last, const T* rows, int64_t rows_per_map, int64_t items_per_map,
-                   int64_t channels, int64_t width, int64_t height, int64_t pad, const T* xy, const T* plus, T* out,
-                   int64_t out_stride) {
+void around(const Map<T>& map, int64_t image, const T* xy, const T* plus, T* out) {
     using W = Wide<T>;
     using V = typename W::V;
-    const int64_t stride = width + 2 * pad;
-    for (int64_t item = first; item < last; ++item) {
-        const Place<T> at(xy + 2 * item, width, height, pad);
-        const T fx = at.fx, fy = at.fy;
-        const int64_t row = at.row - (SIDE / 2) * (stride + 1);
-        const T* corner = rows + ((item / items_per_map) * rows_per_map + row) * channels;
-        T raw[SIDE * SIDE * CORE];
-        T* to = plus ? raw : out + item * out_stride;
-        for (int64_t c = 0; c < channels; c += W::lanes) {
-            V above[SIDE];
-            for (int line = 0; line <= SIDE; ++line) {
-                const T* from = corner + line * stride * channels + c;
-                V cell[SIDE + 1];
-                for (int i = 0; i <= SIDE; ++i) cell[i] = W::load(from + i * channels);
-                for (int i = 0; i < SIDE; ++i) {
-                    const V here = cell[i] + fx * (cell[i + 1] - cell[i]);
-                    if (line > 0) {
-                        const int64_t place = ((line - 1) * SIDE + i) * channels + c;
-                        W::store(to + place, above[i] + fy * (here - above[i]));
-                    }
-                    above[i] = here;
-                }
+    const int64_t stride = map.width + 2 * map.pad, channels = map.channels;
+    const Place<T> at(xy, map.width, map.height, map.pad);
+    const T fx = at.fx, fy = at.fy;
+    const T* corner = map.rows + (image * map.rows_per_map + at.row - (SIDE / 2) * (stride + 1)) * channels;
+    T raw[SIDE * SIDE * CORE];
+    T* to = plus ? raw : out;
+    for (int64_t c = 0; c < channels; c += W::lanes) {
+        V above[SIDE];
+        for (int line = 0; line <= SIDE; ++line) {
+            const T* from = corner + line * stride * channels + c;
+            V cell[SIDE + 1];
+            for (int i = 0; i <= SIDE; ++i) cell[i] = W::load(from + i * channels);
+            for (int i = 0; i < SIDE; ++i) {
+                const V here = cell[i] + fx * (cell[i + 1] - cell[i]);
+                if (line > 0) W::store(to + ((line - 1) * SIDE + i) * channels + c, above[i] + fy * (here - above[i]));
+                above[i] = here;
             }
         }
-        for (int place = 0; plus && place < SIDE * SIDE; ++place) {
-            Row<T> row = Row<T>::load(raw + place * CORE);
-            row.add(plus + place * CORE);
-            row.standardise();
-            row.store(out + item * out_stride + place * CORE);
-        }
+    }
+    for (int place = 0; plus && place < SIDE * SIDE; ++place) {
+        Row<T> row = Row<T>::load(raw + place * CORE);
+        row.add(plus + place * CORE);
+        row.standardise();
+        row.store(out + place * CORE);
+    }
+}
+template <class T>
+void around(int64_t side, const Map<T>& map, int64_t image, const T* xy, const T* plus, T* out) {
+    const auto of = side == 5 ? around<T, 5> : side == 3 ? around<T, 3> : around<T, 1>;
+    of(map, image, xy, plus, out);
+}
+
+template <class T>
+void neighbourhood(int64_t first, int64_t last, int64_t side, const Map<T>& map, int64_t items_per_map, const T* xy,
+                   T* out) {
+    for (int64_t item = first; item < last; ++item)
+        around<T>(side, map, item / items_per_map, xy + 2 * item, nullptr, out + item * side * side * map.channels);
+}
+
+// §6.1's code of pairs (x, y): sin and cos of 2π 2^l x, then of y, [pairs, 4 freq].
+template <class T>
+void fourier(int64_t pairs, int64_t freq, const T* xy, T* code) {
+    using W = Wide<T>;
+    const int64_t angles = 2 * pairs * freq, room = (angles + W::lanes - 1) / W::lanes * W::lanes;
+    const Scratch<T> angle(room), sine(room), cosine(room);
+    std::fill(angle + angles, angle + room, T(0));
+    for (int64_t i = 0; i < 2 * pairs; ++i) {
+        T frequency = T(6.283185307179586476925286766559);
+        for (int64_t f = 0; f < freq; ++f, frequency *= 2) angle[i * freq + f] = xy[i] * frequency;
+    }
+    for (int64_t i = 0; i < room; i += W::lanes) {
+        typename W::V s, c;
+        sine_and_cosine<T>(W::load(angle + i), s, c);
+        W::store(sine + i, s);
+        W::store(cosine + i, c);
+    }
+    for (int64_t i = 0; i < 2 * pairs; ++i) {
+        std::copy_n(sine + i * freq, freq, code + 2 * i * freq);
+        std::copy_n(cosine + i * freq, freq, code + (2 * i + 1) * freq);
     }
 }
 
-// GELU(x + shift) + plus of an item's tokens, standardised; the shift the same for every item in the first `shared` of them.
+// What is learned of the seed and of L1's tokens (§6.1). All weights are transposed, [channels in, channels out]; those of
+// the offsets have whole panels of columns.
 template <class T>
-void gelu_tokens(int64_t first, int64_t last, int64_t tokens, const T* x, int64_t shared, const T* shared_shift,
-                 const T* own_shift, const T* plus, T* out, int64_t out_stride) {
-    for (int64_t item = first; item < last; ++item)
-        for (int64_t t = 0; t < tokens; ++t) {
-            Row<T> row = Row<T>::load(x + (item * tokens + t) * CORE);
-            row.add(t < shared ? shared_shift + t * CORE : own_shift + (item * (tokens - shared) + t - shared) * CORE);
-            row.apply_gelu();
-            row.add(plus + t * CORE);
-            row.standardise();
-            row.store(out + item * out_stride + t * CORE);
+struct LocalWeights {
+    int64_t side, learned, centre_is_token, position_freq, offset_freq, offset_columns;
+    T reach;  // of a learned offset, in cells
+    const T *seed, *seed_bias, *offset, *offset_bias, *on_feature, *on_code, *bias, *cell_shift, *embedding;
+};
+
+// The seed of every query, and its tokens of all levels, standardised; the first of the maps is L1. xy: in the unit
+// square; cells of a map by `scale`, x and y of each.
+template <class T>
+void local_tokens(int64_t first, int64_t last, int64_t items_per_map, const T* xy, int64_t levels, const Map<T>* maps,
+                  const int64_t* sides, const T* scale, const LocalWeights<T>& w, T* seed, T* out) {
+    using W = Wide<T>;
+    using V = typename W::V;
+    constexpr int64_t group = rows_at_once;
+    const Map<T>& l1 = maps[0];
+    const int64_t fine = l1.channels, known = fine + 4 * w.position_freq, cells = w.side * w.side, middle = cells / 2;
+    const int64_t ring = cells - !w.centre_is_token, own = ring + w.learned, codes = 4 * w.offset_freq;
+    int64_t all = own;
+    for (int64_t l = 1; l < levels; ++l) all += sides[l] * sides[l];
+    const Scratch<T> about(group * known), position(group * 4 * w.position_freq), raw(group * w.offset_columns),
+        delta(group * w.learned * 2), code(group * w.learned * codes), shift(group * w.learned * CORE),
+        near(cells * fine), features(own * fine), token(own * CORE);
+    for (int64_t begin = first; begin < last; begin += group) {
+        const int64_t count = std::min(group, last - begin);
+        fourier<T>(count, w.position_freq, xy + 2 * begin, position);
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t item = begin + i;
+            const T at[] = {xy[2 * item] * scale[0], xy[2 * item + 1] * scale[1]};
+            around<T, 1>(l1, item / items_per_map, at, nullptr, about + i * known);
+            std::copy_n(position + i * (known - fine), known - fine, about + i * known + fine);
         }
+        products<T>(count, CORE, known, about, known, w.seed, CORE, [&](int64_t i, int64_t c, V sum) {
+            W::store(seed + (begin + i) * CORE + c, sum + W::load(w.seed_bias + c));
+        });
+        if (w.learned) {
+            const int64_t numbers = 2 * w.learned;
+            products<T>(count, w.offset_columns, fine, about, known, w.offset, w.offset_columns,
+                        [&](int64_t i, int64_t c, V sum) {
+                            W::store(raw + i * w.offset_columns + c,
+                                     hyperbolic_tangent<T>(sum + W::load(w.offset_bias + c)));
+                        });
+            for (int64_t i = 0; i < count; ++i)
+                for (int64_t n = 0; n < numbers; ++n) delta[i * numbers + n] = raw[i * w.offset_columns + n] / 2;
+            fourier<T>(count * w.learned, w.offset_freq, delta, code);
+            products<T>(count * w.learned, CORE, codes, code, codes, w.on_code, CORE, [&](int64_t i, int64_t c, V sum) {
+                W::store(shift + i * CORE + c, sum + W::load(w.bias + c));
+            });
+        }
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t item = begin + i, image = item / items_per_map;
+            const T* const point = xy + 2 * item;
+            T* to = out + item * all * CORE;
+            const T at[] = {point[0] * scale[0], point[1] * scale[1]};
+            around<T>(w.side, l1, image, at, nullptr, near);
+            for (int64_t place = 0, token = 0; place < cells; ++place)
+                if (w.centre_is_token || place != middle) std::copy_n(near + place * fine, fine, features + token++ * fine);
+            for (int64_t m = 0; m < w.learned; ++m) {
+                const T* by = delta + (i * w.learned + m) * 2;
+                const T there[] = {at[0] + 2 * w.reach * by[0], at[1] + 2 * w.reach * by[1]};
+                around<T, 1>(l1, image, there, nullptr, features + (ring + m) * fine);
+            }
+            products<T>(own, CORE, fine, features, fine, w.on_feature, CORE,
+                        [&](int64_t t, int64_t c, V sum) { W::store(token + t * CORE + c, sum); });
+            for (int64_t t = 0; t < own; ++t, to += CORE) {
+                Row<T> row = Row<T>::load(token + t * CORE);
+                row.add(t < ring ? w.cell_shift + t * CORE : shift + (i * w.learned + t - ring) * CORE);
+                row.apply_gelu();
+                row.add(w.embedding + t * CORE);
+                row.standardise();
+                row.store(to);
+            }
+            const T* plus = w.embedding + own * CORE;
+            for (int64_t l = 1; l < levels; ++l) {
+                const T cell[] = {point[0] * scale[2 * l], point[1] * scale[2 * l + 1]};
+                around<T>(sides[l], maps[l], image, cell, plus, to);
+                to += sides[l] * sides[l] * CORE, plus += sides[l] * sides[l] * CORE;
+            }
+        }
+    }
 }
 
 }  // namespace

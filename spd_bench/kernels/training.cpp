@@ -177,7 +177,7 @@ void attend_backward(int64_t first, int64_t last, int64_t items, int64_t parts, 
 // Items are the heads of every image: each reads and writes its own channels of its image's rows.
 template <class T>
 void levels_read_backward(int64_t first, int64_t last, int64_t samples, const T* const* rows,
-                          const int64_t* rows_per_map, int64_t items_per_image, const T* level, const int32_t* places,
+                          const int64_t* rows_per_map, const T* level, const int32_t* places, int64_t items_per_image,
                           const int64_t* site, const T* site_xy, const T* dx, const T* dy, int64_t item_step,
                           int64_t step, const T* score, int64_t score_step, const T* grad_out, T* const* grad_rows,
                           T* grad_dx, T* grad_dy, T* grad_score) {
@@ -318,12 +318,12 @@ void levels_read_backward(int64_t first, int64_t last, int64_t samples, const T*
                         grad_query, grad_tokens, adds);                                                               \
     }                                                                                                                 \
     void levels_read_backward_##NAME(int64_t first, int64_t last, int64_t samples, const T* const* rows,              \
-                                     const int64_t* rows_per_map, int64_t items_per_image, const T* level,            \
-                                     const int32_t* places, const int64_t* site, const T* site_xy, const T* dx,       \
+                                     const int64_t* rows_per_map, const T* level, const int32_t* places,              \
+                                     int64_t items_per_image, const int64_t* site, const T* site_xy, const T* dx,     \
                                      const T* dy, int64_t item_step, int64_t step, const T* score,                    \
                                      int64_t score_step, const T* grad_out, T* const* grad_rows, T* grad_dx,          \
                                      T* grad_dy, T* grad_score) {                                                     \
-        levels_read_backward(first, last, samples, rows, rows_per_map, items_per_image, level, places, site, site_xy, \
+        levels_read_backward(first, last, samples, rows, rows_per_map, level, places, items_per_image, site, site_xy, \
                              dx, dy, item_step, step, score, score_step, grad_out, grad_rows, grad_dx, grad_dy,       \
                              grad_score);                                                                             \
     }                                                                                                                 \

@@ -135,6 +135,42 @@ inline typename Wide<T>::V gelu(typename Wide<T>::V x) {
     }
 }
 
+// sin x and cos x of moderate x: x less a whole number of quarter turns, and the two series there.
+template <class T>
+inline void sine_and_cosine(typename Wide<T>::V x, typename Wide<T>::V& sine, typename Wide<T>::V& cosine) {
+    using W = Wide<T>;
+    using V = typename W::V;
+    using U = typename W::U;
+    if constexpr (sizeof(T) == 8) {
+        for (int i = 0; i < W::lanes; ++i) sine[i] = std::sin(x[i]), cosine[i] = std::cos(x[i]);
+    } else {
+        constexpr float whole = 1.5f * (1 << 23);  // added, it leaves the number of quarters in the lowest bits
+        const V shifted = x * 0.63661977236758134f + whole, quarters = shifted - whole;
+        const V r = ((x - quarters * 1.5703125f) - quarters * 4.837512969970703e-4f) - quarters * 7.549789948768648e-8f;
+        const V t = r * r;
+        V s = W::all(-1.9515296e-4f), c = W::all(2.4433157e-5f);
+        s = r + r * t * ((s * t + 8.332161e-3f) * t - 1.6666655e-1f);
+        c = 1.0f - 0.5f * t + t * t * ((c * t - 1.3887316e-3f) * t + 4.1666646e-2f);
+        const U turn = (U)shifted;
+        const auto odd = (turn & 1) != 0;
+        sine = (V)((U)(odd ? c : s) ^ ((turn & 2) << 30));
+        cosine = (V)((U)(odd ? s : c) ^ (((turn + 1) & 2) << 30));
+    }
+}
+
+template <class T>
+inline typename Wide<T>::V hyperbolic_tangent(typename Wide<T>::V x) {
+    using W = Wide<T>;
+    using V = typename W::V;
+    if constexpr (sizeof(T) == 8) {
+        for (int i = 0; i < W::lanes; ++i) x[i] = std::tanh(x[i]);
+        return x;
+    } else {
+        const V away = exponential<T>(x < 0 ? x + x : -x - x), size = (1 - away) / (1 + away);
+        return x < 0 ? -size : size;
+    }
+}
+
 // A row of channels in registers.
 template <class T, int SIZE = CORE>
 struct Row {
