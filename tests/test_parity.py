@@ -4,6 +4,7 @@ Wrong twins run through the same comparison and must fail it.
 """
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -179,10 +180,14 @@ def _swap_xy(model, monkeypatch):
 def _half_pixel(model, monkeypatch):
     original = geometry.Table.xy_lvl
     monkeypatch.setattr(geometry.Table, "xy_lvl", lambda self, xy: original(self, xy) + 0.5)
+    local_tokens, half = fused.local_tokens, 0.5 / torch.tensor([4 * GRID[1], 4 * GRID[0]], dtype=torch.float64)
+    monkeypatch.setattr(fused, "local_tokens", lambda xy, *rest: local_tokens(xy + half, *rest))
 
 
 def _uniform_weights(model, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "softmax", lambda x, dim: torch.full_like(x, 1 / x.shape[dim]))
+    token_layer = fused.token_layer
+    monkeypatch.setattr(fused, "token_layer", lambda h, t, w, key, *rest: token_layer(h, t, w, 0 * key, *rest))
 
 
 def _one_percent(model, monkeypatch):
@@ -195,12 +200,22 @@ def _one_percent(model, monkeypatch):
 
 
 def _border_padding(model, monkeypatch):
-    original = torch.nn.functional.pad
+    def replicate(x_BHWC, pad):
+        x_BCHW = x_BHWC.permute(0, 3, 1, 2)
+        return torch.nn.functional.pad(x_BCHW, pad[2:], mode="replicate").permute(0, 2, 3, 1)
 
-    def replicate(x, pad):
-        return original(x.permute(0, 3, 1, 2), pad[2:], mode="replicate").permute(0, 2, 3, 1)
+    norm, product = fused.enlarged_norm, fused.enlarged_product
 
-    monkeypatch.setattr(geometry.F, "pad", replicate)
+    def filled(rows_NC, source_BHWC, factor, pad):
+        batch, height, width = source_BHWC.shape[0], source_BHWC.shape[1] * factor, source_BHWC.shape[2] * factor
+        map_BHWC = rows_NC.view(batch, height + 2 * pad, width + 2 * pad, -1)[:, pad : pad + height, pad : pad + width]
+        return replicate(map_BHWC, (0, 0, pad, pad, pad, pad)).reshape(rows_NC.shape)
+
+    monkeypatch.setattr(geometry, "F", SimpleNamespace(pad=replicate, embedding_bag=torch.nn.functional.embedding_bag))
+    monkeypatch.setattr(fused, "enlarged_norm", lambda x, p, f, pad, n: filled(norm(x, p, f, pad, n), x, f, pad))
+    monkeypatch.setattr(
+        fused, "enlarged_product", lambda x, p, f, pad, *more: filled(product(x, p, f, pad, *more), x, f, pad)
+    )
 
 
 def _whole_extent(model, monkeypatch):
