@@ -157,6 +157,14 @@ class Reader {
             W::store(lr + t, lower_right);
             W::store(ll + t, lower - lower_right);
         }
+        // what lies elsewhere than what the last item reads is fetched
+        if (i > 0 && std::memcmp(row + i * padded, row + (i - 1) * padded, total * sizeof(Int)) == 0) return;
+        for (int64_t t = 0; t < total; ++t) {
+            const int64_t s = t % samples, down = stride[t];
+            const T* up = rows[s] + (image * rows_per_map[s] + row[i * padded + t]) * CORE + t / samples * WIDTH;
+            for (int64_t cell : {int64_t(0), int64_t(1), down, down + 1})
+                for (int c = 0; c < WIDTH; c += 64 / sizeof(T)) __builtin_prefetch(up + cell * CORE + c, 0, 2);
+        }
     }
     // out(i) is where item i of `count` goes.
     template <class Out>

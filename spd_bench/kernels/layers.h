@@ -16,12 +16,15 @@ namespace {
 constexpr int64_t few = 8;  // items up to which a layer goes by rows
 constexpr int64_t panels_at_once = 4;
 
-// W x + b of every item. Rows of W go by outermost: each is read once.
+// W x + b of every item. Rows of W go by outermost: each is read once, after it has been fetched.
 template <class T>
 void linear(int64_t items, int64_t channels, int64_t rows, const T* x, int64_t x_step, const T* weight, const T* bias,
             T* out, int64_t out_step) {
     using W = Wide<T>;
-    for (int64_t row = 0; row < rows; row += together)
+    constexpr int64_t ahead = 2 * together;
+    for (int64_t row = 0; row < rows; row += together) {
+        for (int64_t c = 0; c < together * channels && row + ahead < rows; c += 64 / sizeof(T))
+            __builtin_prefetch(weight + (row + ahead) * channels + c);
         for (int64_t item = 0; item < items; ++item) {
             typename W::V sum[together] = {};
             for (int64_t c = 0; c < channels; c += W::lanes) {
@@ -32,6 +35,7 @@ void linear(int64_t items, int64_t channels, int64_t rows, const T* x, int64_t x
             sums_of_four<T>(sum, total);
             for (int i = 0; i < together; ++i) out[item * out_step + row + i] = total[i] + bias[row + i];
         }
+    }
 }
 
 // Σ weight · row, all of `size` channels, added to `to`.
@@ -39,11 +43,17 @@ template <class T>
 void weighted_sum(int64_t count, int64_t size, const T* weight, const T* rows, T* to) {
     using W = Wide<T>;
     int64_t c = 0;
-    for (; c + W::lanes <= size; c += W::lanes) {
-        typename W::V sum = W::load(to + c);
-        for (int64_t i = 0; i < count; ++i) sum += weight[i] * W::load(rows + i * size + c);
-        W::store(to + c, sum);
-    }
+    const auto columns = [&](auto vectors) {
+        constexpr int some = decltype(vectors)::value;
+        typename W::V sum[some];
+        for (int v = 0; v < some; ++v) sum[v] = W::load(to + c + v * W::lanes);
+        for (int64_t i = 0; i < count; ++i)
+            for (int v = 0; v < some; ++v) sum[v] += weight[i] * W::load(rows + i * size + c + v * W::lanes);
+        for (int v = 0; v < some; ++v) W::store(to + c + v * W::lanes, sum[v]);
+        c += some * W::lanes;
+    };
+    while (c + 6 * W::lanes <= size) columns(std::integral_constant<int, 6>{});
+    while (c + W::lanes <= size) columns(std::integral_constant<int, 1>{});
     for (; c < size; ++c)
         for (int64_t i = 0; i < count; ++i) to[c] += weight[i] * rows[i * size + c];
 }

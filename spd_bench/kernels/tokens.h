@@ -74,6 +74,17 @@ void around(int64_t side, const Map<T>& map, int64_t image, const T* xy, const T
     of(map, image, xy, plus, out);
 }
 
+// Fetches the cells of a neighbourhood that will be read.
+template <class T>
+inline __attribute__((always_inline)) void fetch_around(int64_t side, const Map<T>& map, int64_t image, T x, T y) {
+    const T xy[] = {x, y};
+    const int64_t stride = map.width + 2 * map.pad, row = Place<T>(xy, map.width, map.height, map.pad).row;
+    const T* corner = map.rows + (image * map.rows_per_map + row - side / 2 * (stride + 1)) * map.channels;
+    for (int64_t line = 0; line <= side; ++line)
+        for (int64_t c = 0; c < (side + 1) * map.channels; c += 64 / sizeof(T))
+            __builtin_prefetch(corner + line * stride * map.channels + c, 0, 2);
+}
+
 template <class T>
 void neighbourhood(int64_t first, int64_t last, int64_t side, const Map<T>& map, int64_t items_per_map, const T* xy,
                    T* out) {
@@ -159,6 +170,9 @@ void local_tokens(int64_t first, int64_t last, int64_t items_per_map, const T* x
             const int64_t item = begin + i, image = item / items_per_map;
             const T* const point = xy + 2 * item;
             T* to = out + item * all * CORE;
+            for (int64_t l = 0; l < levels && item + 1 < last; ++l)
+                fetch_around<T>(l ? sides[l] : w.side, maps[l], (item + 1) / items_per_map, point[2] * scale[2 * l],
+                                point[3] * scale[2 * l + 1]);
             const T at[] = {point[0] * scale[0], point[1] * scale[1]};
             around<T>(w.side, l1, image, at, nullptr, near);
             for (int64_t place = 0, token = 0; place < cells; ++place)
