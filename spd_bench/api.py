@@ -98,7 +98,7 @@ class Level:
 
     def table(self, *, pad: int, by: nn.Linear | None = None) -> Table:
         """The map, or what the projection `by` makes of it, as rows with `pad` zero cells on each side."""
-        map_BHWC = self.map_BHWC if by is None else by(self.map_BHWC)
+        map_BHWC = self.map_BHWC if by is None else fused.linear(self.map_BHWC, by.weight, by.bias)
         return Table.of(map_BHWC, extent=self.extent, pad=pad)
 
 
@@ -181,6 +181,16 @@ class QueryState:
     attention_BKS: Tensor | None = None
     anchors: Anchors | None = None
     depth_m_BK: Tensor | None = None
+
+
+FIELDS = {
+    "h": "h_BKD",
+    "tokens": "tokens",
+    "attention": "attention_BKS",
+    "anchors": "anchors",
+    "depth": "depth_m_BK",
+}
+"""Names that `reads` and `writes` may hold, and the fields of `QueryState` that they mean."""
 
 
 class Encoder(Component, nn.Module, ABC):

@@ -5,21 +5,22 @@ A composition chains the blocks of one suite entry (§2). `build` refuses a chai
 """
 
 import fnmatch
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from spd_bench import registry
-from spd_bench.api import CHAIN, Block, Dims, Encoder, Features, Neck, PointDepthModel, QueryState, Scene
+from spd_bench.api import CHAIN, FIELDS, Block, Dims, Encoder, Features, Neck, PointDepthModel, QueryState, Scene
 from spd_bench.data.randomness import torch_seed
 from spd_bench.errors import ConfigError
 from spd_bench.registry import PluginError
 
-QUERY_CHUNK = 128
-"""Queries of one batch that are decoded together outside training: keeps memory flat in K."""
+QUERY_CHUNK = 256
+"""Queries of one batch that are decoded together outside training, at the most: keeps memory flat in K."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Composition(PointDepthModel):
         self.block_slots = tuple(blocks)
         for slot, block in blocks.items():
             self.add_module(slot, block)
+        self._read_last = _read_last(blocks)
 
     def block(self, slot: str) -> Block:
         """The block in a slot."""
@@ -55,11 +57,14 @@ class Composition(PointDepthModel):
         """Depth in metres at every query (§6); outside training in chunks of queries."""
         if self.training:
             return self._decode_chunk(scene, xy_BK2)
-        size = max(1, QUERY_CHUNK // xy_BK2.shape[0])
-        return torch.cat([self._decode_chunk(scene, chunk) for chunk in xy_BK2.split(size, dim=1)], dim=1)
+        batch, count, _ = xy_BK2.shape
+        chunks = math.ceil(count / max(1, QUERY_CHUNK // batch))
+        return torch.cat([self._decode_chunk(scene, chunk) for chunk in xy_BK2.tensor_split(chunks, dim=1)], dim=1)
 
     def _decode_chunk(self, scene: Scene, xy_BK2: Tensor) -> Tensor:
-        state = self.trace(scene, xy_BK2)
+        state = QueryState(xy_BK2)
+        for slot in self.block_slots:
+            state = replace(self.block(slot)(state, scene), **self._read_last[slot])
         assert state.depth_m_BK is not None
         return state.depth_m_BK
 
@@ -74,6 +79,15 @@ class Composition(PointDepthModel):
             after = self.block(slot)(state, scene)
             yield slot, state, after
             state = after
+
+
+def _read_last(blocks: Mapping[str, Block]) -> dict[str, dict[str, None]]:
+    """Of each slot, the fields of its state that no later block reads, so that they need not be kept."""
+    found, later = {}, {"depth"}
+    for slot, block in reversed(list(blocks.items())):
+        found[slot] = {FIELDS[name]: None for name in sorted(FIELDS.keys() - later)}
+        later |= block.reads
+    return found
 
 
 def build_encoder(part: Part) -> Encoder:

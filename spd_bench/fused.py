@@ -4,8 +4,8 @@
 gradients behind it (`fused_training`). The functions here compute what their stock forms do, to rounding, and only
 where `ready` says so: without gradients or autocast, on a CPU, in float32 or float64. Elsewhere, without a compiler, or
 with SPD_BENCH_FUSED=0, the stock forms run; `description` says which, and stands with every timing and every run.
-`gelu` and `standardise` choose themselves, for the others the caller asks `ready` (and `unchanged`) and keeps the stock
-form beside the call.
+`gelu`, `linear`, `standardise` and `perceptron` choose themselves, for the others the caller asks `ready` (and
+`unchanged`) and keeps the stock form beside the call.
 
 What pays: tokens are written once and already standardised (B1); anchors that read the same place are read one after
 the other (B4); the next query's tokens are fetched while this one's are attended to (B2, B5).
@@ -50,6 +50,8 @@ LANES = 16
 """Channels of a table come in multiples of it; so many numbers are read together at the most."""
 PANEL = 2 * LANES
 """Columns of a product come in multiples of it."""
+MANY = 128
+"""Rows from which it pays to arrange the weights of a product instead of the rows."""
 SWITCH = "SPD_BENCH_FUSED"
 AT_LEAST = 32
 """Items that a thread should have to be worth its start."""
@@ -98,6 +100,17 @@ def gelu(x: Tensor) -> Tensor:
         return F.gelu(x)
     _run("gelu", x, x.numel() // x.shape[-1], x.shape[-1], x)
     return x
+
+
+def linear(x: Tensor, weight_DC: Tensor, bias_D: Tensor | None = None) -> Tensor:
+    """`F.linear`; of many rows by our own products, which need not arrange them first."""
+    rows, (columns, channels) = x.numel() // x.shape[-1], weight_DC.shape
+    if not (rows >= MANY and columns % PANEL == 0 and ready(x, weight_DC)):
+        return F.linear(x, weight_DC, bias_D)
+    x, weight_DC = x.contiguous(), weight_DC.contiguous()
+    out = x.new_empty(*x.shape[:-1], columns)
+    _run("linear_of_many", x, rows, channels, columns, x, weight_DC, bias_D, out)
+    return out
 
 
 def standardise(x: Tensor, plus_D: Tensor | None = None) -> Tensor:
@@ -340,6 +353,16 @@ def levels_read(
     return out_QD
 
 
+def perceptron(x: Tensor, wide: nn.Linear, narrow: nn.Linear) -> Tensor:
+    """W_2 GELU(W_1 x + b_1) + b_2."""
+    if not (ready(x, wide.weight) and x.shape[-1] == CORE):
+        return narrow(F.gelu(wide(x)))  # type: ignore[no-any-return]
+    weights = [tensor.contiguous() for layer in (wide, narrow) for tensor in (layer.weight, layer.bias)]
+    out, items = x.new_empty(*x.shape[:-1], narrow.out_features), x.numel() // CORE
+    _run("perceptron", x, items, wide.out_features, narrow.out_features, *weights, x.contiguous(), out)
+    return out
+
+
 class LayerWeights:
     """Weights of an attention layer around its attention, kept alive, as `token_layer` and `site_layer` take them."""
 
@@ -371,14 +394,14 @@ def token_layer(
 def site_layer(
     h_BKD: Tensor, weights: LayerWeights, key_BNES: Tensor, value_BNSE: Tensor, added_query_BKD: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """h after an attention layer over the sites of L4, and the attention weights [B, N, K, S]."""
+    """h after an attention layer over the sites of L4, and the mean of all heads' attention weights [B, K, S]."""
     (batch, count, _), sites = h_BKD.shape, key_BNES.shape[-1]
     added_query_BKD = None if added_query_BKD is None else added_query_BKD.contiguous()
     h_BKD, key_BNES, value_BNSE = h_BKD.contiguous(), key_BNES.contiguous(), value_BNSE.contiguous()
-    out_BKD, alpha_BNKS = torch.empty_like(h_BKD), h_BKD.new_empty(batch, HEADS, count, sites)
+    out_BKD, alpha_BKS = torch.empty_like(h_BKD), h_BKD.new_empty(batch, count, sites)
     given = count, sites, weights.hidden, weights.pointers, added_query_BKD, key_BNES, value_BNSE
-    _run("site_layer", h_BKD, batch * count, *given, h_BKD, out_BKD, alpha_BNKS)
-    return out_BKD, alpha_BNKS
+    _run("site_layer", h_BKD, batch * count, *given, h_BKD, out_BKD, alpha_BKS)
+    return out_BKD, alpha_BKS
 
 
 def _pointers(tensors: Sequence[Tensor | None]) -> "ctypes.Array[Any]":

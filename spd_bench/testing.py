@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from spd_bench import registry
 from spd_bench.api import (
     CHAIN,
+    FIELDS,
     Anchors,
     ComponentConfig,
     DepthDataset,
@@ -52,15 +53,6 @@ from spd_bench.api import (
 )
 from spd_bench.data.randomness import torch_seed
 from spd_bench.errors import ConfigError
-
-FIELDS = {
-    "h": "h_BKD",
-    "tokens": "tokens",
-    "attention": "attention_BKS",
-    "anchors": "anchors",
-    "depth": "depth_m_BK",
-}
-"""Names that `reads` and `writes` may hold, and the fields of `QueryState` that they mean."""
 
 DIMS = Dims(features=20, core=24, heads=3, ffn=40, pyramid=(8, 16, 24, 32))
 """Small sizes for blocks and necks. L3 is as wide as the core, as in the paper (§6.1)."""

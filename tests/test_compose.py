@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from spd_bench import compose, registry
-from spd_bench.api import CHAIN, Block, Dims, Encoder, Features, PointDepthModel, QueryState, Scene
+from spd_bench.api import CHAIN, FIELDS, Block, Dims, Encoder, Features, PointDepthModel, QueryState, Scene
 from spd_bench.compose import Composition, Part, build, build_baseline, build_encoder, check
 from spd_bench.errors import ConfigError
 from spd_bench.testing import require_independent_points
@@ -293,13 +293,36 @@ def test_chunks_of_queries_equal_the_whole(v13: Composition, monkeypatch: pytest
     scene, xy_BK2 = v13.prepare(v13.encode(images())), points(2, 37)
     whole = v13.decode(scene, xy_BK2)
     sizes: list[int] = []
-    original = v13.trace
-    monkeypatch.setattr(v13, "trace", lambda s, xy: (sizes.append(xy.shape[1]), original(s, xy))[1])
-    for limit, expected in ((20, [10, 10, 10, 7]), (1, [1] * 37), (10_000, [37])):
+    original = v13._decode_chunk
+    monkeypatch.setattr(v13, "_decode_chunk", lambda s, xy: (sizes.append(xy.shape[1]), original(s, xy))[1])
+    for limit, expected in ((20, [10, 9, 9, 9]), (1, [1] * 37), (10_000, [37])):
         sizes.clear()
         monkeypatch.setattr(compose, "QUERY_CHUNK", limit)
         assert torch.allclose(v13.decode(scene, xy_BK2), whole, rtol=1e-6)
         assert sizes == expected  # a chunk counts the queries of all images
+
+
+@torch.no_grad()
+def test_what_no_later_block_reads_is_let_go(v13: Composition, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, set[str]] = {}
+    for slot in v13.block_slots:
+        block, original = v13.block(slot), v13.block(slot).forward
+
+        def noted(state: QueryState, scene: Scene, slot: str = slot, original: Any = original) -> QueryState:
+            given[slot] = {name for name, field in FIELDS.items() if getattr(state, field) is not None}
+            return cast(QueryState, original(state, scene))
+
+        monkeypatch.setattr(block, "forward", noted)
+    v13.decode(v13.prepare(v13.encode(images())), points(1, 3))
+    assert given == {
+        "b1": set(),
+        "b2": {"h", "tokens"},
+        "b3": {"h", "tokens"},
+        "routing": {"h", "tokens", "attention"},
+        "b4": {"h", "tokens", "anchors"},
+        "b5": {"h", "tokens"},
+        "depth_head": {"h"},
+    }
 
 
 @torch.no_grad()

@@ -505,6 +505,7 @@ def test_what_has_no_gradient_is_left_out_of_training(kernels: set[str]) -> None
         "enlarged_spread",
         "evidence",
         "largest",
+        "linear_of_many",
         "local_tokens",
         "site_layer",
         "token_layer",

@@ -11,7 +11,7 @@ import torch
 
 from spd_baselines.spd_v13_literal import SPDv13Literal
 from spd_bench import fused, geometry
-from spd_bench.api import Dims, Encoder, Features, QueryState
+from spd_bench.api import Dims, Encoder, Features
 from spd_bench.compose import Composition
 from spd_components.b1_local_tokens import LocalTokens
 from spd_components.b2_local_cross_attention import LocalCrossAttention
@@ -173,8 +173,8 @@ def test_permuting_queries_permutes_depths():
 
 
 def _swap_xy(model, monkeypatch):
-    original = model.trace
-    monkeypatch.setattr(model, "trace", lambda scene, xy: original(scene, xy.flip(-1)))
+    original = model.decode
+    monkeypatch.setattr(model, "decode", lambda scene, xy: original(scene, xy.flip(-1)))
 
 
 def _half_pixel(model, monkeypatch):
@@ -191,12 +191,8 @@ def _uniform_weights(model, monkeypatch):
 
 
 def _one_percent(model, monkeypatch):
-    original = model.trace
-    monkeypatch.setattr(
-        model,
-        "trace",
-        lambda s, xy: QueryState(xy, depth_m_BK=original(s, xy).depth_m_BK * 1.01),
-    )
+    original = model.decode
+    monkeypatch.setattr(model, "decode", lambda scene, xy: 1.01 * original(scene, xy))
 
 
 def _border_padding(model, monkeypatch):

@@ -49,5 +49,5 @@ class GlobalCrossAttention(Block):
         """Writes h and ᾱ [B, K, S]."""
         h_BKD = state.h_BKD
         for layer, of_sites in zip(self.layers, scene.prepared[self.slot], strict=True):
-            h_BKD, alpha_BNKS = layer(h_BKD, of_sites)
-        return replace(state, h_BKD=h_BKD, attention_BKS=alpha_BNKS.mean(1))
+            h_BKD, alpha_BKS = layer(h_BKD, of_sites)
+        return replace(state, h_BKD=h_BKD, attention_BKS=alpha_BKS)

@@ -47,8 +47,8 @@ class WithPosition(GlobalCrossAttention):
         code_BKP = fourier(state.xy_BK2, SITE_FREQ)
         each = zip(self.layers, self.query_position, scene.prepared[self.slot], strict=True)
         for layer, project, of_sites in each:
-            h_BKD, alpha_BNKS = layer(h_BKD, of_sites, added_query_BKD=project(code_BKP))
-        return replace(state, h_BKD=h_BKD, attention_BKS=alpha_BNKS.mean(1))
+            h_BKD, alpha_BKS = layer(h_BKD, of_sites, added_query_BKD=project(code_BKP))
+        return replace(state, h_BKD=h_BKD, attention_BKS=alpha_BKS)
 
 
 def _zero_projections(layers: int, dims: Dims) -> nn.ModuleList:

@@ -46,7 +46,7 @@ class DeformableMaps:
     """B4's share of the pre-compute (§5.2, §5.3).
 
     values: the levels that are read, L̂2, L̂3, L̂4, as one stack of tables of D channels. conditioning_BSD: W_u's part
-    on g for each site of L4, with W_g and the bias folded in. site_xy_S2: the sites in the unit square.
+    on g for each site of L4, with the bias. site_xy_S2: the sites in the unit square.
     """
 
     values: Stack
@@ -92,8 +92,8 @@ class DeformableRead(Block):
     With fewer `levels` or `samples` the softmax runs over those that are left, and the rest is the same: a fair
     comparison of where to look and how often.
 
-    Exact rearrangements: W_u is split, its g part folded with W_g and computed once per site; φ comes from angle
-    addition; all samples of a head are one weighted gather with the softmax weights folded in.
+    Exact rearrangements: W_u is split, its g part computed once per site; φ comes from angle addition; all samples of a
+    head are one weighted gather with the softmax weights folded in.
     """
 
     slot = "b4"
@@ -152,9 +152,8 @@ class DeformableRead(Block):
         read = [(self.get_submodule(f"value{level}"), getattr(pyramid, f"l{level}")) for level in self.levels]
         values = Stack.of([level.table(pad=PAD, by=value) for value, level in read])
         _, on_anchor, on_offset = self._condition_weights()
-        folded_weight = on_anchor @ self.anchor.weight
-        folded_bias = F.linear(self.anchor.bias, on_anchor, self.condition.bias)
-        conditioning_BSD = F.linear(pyramid.l4.map_BHWC.flatten(1, 2), folded_weight, folded_bias)
+        anchor_BSD = fused.linear(pyramid.l4.map_BHWC.flatten(1, 2), self.anchor.weight, self.anchor.bias)
+        conditioning_BSD = fused.linear(anchor_BSD, on_anchor, self.condition.bias)
         site_xy_S2 = site_centres(pyramid.l4, like=pyramid.l4.map_BHWC)
         samples = values.samples(self.samples, like=site_xy_S2)
         codes = fourier(site_xy_S2, ANCHOR_FREQ), on_offset.t().contiguous()

@@ -53,7 +53,8 @@ class DepthHead(Block):
 
     def code(self, state: QueryState) -> Tensor:
         """MLP(h) in the precision of the coordinates, float32 or better: what follows loses depths in half of it."""
-        return self.out(fused.gelu(self.hidden(state.h_BKD))).to(state.xy_BK2.dtype)  # type: ignore[no-any-return]
+        assert state.h_BKD is not None
+        return fused.perceptron(state.h_BKD, self.hidden, self.out).to(state.xy_BK2.dtype)
 
 
 class Calibration(NamedTuple):

@@ -173,13 +173,13 @@ class SiteAttentionLayer(nn.Module):
         shape = (batch, sites, self.dims.heads, self.dims.head)
         # the product that has the sites last as it comes
         key_BNES = torch.bmm(self.key.weight.expand(batch, -1, -1), l4_BSC.mT).view(batch, *shape[2:], sites)
-        value_BNSE = self.value(l4_BSC).view(shape).transpose(1, 2).contiguous()
+        value_BNSE = fused.linear(l4_BSC, self.value.weight, self.value.bias).view(shape).transpose(1, 2).contiguous()
         return Sites(key_BNES, value_BNSE, self.ffn.behind(self.query_norm, self.query, self.out))
 
     def forward(
         self, h_BKD: Tensor, of_sites: Sites, *, added_query_BKD: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """h after one layer, and the attention weights before dropout [B, N, K, S] (R-10, R-11).
+        """h after one layer, and ᾱ: attention weights before dropout, averaged over heads [B, K, S] (R-10, R-11).
 
         added_query_BKD is added to the projected query: what else than h decides where to look.
         """
@@ -194,4 +194,4 @@ class SiteAttentionLayer(nn.Module):
         alpha_BNKS = (query_BNKE / math.sqrt(self.dims.head) @ key_BNES).softmax(-1)
         read_BNKE = F.dropout(alpha_BNKS, self.dropout, self.training) @ value_BNSE
         read_BKD = read_BNKE.transpose(1, 2).reshape(batch, count, core)
-        return self.ffn(h_BKD + self.out(read_BKD)), alpha_BNKS
+        return self.ffn(h_BKD + self.out(read_BKD)), alpha_BNKS.mean(1)

@@ -73,7 +73,7 @@ class EnlargedLevel(Level):
             rows_NC = fused.enlarged_norm(centred_BHWC, plus_C, self.factor, pad, norm)
         else:
             weight = by.weight * norm.weight
-            product = F.linear(centred_BHWC, weight), F.linear(plus_C, weight)
+            product = fused.linear(centred_BHWC, weight), F.linear(plus_C, weight)
             shift_D = F.linear(norm.bias, by.weight, by.bias)
             rows_NC = fused.enlarged_product(*product, self.factor, pad, self._spread_N, shift_D)
         return Table(rows_NC, len(self.source_BHWC), self.height, self.width, pad, self.extent)
@@ -83,7 +83,7 @@ class EnlargedLevel(Level):
         """y without the projection's bias, and that."""
         weight, bias = self.made.proj.weight, self.made.proj.bias
         shares = bias.new_full(bias.shape, 1 / len(bias))  # a product is several times faster than `mean` here
-        return F.linear(self.source_BHWC, weight - shares @ weight), bias - shares @ bias
+        return fused.linear(self.source_BHWC, weight - shares @ weight), bias - shares @ bias
 
     @cached_property
     def _spread_N(self) -> Tensor:
@@ -129,5 +129,5 @@ class PyramidLevels(Neck):
             l1=EnlargedLevel(shallow, self.l1, 4),
             l2=EnlargedLevel(low, self.l2, 2),
             l3=EnlargedLevel(high, self.l3, 1),
-            l4=Level(self.l4.norm(self.l4.proj(pooled)), extent=covered),
+            l4=Level(self.l4.norm(fused.linear(pooled, self.l4.proj.weight, self.l4.proj.bias)), extent=covered),
         )

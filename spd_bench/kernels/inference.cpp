@@ -14,6 +14,10 @@
     void gelu_##NAME(int64_t first, int64_t last, int64_t size, T* values) {                                          \
         gelu_in_place(first, last, size, values);                                                                     \
     }                                                                                                                 \
+    void linear_of_many_##NAME(int64_t first, int64_t last, int64_t channels, int64_t columns, const T* x,            \
+                               const T* weight, const T* bias, T* out) {                                              \
+        linear_of_many(first, last, channels, columns, x, weight, bias, out);                                         \
+    }                                                                                                                 \
     void standardise_##NAME(int64_t first, int64_t last, const T* rows, const T* plus, T* out) {                      \
         standardise(first, last, rows, plus, out);                                                                    \
     }                                                                                                                 \
@@ -85,6 +89,10 @@
                             int64_t item_step, int64_t step, const T* score, int64_t score_step, T* out) {            \
         levels_read(first, last, samples, rows, rows_per_map, level, places, items_per_image, site, site_xy, dx, dy,  \
                     item_step, step, score, score_step, out);                                                         \
+    }                                                                                                                 \
+    void perceptron_##NAME(int64_t first, int64_t last, int64_t hidden, int64_t outputs, const T* wide_weight,        \
+                           const T* wide_bias, const T* narrow_weight, const T* narrow_bias, const T* h, T* out) {    \
+        perceptron(first, last, hidden, outputs, wide_weight, wide_bias, narrow_weight, narrow_bias, h, out);         \
     }                                                                                                                 \
     void token_layer_##NAME(int64_t first, int64_t last, int64_t parts, const T* const* tokens,                       \
                             const int64_t* count, int64_t hidden, const Layer<T>* layer, const T* key,                \

@@ -96,6 +96,18 @@ void norm_panels(int64_t count, const T* from, const T* weight, const T* bias, T
     }
 }
 
+// use(c, i, sums): channel c of W x + b, of the queries from i on.
+template <class T, class Use>
+void project(int64_t panels, int64_t rows, int64_t channels, const T* weight, const T* bias, const T* x, Use use) {
+    products<T>(rows, panels * panel<T>, channels, weight, channels, x, panel<T>, channels * panel<T>,
+                [&](int64_t row, int64_t column, typename Wide<T>::V sum) { use(row, column, sum + bias[row]); });
+}
+// Where a vector lies in panels of so many channels.
+template <class T>
+int64_t place(int64_t channels, int64_t row, int64_t column) {
+    return (column / panel<T> * channels + row) * panel<T> + column % panel<T>;
+}
+
 // What both kinds of attention layer have before and after their attention, in the order of `layers.py`.
 template <class T>
 struct Layer {
@@ -139,17 +151,6 @@ struct Layer {
 
     // by panels
 
-    // use(c, i, sums): channel c, from column i on, of W x + b
-    template <class Use>
-    static void project(int64_t panels, int64_t rows, int64_t channels, const T* weight, const T* bias, const T* x,
-                        Use use) {
-        products<T>(rows, panels * panel<T>, channels, weight, channels, x, panel<T>, channels * panel<T>,
-                 [&](int64_t row, int64_t column, V sum) { use(row, column, sum + bias[row]); });
-    }
-    // Where a vector lies in panels of so many channels.
-    static int64_t place(int64_t channels, int64_t row, int64_t column) {
-        return (column / panel<T> * channels + row) * panel<T> + column % panel<T>;
-    }
     // The items [first, last) in groups: read(first, count, query, out) is the attention of some of them, W_Q LN(h) and
     // what is read both as rows.
     template <class Read>
@@ -161,26 +162,48 @@ struct Layer {
             const int64_t items = std::min(group, last - first), panels = (items + panel<T> - 1) / panel<T>;
             to_panels<T>(items, h + first * CORE, stream);
             norm_panels<T>(panels, stream, query_norm_weight, query_norm_bias, x);
-            project(panels, CORE, CORE, query_weight, query_bias, x,
-                    [&](int64_t c, int64_t i, V sum) { W::store(y + place(CORE, c, i), sum); });
+            project<T>(panels, CORE, CORE, query_weight, query_bias, x,
+                    [&](int64_t c, int64_t i, V sum) { W::store(y + place<T>(CORE, c, i), sum); });
             from_panels<T>(items, y, rows);
             read(first, items, static_cast<const T*>(rows), static_cast<T*>(x));
             to_panels<T>(items, x, y);
-            project(panels, CORE, CORE, out_weight, out_bias, y, [&](int64_t c, int64_t i, V sum) {
-                T* to = stream + place(CORE, c, i);
+            project<T>(panels, CORE, CORE, out_weight, out_bias, y, [&](int64_t c, int64_t i, V sum) {
+                T* to = stream + place<T>(CORE, c, i);
                 W::store(to, W::load(to) + sum);
             });
             norm_panels<T>(panels, stream, norm_weight, norm_bias, x);
-            project(panels, hidden, CORE, wide_weight, wide_bias, x,
-                    [&](int64_t c, int64_t i, V sum) { W::store(wide + place(hidden, c, i), gelu<T>(sum)); });
-            project(panels, CORE, hidden, narrow_weight, narrow_bias, wide, [&](int64_t c, int64_t i, V sum) {
-                T* to = stream + place(CORE, c, i);
+            project<T>(panels, hidden, CORE, wide_weight, wide_bias, x,
+                    [&](int64_t c, int64_t i, V sum) { W::store(wide + place<T>(hidden, c, i), gelu<T>(sum)); });
+            project<T>(panels, CORE, hidden, narrow_weight, narrow_bias, wide, [&](int64_t c, int64_t i, V sum) {
+                T* to = stream + place<T>(CORE, c, i);
                 W::store(to, W::load(to) + sum);
             });
             from_panels<T>(items, stream, out + first * CORE);
         }
     }
 };
+
+// W_2 GELU(W_1 h + b_1) + b_2, rows of D channels to rows of so many outputs.
+template <class T>
+void perceptron(int64_t first, int64_t last, int64_t hidden, int64_t outputs, const T* wide_weight, const T* wide_bias,
+                const T* narrow_weight, const T* narrow_bias, const T* h, T* out) {
+    using W = Wide<T>;
+    constexpr int64_t group = panels_at_once * panel<T>;
+    const int64_t most = std::min((last - first + panel<T> - 1) / panel<T> * panel<T>, group);
+    const Scratch<T> x(most * CORE), wide(most * hidden);
+    for (; first < last; first += group) {
+        const int64_t items = std::min(group, last - first), panels = (items + panel<T> - 1) / panel<T>;
+        to_panels<T>(items, h + first * CORE, x);
+        project<T>(panels, hidden, CORE, wide_weight, wide_bias, x, [&](int64_t c, int64_t i, typename W::V sum) {
+            W::store(wide + place<T>(hidden, c, i), gelu<T>(sum));
+        });
+        project<T>(panels, outputs, hidden, narrow_weight, narrow_bias, wide,
+                   [&](int64_t c, int64_t i, typename W::V sum) {
+                       for (int64_t j = 0; j < std::min<int64_t>(W::lanes, items - i); ++j)
+                           out[(first + i + j) * outputs + c] = sum[j];
+                   });
+    }
+}
 
 // layers.TokenAttentionLayer; key [N, E, D], value [N, E, D] and shift [N, E] are `Absorbed`.
 template <class T>
@@ -229,7 +252,7 @@ void token_layer(int64_t first, int64_t last, int64_t parts, const T* const* tok
     });
 }
 
-// layers.SiteAttentionLayer; key [B, N, E, S], value [B, N, S, E], weights [B, N, items of an image, S].
+// layers.SiteAttentionLayer; key [B, N, E, S], value [B, N, S, E]; weights, the mean of all heads' [items, S].
 template <class T>
 void site_layer(int64_t first, int64_t last, int64_t items_per_image, int64_t sites, int64_t hidden,
                 const Layer<T>& layer, const T* added_query, const T* key, const T* value, const T* h, T* out,
@@ -238,9 +261,10 @@ void site_layer(int64_t first, int64_t last, int64_t items_per_image, int64_t si
     using V = typename W::V;
     const T scale = 1 / std::sqrt(T(WIDTH));
     const int64_t room = (sites + panel<T> - 1) / panel<T> * panel<T>;
-    const auto weights_of = [&](int64_t item, int64_t head) {
-        const int64_t image = item / items_per_image;
-        return weights + ((image * HEADS + head) * items_per_image + item % items_per_image) * sites;
+    const auto average = [&](int64_t item, int64_t head, const T* score) {
+        T* const mean = weights + item * sites;
+        for (int64_t s = 0; s < sites; ++s) mean[s] = (head ? mean[s] : 0) + score[s];
+        for (int64_t s = 0; s < sites && head == HEADS - 1; ++s) mean[s] /= HEADS;
     };
     if (layer.goes_by_rows(last - first, hidden)) {
         const int64_t items = last - first;
@@ -251,12 +275,11 @@ void site_layer(int64_t first, int64_t last, int64_t items_per_image, int64_t si
         for (int64_t item = 0; item < items; ++item)
             for (int64_t head = 0; head < HEADS; ++head) {
                 const int64_t of = (first + item) / items_per_image * HEADS + head;
-                T* weight = weights_of(first + item, head);
                 std::fill(score.begin(), score.end(), T(0));
                 weighted_sum(WIDTH, sites, &query[item * CORE + head * WIDTH], key + of * WIDTH * sites, score.data());
                 softmax_in_place(sites, room, T(1), score.data());
-                std::copy_n(score.data(), sites, weight);
-                weighted_sum(sites, WIDTH, weight, value + of * sites * WIDTH, &read[item * CORE + head * WIDTH]);
+                average(first + item, head, score.data());
+                weighted_sum(sites, WIDTH, score.data(), value + of * sites * WIDTH, &read[item * CORE + head * WIDTH]);
             }
         layer.finish(items, hidden, h + first * CORE, read, out + first * CORE);
         return;
@@ -283,7 +306,7 @@ void site_layer(int64_t first, int64_t last, int64_t items_per_image, int64_t si
                          [&](int64_t item, int64_t s, V sum) { W::store(score + item * room + s, sum); });
                 for (int64_t item = 0; item < some; ++item) {
                     softmax_in_place(sites, room, T(1), score + item * room);
-                    std::copy_n(score + item * room, sites, weights_of(start + item, head));
+                    average(start + item, head, score + item * room);
                 }
                 products<T>(some, WIDTH, sites, score, room, value + of * sites * WIDTH, WIDTH,
                          [&](int64_t item, int64_t e, V sum) {

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "scratch.h"
 #include "vectors.h"
 
 namespace {
@@ -55,6 +56,22 @@ template <class T, class Use>
 inline void products(int64_t row_count, int64_t columns, int64_t depth, const T* rows, int64_t row_step, const T* lines,
                      int64_t line_step, Use use) {
     products<T>(row_count, columns, depth, rows, row_step, lines, line_step, panel<T>, use);
+}
+
+// W x + b of many rows x.
+template <class T>
+void linear_of_many(int64_t first, int64_t last, int64_t channels, int64_t columns, const T* x, const T* weight,
+                    const T* bias, T* out) {
+    using W = Wide<T>;
+    constexpr int64_t wide = panel<T>;
+    const Scratch<T> lines(channels * columns);  // panel by panel
+    for (int64_t column = 0; column < columns; column += wide)
+        for (int64_t c = 0; c < channels; ++c)
+            for (int64_t i = 0; i < wide; ++i) lines[column * channels + c * wide + i] = weight[(column + i) * channels + c];
+    products<T>(last - first, columns, channels, x + first * channels, channels, lines, wide, channels * wide,
+                [&](int64_t row, int64_t c, typename W::V sum) {
+                    W::store(out + (first + row) * columns + c, bias ? sum + W::load(bias + c) : sum);
+                });
 }
 
 }  // namespace

@@ -34,26 +34,21 @@ void standardise(int64_t first, int64_t last, const T* rows, const T* plus, T* o
 template <class T>
 void largest(int64_t first, int64_t last, int64_t sites, int64_t wanted, const T* weight, int64_t* out) {
     using Bits = typename Of<T>::Bits;
-    struct Ranked {
-        Bits weight;
-        int64_t site;
-    };
-    constexpr Bits sign = Bits(1) << (8 * sizeof(T) - 1);
-    const auto before = [](const Ranked& a, const Ranked& b) {
-        return a.weight > b.weight || (a.weight == b.weight && a.site < b.site);
-    };
-    std::vector<Ranked> ranked(sites);
+    // a weight's bits, as whole numbers in the order of the weights, before those of the site, the first the largest
+    using Rank = std::conditional_t<sizeof(T) == 4, uint64_t, unsigned __int128>;
+    constexpr int bits_of = 8 * sizeof(T);
+    constexpr Bits sign = Bits(1) << (bits_of - 1);
+    std::vector<Rank> ranked(sites);
     for (int64_t item = first; item < last; ++item) {
         for (int64_t s = 0; s < sites; ++s) {
             const T value = weight[item * sites + s] + T(0);  // makes -0 the same as 0
             Bits bits;
             std::memcpy(&bits, &value, sizeof bits);
-            // as whole numbers these bits are in the order of the values
-            ranked[s] = {value != value ? ~Bits(0) : bits & sign ? ~bits : bits | sign, s};
+            ranked[s] = Rank(value != value ? ~Bits(0) : bits & sign ? ~bits : bits | sign) << bits_of | Bits(~Bits(s));
         }
-        std::nth_element(ranked.begin(), ranked.begin() + (wanted - 1), ranked.end(), before);
-        std::sort(ranked.begin(), ranked.begin() + wanted, before);
-        for (int64_t r = 0; r < wanted; ++r) out[item * wanted + r] = ranked[r].site;
+        std::nth_element(ranked.begin(), ranked.begin() + (wanted - 1), ranked.end(), std::greater<Rank>());
+        std::sort(ranked.begin(), ranked.begin() + wanted, std::greater<Rank>());
+        for (int64_t r = 0; r < wanted; ++r) out[item * wanted + r] = int64_t(Bits(~Bits(ranked[r])));
     }
 }
 
