@@ -16,7 +16,7 @@ Letters: B images, N points, C channels, H W rows and columns of the map, Q bags
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -26,18 +26,28 @@ from torch import Tensor
 from spd_bench import fused, fused_training
 
 
+def constant(values: Sequence[float], *, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers as a tensor on the device of another, of its type unless one is given; not to be changed.
+
+    Made once: on a GPU the copy would wait for all work before it, and no graph could be captured around it.
+    """
+    return _constant(tuple(values), dtype or like.dtype, like.device)
+
+
+@lru_cache(maxsize=1024)
+@torch.inference_mode(mode=False)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
 def pixel_to_unit(uv_img: Tensor, *, width: int, height: int) -> Tensor:
     """Centre of each pixel (u, v) as a point of the unit square, R-03: x = (u + 0.5) / W."""
-    size = torch.tensor([width, height], dtype=uv_img.dtype, device=uv_img.device)
-    return (uv_img + 0.5) / size
+    return (uv_img + 0.5) / constant([width, height], like=uv_img)
 
 
 def unit_to_level(xy: Tensor, *, width: int, height: int, extent: tuple[float, float]) -> Tensor:
     """Point of the unit square in cells of a map that covers `extent` (x, y) of the image, R-04, R-05."""
-    along_x, along_y = width / extent[0], height / extent[1]
-    if along_x == along_y:
-        return xy * along_x  # the same numbers without a tensor for them
-    return xy * torch.tensor([along_x, along_y], dtype=xy.dtype, device=xy.device)
+    return xy * constant([width / extent[0], height / extent[1]], like=xy)
 
 
 def cell_centres(*, width: int, height: int, extent: tuple[float, float], like: Tensor) -> Tensor:
@@ -56,8 +66,7 @@ def neighbourhood(size: int, *, like: Tensor) -> Tensor:
 def grid_sample(map_BCHW: Tensor, xy_lvl_BMN2: Tensor) -> Tensor:
     """Bilinear read at points in cells, zeros outside: [B, C, M, N]. §6's grid = 2p/dim − 1 with p in cells."""
     height, width = map_BCHW.shape[-2:]
-    size = torch.tensor([width, height], dtype=xy_lvl_BMN2.dtype, device=xy_lvl_BMN2.device)
-    grid = 2 * xy_lvl_BMN2 / size - 1
+    grid = 2 * xy_lvl_BMN2 / constant([width, height], like=xy_lvl_BMN2) - 1
     return F.grid_sample(map_BCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -167,7 +176,7 @@ class Table:
 
     def corners(self, row: Tensor) -> Tensor:
         """The four rows of a bilinear read from the upper left one, in the order of `bilinear_weights`."""
-        return row[..., None] + torch.tensor([0, 1, self.stride, self.stride + 1], device=row.device)
+        return row[..., None] + constant([0, 1, self.stride, self.stride + 1], like=row)
 
 
 @dataclass(frozen=True)
@@ -203,17 +212,17 @@ class Stack:
         Row within the image (int32) [Q, T], row stride [T], fractions x and y [Q, T].
         """
 
-        def constant(values: Sequence[float]) -> Tensor:
+        def of_level(values: Sequence[float]) -> Tensor:
             # one number per offset: broadcasting along levels alone is several times slower
-            return torch.tensor(values, dtype=x_QT.dtype, device=x_QT.device)[level_T]
+            return constant(values, like=x_QT)[level_T]
 
-        x = torch.addcmul(x_QT, xy_Q2[:, :1], constant([t.width / t.extent[0] for t in self.levels]))
-        y = torch.addcmul(y_QT, xy_Q2[:, 1:], constant([t.height / t.extent[1] for t in self.levels]))
-        x = torch.minimum(x.clamp_min(-0.5), constant([t.width + 0.5 for t in self.levels])) - 0.5
-        y = torch.minimum(y.clamp_min(-0.5), constant([t.height + 0.5 for t in self.levels])) - 0.5
+        x = torch.addcmul(x_QT, xy_Q2[:, :1], of_level([t.width / t.extent[0] for t in self.levels]))
+        y = torch.addcmul(y_QT, xy_Q2[:, 1:], of_level([t.height / t.extent[1] for t in self.levels]))
+        x = torch.minimum(x.clamp_min(-0.5), of_level([t.width + 0.5 for t in self.levels])) - 0.5
+        y = torch.minimum(y.clamp_min(-0.5), of_level([t.height + 0.5 for t in self.levels])) - 0.5
         x_low, y_low = x.detach().floor(), y.detach().floor()
-        stride_T = constant([t.stride for t in self.levels])
-        corner_T = constant([t.pad * (t.stride + 1) + t.first for t in self.levels])
+        stride_T = of_level([t.stride for t in self.levels])
+        corner_T = of_level([t.pad * (t.stride + 1) + t.first for t in self.levels])
         # a row is a whole number far below 2^24, so float32 holds it exactly
         row_QT = torch.addcmul(x_low + corner_T, y_low, stride_T).to(torch.int32)
         # NaN has no row: it takes a legal one, and reads NaN through its fractions

@@ -7,8 +7,9 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from spd_bench import compose, registry
+from spd_bench import compose, fused, registry
 from spd_bench.api import CHAIN, FIELDS, Block, Dims, Encoder, Features, PointDepthModel, QueryState, Scene
 from spd_bench.compose import Composition, Part, build, build_baseline, build_encoder, check
 from spd_bench.errors import ConfigError
@@ -300,6 +301,38 @@ def test_chunks_of_queries_equal_the_whole(v13: Composition, monkeypatch: pytest
         monkeypatch.setattr(compose, "QUERY_CHUNK", limit)
         assert torch.allclose(v13.decode(scene, xy_BK2), whole, rtol=1e-6)
         assert sizes == expected  # a chunk counts the queries of all images
+
+
+class Noted(TorchDispatchMode):
+    """Writes down which operators run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+WAITS = {"aten::lift_fresh", "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"}
+"""Operators that copy to or from a GPU, so that all of its work must be waited for and no graph can be captured."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["v13", "dpt_trained", "dpt_sparse", "bilinear_mlp"])
+def test_decoding_again_waits_for_no_device(encoder: Encoder, v13: Composition, name: str) -> None:
+    config = {} if name == "v13" else registry.load("baseline", name).Config()
+    model = v13 if name == "v13" else build_baseline(Part(name, config), encoder, seed=0).eval()
+    with fused.stock():  # the form that runs on a GPU
+        scene = model.prepare(model.encode(images()))
+        model.decode(scene, points(2, 5))
+        with Noted() as noted:
+            model.decode(scene, points(2, 5))
+            made = noted.names & WAITS
+            float(points(1, 1)[0, 0, 0])
+    assert made == set()
+    assert noted.names & WAITS  # what it must not do would have been seen
 
 
 @torch.no_grad()

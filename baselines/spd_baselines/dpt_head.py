@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spd_baselines.output import at_least_float32
 from spd_bench.api import Features
 from spd_bench.errors import ConfigError
-from spd_bench.geometry import sample, unit_to_level
+from spd_bench.geometry import constant, sample, unit_to_level
 
 PATCH = 14
 
@@ -90,7 +90,7 @@ def dense_xy(xy: Tensor, *, width: int, height: int) -> Tensor:
     features; zeros mixed into an inverse depth would push the frame's rim away.
     """
     xy_lvl = unit_to_level(xy, width=width, height=height, extent=(1.0, 1.0))
-    far = torch.tensor([width, height], dtype=xy.dtype, device=xy.device) - 0.5
+    far = constant([width - 0.5, height - 0.5], like=xy)
     return torch.minimum(xy_lvl.clamp_min(0.5), far)
 
 

@@ -37,7 +37,7 @@ from spd_baselines.dpt_head import PATCH, dense_xy
 from spd_baselines.dpt_training import TrainedDPT
 from spd_baselines.output import depth_of
 from spd_bench.api import Features
-from spd_bench.geometry import bilinear_weights
+from spd_bench.geometry import bilinear_weights, constant
 
 QUERY_CHUNK = 512
 """Points of a batch that are decoded together outside training, at about 28 kB each: memory is flat in K."""
@@ -71,7 +71,7 @@ class DPTSparse(TrainedDPT):
     def _rho(self, map_BHWC: Tensor, image_N: Tensor, xy_N2: Tensor) -> Tensor:
         """ρ in 1/m, read bilinearly between the 2×2 pixels around each point of an image's unit square."""
         rows, columns = (side // T_CELLS for side in map_BHWC.shape[1:3])
-        size_2 = torch.tensor([columns, rows], device=xy_N2.device)
+        size_2 = constant([columns, rows], like=xy_N2, dtype=torch.int64)
         xy_N2 = dense_xy(xy_N2, width=PATCH * columns, height=PATCH * rows) - 0.5
         pixel_N2 = torch.minimum(xy_N2.detach().floor().long().clamp_min(0), PATCH * size_2 - 2)
         rho_N4 = self._pixels(map_BHWC, image_N, pixel_N2, size_2).flatten(1)
