@@ -13,6 +13,8 @@ from spd_bench.timing import DecodeWork, Settings, Spread, Timing, Work, ratio
 
 DENSE, SPARSE, LITERAL = "dpt_trained", "dpt_sparse", "spd_v13_literal"
 """Baselines that ratios are taken to: the dense head, the same head where queries need it, the plain transcription."""
+TARGETS_FOR = "dav2_small", (518, 518)
+"""Encoder and image size that the targets were set for; its weights cost the same whatever they are."""
 
 
 @dataclass(frozen=True, kw_only=True)

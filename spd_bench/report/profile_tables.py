@@ -9,6 +9,7 @@ from spd_bench.report.profile import (
     DENSE,
     LITERAL,
     SPARSE,
+    TARGETS_FOR,
     ModelProfile,
     Profile,
     crossovers,
@@ -228,6 +229,6 @@ def _training(profile: Profile) -> Table:
 def _targets(profile: Profile) -> Table:
     rows = [[t.what, t.first, t.final, t.measured, t.met] for t in targets(profile)]
     remarks = ["Set for DAv2-S at 518×518 on a quiet machine; medians decide"]
-    if profile.image_size != (518, 518) or profile.stand_ins:
-        remarks.append("This profile is of another size or of stand-ins: it decides none of them")
+    if (profile.encoder, profile.image_size) != TARGETS_FOR:
+        remarks.append("This profile is of another encoder or size: it decides none of them")
     return Table("Targets", ["what", "first", "final", "measured", "met"], rows, remarks)
