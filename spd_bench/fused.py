@@ -4,7 +4,7 @@
 gradients behind it (`fused_training`). The functions here compute what their stock forms do, to rounding, and only
 where `ready` says so: without gradients or autocast, on a CPU, in float32 or float64. Elsewhere, without a compiler, or
 with SPD_BENCH_FUSED=0, the stock forms run; `description` says which, and stands with every timing and every run.
-`gelu`, `linear`, `standardise` and `perceptron` choose themselves, for the others the caller asks `ready` (and
+`linear`, `standardise` and `perceptron` choose themselves, for the others the caller asks `ready` (and
 `unchanged`) and keeps the stock form beside the call.
 
 What pays: tokens are written once and already standardised (B1); anchors that read the same place are read one after
@@ -92,14 +92,6 @@ def unchanged(component: object, base: type, *methods: str) -> bool:
 def description() -> str:
     """Which form runs on a CPU here, for records of what a number came from."""
     return _loaded()[1]
-
-
-def gelu(x: Tensor) -> Tensor:
-    """GELU, in place where the fused form runs: what is passed must not be used again."""
-    if not (ready(x) and x.is_contiguous()):
-        return F.gelu(x)
-    _run("gelu", x, x.numel() // x.shape[-1], x.shape[-1], x)
-    return x
 
 
 def linear(x: Tensor, weight_DC: Tensor, bias_D: Tensor | None = None) -> Tensor:

@@ -39,5 +39,12 @@ def test_a_figure_without_reference_is_new_not_worse(bench: ModuleType) -> None:
     assert bench.worse({"new": bench.Figure(0.1, True)}, {}, 0.1) == []
 
 
+def test_a_reference_of_another_machine_is_named(bench: ModuleType) -> None:
+    reference = {"settings": ["Machine: cpu (AMD EPYC), 2 cores, load 0.4 before"]}
+    assert bench.of_another_machine(["Machine: cpu (AMD EPYC), 2 cores, load 1.9 before"], reference) == ""
+    told = bench.of_another_machine(["Machine: cpu (Other), 2 cores, load 0.4 before"], reference)
+    assert told.endswith("may be others. Machine: cpu (AMD EPYC), 2 cores")
+
+
 def test_reading_a_cached_view_takes_some_time(bench: ModuleType) -> None:
     assert 0 < bench.cache_read_s((56, 56)) < 10

@@ -151,23 +151,43 @@ def test_other_widths_are_enlarged_by_stock_operators(channels: int, out: int | 
 
 @built
 @TYPES
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 5, 768)])
-def test_gelu(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    x = 4 * random(*shape, dtype=dtype)
-    x.view(-1)[:7] = torch.tensor([-0.5, 20, -20, 5.3, -5.3, 0, NAN])[: x.numel()]
-    kept = x.clone()
-    found = fused.gelu(x)
-    assert found is x
-    assert furthest(found, F.gelu(kept)) < WITHIN[dtype]
+@pytest.mark.parametrize("rows", [1, 7, 32, 33, 300])
+@pytest.mark.parametrize(("hidden", "outputs"), [(384, 1), (50, 7)])
+def test_a_perceptron(dtype: torch.dtype, rows: int, hidden: int, outputs: int, kernels: set[str]) -> None:
+    wide, narrow = nn.Linear(192, hidden, dtype=dtype), nn.Linear(hidden, outputs, dtype=dtype)
+    x = random(rows, 192, dtype=dtype)
+    x[0, 5] = NAN
+    found, expected = both(lambda: fused.perceptron(x, wide, narrow))
+    assert furthest(found, expected) < WITHIN[dtype]
+    assert found.isnan().sum() == outputs
+    assert kernels == {"perceptron"}
 
 
 @built
 @TYPES
 def test_gelu_over_its_range(dtype: torch.dtype) -> None:
-    x = torch.cat([torch.linspace(-9, 9, 20_001, dtype=dtype), torch.tensor([1e4, -1e4, 1e30, -1e30], dtype=dtype)])
+    """A perceptron whose layers change nothing is GELU alone."""
+    same = nn.Linear(192, 192, dtype=dtype)
+    nn.init.eye_(same.weight)
+    nn.init.zeros_(same.bias)
+    x = torch.cat([torch.linspace(-9, 9, 192 * 100 - 4, dtype=dtype), torch.tensor([1e4, -1e4, 1e30, -1e30])])
     exact = F.gelu(x.double())
-    error = (fused.gelu(x.clone()[None])[0].double() - exact).abs() / exact.abs().clamp_min(1)
+    found = fused.perceptron(x.to(dtype).view(-1, 192), same, same).flatten()
+    error = (found.double() - exact).abs() / exact.abs().clamp_min(1)
     assert float(error.max()) < (1e-15 if dtype == torch.float64 else 6e-7)
+
+
+@built
+@TYPES
+@pytest.mark.parametrize("rows", [127, 128, 1369])
+@pytest.mark.parametrize("columns", [64, 192, 200])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_of_many_rows(dtype: torch.dtype, rows: int, columns: int, bias: bool, kernels: set[str]) -> None:
+    x, weight = random(rows, 48, dtype=dtype), random(columns, 48, dtype=dtype, seed=1)
+    added = random(columns, dtype=dtype, seed=2) if bias else None
+    found, expected = both(lambda: fused.linear(x, weight, added))
+    assert furthest(found, expected) < WITHIN[dtype]
+    assert kernels == (set() if rows < 128 or columns == 200 else {"linear_of_many"})  # others as they come
 
 
 @built

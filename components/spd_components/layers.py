@@ -45,7 +45,7 @@ class FeedForward(nn.Module):
 
     def forward(self, h_BKD: Tensor) -> Tensor:
         """The residual update of every query."""
-        out: Tensor = h_BKD + self.narrow(fused.gelu(self.wide(self.norm(h_BKD))))
+        out: Tensor = h_BKD + self.narrow(F.gelu(self.wide(self.norm(h_BKD))))
         return out
 
     def behind(self, query_norm: nn.LayerNorm, query: nn.Linear, out: nn.Linear) -> fused.LayerWeights:

@@ -11,9 +11,6 @@
 
 #define EXPORT(T, NAME)                                                                                               \
     extern "C" {                                                                                                      \
-    void gelu_##NAME(int64_t first, int64_t last, int64_t size, T* values) {                                          \
-        gelu_in_place(first, last, size, values);                                                                     \
-    }                                                                                                                 \
     void linear_of_many_##NAME(int64_t first, int64_t last, int64_t channels, int64_t columns, const T* x,            \
                                const T* weight, const T* bias, T* out) {                                              \
         linear_of_many(first, last, channels, columns, x, weight, bias, out);                                         \
