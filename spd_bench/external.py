@@ -26,7 +26,7 @@ from spd_bench.data.images import MEDIAN_RANGE_M
 from spd_bench.data.views import Views
 from spd_bench.errors import ConfigError, DataError, did_you_mean
 from spd_bench.evaluate import Predictions
-from spd_bench.external_files import Maps, open_maps, shortlist
+from spd_bench.external_files import Maps, check_there, open_maps, shortlist
 from spd_bench.plan import Judge
 from spd_bench.report.collect import metric_info
 from spd_bench.report.comparison import definitions, one_line
@@ -101,6 +101,7 @@ def score_predictions(
     if not re.fullmatch(SLUG, name):
         raise ConfigError(f'"{name}" is no name for a row', hint="small letters, digits, dot, dash and underscore")
     reading = _reading(unit, quantity, align, gt_aligned)
+    check_there(source)  # before data are made or looked through
     judge = Judge.of(suite)
     frames = judge.data.frames("test")
     if not frames:

@@ -38,6 +38,14 @@ class Maps:
     read: Callable[[int], NDArray[np.floating[Any]]]
 
 
+def check_there(source: Path) -> None:
+    """Raises DataError if there is no file or folder."""
+    if not source.exists():
+        raise DataError("there are no predictions here", where=str(source), hint="check the path")
+    if not source.is_file() and not source.is_dir():  # opening a pipe would wait for ever
+        raise DataError("expected a file or folder, found a pipe or a device", where=str(source), hint="check the path")
+
+
 def open_maps(
     source: Path, frames: Sequence[str], *, dataset_key: str | None = None, names: Path | None = None
 ) -> Maps:
@@ -48,10 +56,7 @@ def open_maps(
     that does not go with the form of `source`.
     """
     suffix = source.suffix.lower()
-    if not source.exists():
-        raise DataError("there are no predictions here", where=str(source), hint="check the path")
-    if not source.is_file() and not source.is_dir():  # opening a pipe would wait for ever
-        raise DataError("expected a file or folder, found a pipe or a device", where=str(source), hint="check the path")
+    check_there(source)
     if dataset_key is not None and suffix not in (".h5", ".hdf5"):
         raise ConfigError("only HDF5 files have keys", where=str(source), hint="leave --dataset-key out")
     if source.is_dir():

@@ -434,7 +434,7 @@ def _half_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _no_softmax_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     original = fused.token_layer
-    monkeypatch.setattr(fused, "token_layer", lambda h, t, w, key, *rest: original(h, t, w, 1.01 * key, *rest))
+    monkeypatch.setattr(fused, "token_layer", lambda h, t, w, key, *rest: original(h, t, w, 1.1 * key, *rest))
 
 
 def _no_value_bias(monkeypatch: pytest.MonkeyPatch) -> None:

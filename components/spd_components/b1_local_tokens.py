@@ -33,6 +33,11 @@ SATURATED = 0.95
 """Share of r_max beyond which an offset counts as held by it."""
 POSITION_FREQ = 8
 OFFSET_FREQ = 4
+IN_ONE_CALL = (
+    *("_made", "_local_tokens", "_seed", "_around", "_at_learned"),
+    *("_learned_offsets", "_on_offset", "_split_local"),
+)
+"""Methods that one call stands in for (`fused.local_tokens`)."""
 PAD = 4
 """Border of zeros that a 5×5 neighbourhood can reach from anywhere in the image."""
 
@@ -120,8 +125,8 @@ class L1Tokens(Block):
         """What the fused form of `of` needs of the levels, those beside L1 with the sides of their neighbourhoods."""
         l1 = fine.l1
         fits = self.side in fused.SIDES and l1.rows_NC.shape[1] % fused.LANES == 0
-        parts = "_made", "_local_tokens", "_seed", "_around", "_at_learned", "_learned_offsets", "_on_offset"
-        same = fused.unchanged(self, of, *parts)
+        fits = fits and all(table.rows_NC.shape[1] == fused.CORE for table, _ in others)
+        same = fused.unchanged(self, of, *IN_ONE_CALL)
         if not (
             same and fits and fused.ready(l1.rows_NC, self.local.weight, heads=self.dims.heads, width=self.dims.head)
         ):
