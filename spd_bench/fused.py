@@ -95,7 +95,7 @@ def description() -> str:
 
 
 def linear(x: Tensor, weight_DC: Tensor, bias_D: Tensor | None = None) -> Tensor:
-    """`F.linear`; of many rows by our own products, which need not arrange them first."""
+    """`F.linear`; of many rows by the kernels' own products."""
     rows, (columns, channels) = x.numel() // x.shape[-1], weight_DC.shape
     if not (rows >= MANY and columns % PANEL == 0 and ready(x, weight_DC)):
         return F.linear(x, weight_DC, bias_D)
@@ -105,13 +105,13 @@ def linear(x: Tensor, weight_DC: Tensor, bias_D: Tensor | None = None) -> Tensor
     return out
 
 
-def standardise(x: Tensor, plus_D: Tensor | None = None) -> Tensor:
-    """x, or x + plus, with mean 0 and variance 1 over the last dimension: LayerNorm without affine part, eps 1e-5."""
+def standardise(x: Tensor) -> Tensor:
+    """x with mean 0 and variance 1 over the last dimension: LayerNorm without its affine part, eps 1e-5."""
     if not (ready(x) and x.shape[-1] == CORE):
-        return F.layer_norm(x if plus_D is None else x + plus_D, x.shape[-1:])
+        return F.layer_norm(x, x.shape[-1:])
     x = x.contiguous()
     out = torch.empty_like(x)
-    _run("standardise", x, x.numel() // CORE, x, plus_D, out)
+    _run("standardise", x, x.numel() // CORE, x, out)
     return out
 
 

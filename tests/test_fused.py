@@ -196,8 +196,6 @@ def test_standardise(dtype: torch.dtype) -> None:
     x = 3 + random(2, 3, 5, 192, dtype=dtype)
     x[0, 0, 0] = 7.0  # variance 0: what is left is eps
     x[1, 2, 4, 100] = NAN
-    found, expected = both(lambda: fused.standardise(x, random(192, dtype=dtype, seed=1)))
-    assert furthest(found, expected) < WITHIN[dtype]
     found, expected = both(lambda: fused.standardise(x))
     assert furthest(found, expected) < WITHIN[dtype]
     assert found[1, 2, 4].isnan().all()

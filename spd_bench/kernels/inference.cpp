@@ -15,8 +15,8 @@
                                const T* weight, const T* bias, T* out) {                                              \
         linear_of_many(first, last, channels, columns, x, weight, bias, out);                                         \
     }                                                                                                                 \
-    void standardise_##NAME(int64_t first, int64_t last, const T* rows, const T* plus, T* out) {                      \
-        standardise(first, last, rows, plus, out);                                                                    \
+    void standardise_##NAME(int64_t first, int64_t last, const T* rows, T* out) {                                     \
+        standardise(first, last, rows, out);                                                                          \
     }                                                                                                                 \
     void largest_##NAME(int64_t first, int64_t last, int64_t sites, int64_t wanted, const T* weight, int64_t* out) {  \
         largest(first, last, sites, wanted, weight, out);                                                             \

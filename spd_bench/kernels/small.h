@@ -21,10 +21,9 @@ void gelu_in_place(int64_t first, int64_t last, int64_t size, T* values) {
 }
 
 template <class T>
-void standardise(int64_t first, int64_t last, const T* rows, const T* plus, T* out) {
+void standardise(int64_t first, int64_t last, const T* rows, T* out) {
     for (int64_t item = first; item < last; ++item) {
         Row<T> row = Row<T>::load(rows + item * CORE);
-        if (plus) row.add(plus);
         row.standardise();
         row.store(out + item * CORE);
     }
