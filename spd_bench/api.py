@@ -225,8 +225,9 @@ class Link(Component, nn.Module, ABC):
     """What every trainable part of the chain declares.
 
     reads, writes: what it needs and what it adds, by name: features and pyramid, or fields of `QueryState` (h, tokens,
-    attention, anchors, depth; xy and the pyramid are always there). left_out: what a leave-one-out puts in place, as
-    {slot: component}. budget: parameter-name pattern → row of the paper's budget (§9); the longest match counts.
+    attention, anchors, depth; xy and the pyramid are always there, a field that no later block reads may be gone).
+    left_out: what a leave-one-out puts in place, as {slot: component}. budget: parameter-name pattern → row of the
+    paper's budget (§9); the longest match counts.
     no_gradient: patterns of parameters whose exact gradient is zero, so that none is computed.
     """
 

@@ -163,7 +163,7 @@ struct Layer {
             to_panels<T>(items, h + first * CORE, stream);
             norm_panels<T>(panels, stream, query_norm_weight, query_norm_bias, x);
             project<T>(panels, CORE, CORE, query_weight, query_bias, x,
-                    [&](int64_t c, int64_t i, V sum) { W::store(y + place<T>(CORE, c, i), sum); });
+                       [&](int64_t c, int64_t i, V sum) { W::store(y + place<T>(CORE, c, i), sum); });
             from_panels<T>(items, y, rows);
             read(first, items, static_cast<const T*>(rows), static_cast<T*>(x));
             to_panels<T>(items, x, y);
@@ -173,7 +173,7 @@ struct Layer {
             });
             norm_panels<T>(panels, stream, norm_weight, norm_bias, x);
             project<T>(panels, hidden, CORE, wide_weight, wide_bias, x,
-                    [&](int64_t c, int64_t i, V sum) { W::store(wide + place<T>(hidden, c, i), gelu<T>(sum)); });
+                       [&](int64_t c, int64_t i, V sum) { W::store(wide + place<T>(hidden, c, i), gelu<T>(sum)); });
             project<T>(panels, CORE, hidden, narrow_weight, narrow_bias, wide, [&](int64_t c, int64_t i, V sum) {
                 T* to = stream + place<T>(CORE, c, i);
                 W::store(to, W::load(to) + sum);
