@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from spd_bench import fused
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.compose import QUERY_CHUNK, Composition
+from spd_bench.fused import inference
 from spd_bench.timing import DecodeWork, Work
 
 REST = "(rest)"
@@ -63,7 +63,7 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
 @torch.no_grad()
 def macs(call: Callable[[], object]) -> float:
     """Multiply-adds of one call, in its stock operators; a FLOP count is twice that."""
-    with fused.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops:
+    with inference.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops:
         call()
     return float(flops.get_total_flops() / 2)
 
@@ -143,7 +143,7 @@ def _watched(child: nn.Module, name: str, found: dict[str, Work]) -> Iterator[An
 def _counted() -> Iterator[Callable[[Any], Work]]:
     """Counts the operations of the block; afterwards gives its work from what it returned."""
     traffic = _Traffic()
-    with fused.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops, traffic:
+    with inference.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops, traffic:
         yield lambda output: Work(flops.get_total_flops() / 2, float(traffic.bytes_to(output)))
 
 

@@ -16,12 +16,13 @@ import torch
 from rich.console import Console
 from rich.logging import RichHandler
 
-from spd_bench import files, fused, plan
+from spd_bench import files, plan
 from spd_bench.ablate import Selection
 from spd_bench.build_order import BuildOrder
 from spd_bench.display import Display
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, SpdError, quoted
 from spd_bench.forecast import UNKNOWN, Estimate, Forecast
+from spd_bench.fused import build
 from spd_bench.locks import suite_lock
 from spd_bench.report.collect import collect, curves, record, watched
 from spd_bench.report.comparison import Comparison
@@ -427,7 +428,7 @@ def _provenance(device: torch.device, watch: Watch) -> dict[str, str]:
         "git": _git_state(),
         "python": platform.python_version(),
         "device": told(device),
-        "operators": fused.description(),
+        "operators": build.description(),
         "command": _command(watch),
     }
 

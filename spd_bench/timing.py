@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from spd_bench.fused import build
+
 PINNED: Mapping[str, str] = {
     "MALLOC_MMAP_THRESHOLD_": "8589934592",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -252,8 +254,6 @@ def settings(device: Any, *, precision: str) -> Settings:
     """The settings of this process, now."""
     import torch
 
-    from spd_bench import fused
-
     pins = [*PINNED, "OMP_NUM_THREADS", "LD_PRELOAD"]
     return Settings(
         device=str(device),
@@ -265,7 +265,7 @@ def settings(device: Any, *, precision: str) -> Settings:
         torch=torch.__version__,
         environment={name: os.environ.get(name, "(unset)") for name in pins},
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        operators=fused.description(),
+        operators=build.description(),
     )
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spd_bench import compose, fused, registry
+from spd_bench import compose, registry
 from spd_bench.api import CHAIN, FIELDS, Block, Dims, Encoder, Features, PointDepthModel, QueryState, Scene
 from spd_bench.compose import Composition, Part, build, build_baseline, build_encoder, check
 from spd_bench.errors import ConfigError
+from spd_bench.fused import inference
 from spd_bench.testing import require_independent_points
 
 SIZE = (70, 84)
@@ -324,7 +325,7 @@ WAITS = {"aten::lift_fresh", "aten::_local_scalar_dense", "aten::nonzero", "aten
 def test_decoding_again_waits_for_no_device(encoder: Encoder, v13: Composition, name: str) -> None:
     config = {} if name == "v13" else registry.load("baseline", name).Config()
     model = v13 if name == "v13" else build_baseline(Part(name, config), encoder, seed=0).eval()
-    with fused.stock():  # the form that runs on a GPU
+    with inference.stock():  # the form that runs on a GPU
         scene = model.prepare(model.encode(images()))
         model.decode(scene, points(2, 5))
         with Noted() as noted:

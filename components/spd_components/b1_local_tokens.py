@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spd_bench import fused
 from spd_bench.api import (
     Block,
     ComponentConfig,
@@ -24,6 +23,7 @@ from spd_bench.api import (
     StandardTokens,
     TokenPart,
 )
+from spd_bench.fused import inference
 from spd_bench.geometry import Table, neighbourhood
 from spd_components.layers import fourier
 
@@ -37,7 +37,7 @@ IN_ONE_CALL = (
     *("_made", "_local_tokens", "_seed", "_around", "_at_learned"),
     *("_learned_offsets", "_on_offset", "_split_local"),
 )
-"""Methods that one call stands in for (`fused.local_tokens`)."""
+"""Methods that one call stands in for (`fused.inference.local_tokens`)."""
 PAD = 4
 """Border of zeros that a 5×5 neighbourhood can reach from anywhere in the image."""
 
@@ -50,10 +50,10 @@ class FineMap(NamedTuple):
 
 
 class InOneCall(NamedTuple):
-    """What makes the seed and all tokens in one call (`fused.local_tokens`)."""
+    """What makes the seed and all tokens in one call (`fused.inference.local_tokens`)."""
 
-    maps: list[fused.Around]
-    weights: fused.LocalWeights
+    maps: list[inference.Around]
+    weights: inference.LocalWeights
 
 
 class L1Maps(NamedTuple):
@@ -107,8 +107,8 @@ class L1Tokens(Block):
         """Writes h and the first part of the tokens; where one call can make both, these standardised alone."""
         maps, xy_BK2 = scene.prepared[self.slot], state.xy_BK2
         one_call: InOneCall | None = maps.in_one_call
-        if one_call is not None and fused.ready(xy_BK2, maps.l1.rows_NC):
-            h_BKD, standard_BKTD = fused.local_tokens(xy_BK2, *one_call)
+        if one_call is not None and inference.ready(xy_BK2, maps.l1.rows_NC):
+            h_BKD, standard_BKTD = inference.local_tokens(xy_BK2, *one_call)
             part: TokenPart = StandardTokens(standard_BKTD, lambda: self._made(maps, xy_BK2)[1])
         else:
             h_BKD, tokens_BKTD = self._made(maps, xy_BK2)
@@ -124,14 +124,16 @@ class L1Tokens(Block):
     ) -> InOneCall | None:
         """What the fused form of `of` needs of the levels, those beside L1 with the sides of their neighbourhoods."""
         l1 = fine.l1
-        fits = self.side in fused.SIDES and l1.rows_NC.shape[1] % fused.LANES == 0
-        fits = fits and all(table.rows_NC.shape[1] == fused.CORE for table, _ in others)
-        same = fused.unchanged(self, of, *IN_ONE_CALL)
+        fits = self.side in inference.SIDES and l1.rows_NC.shape[1] % inference.LANES == 0
+        fits = fits and all(table.rows_NC.shape[1] == inference.CORE for table, _ in others)
+        same = inference.unchanged(self, of, *IN_ONE_CALL)
         if not (
-            same and fits and fused.ready(l1.rows_NC, self.local.weight, heads=self.dims.heads, width=self.dims.head)
+            same
+            and fits
+            and inference.ready(l1.rows_NC, self.local.weight, heads=self.dims.heads, width=self.dims.head)
         ):
             return None
-        weights = fused.LocalWeights(
+        weights = inference.LocalWeights(
             side=self.side,
             centre_is_token=self.centre_is_token,
             freq=(POSITION_FREQ, OFFSET_FREQ),

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from spd_bench import fused, fused_training
 from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, StandardTokens, TokenPart
+from spd_bench.fused import inference, training
 from spd_bench.geometry import Stack, batch_offset, weighted_rows
 from spd_components.anchors import site_centres
 from spd_components.layers import fourier
@@ -36,9 +36,9 @@ class ForFused(NamedTuple):
 
     site_code_SP: Tensor
     on_code_PD: Tensor
-    samples: fused.Samples
+    samples: inference.Samples
     joint: tuple[Tensor, Tensor] | None
-    weights: fused.ReadWeights | None
+    weights: inference.ReadWeights | None
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class DeformableRead(Block):
         read = [(self.get_submodule(f"value{level}"), getattr(pyramid, f"l{level}")) for level in self.levels]
         values = Stack.of([level.table(pad=PAD, by=value) for value, level in read])
         _, on_anchor, on_offset = self._condition_weights()
-        anchor_BSD = fused.linear(pyramid.l4.map_BHWC.flatten(1, 2), self.anchor.weight, self.anchor.bias)
-        conditioning_BSD = fused.linear(anchor_BSD, on_anchor, self.condition.bias)
+        anchor_BSD = inference.linear(pyramid.l4.map_BHWC.flatten(1, 2), self.anchor.weight, self.anchor.bias)
+        conditioning_BSD = inference.linear(anchor_BSD, on_anchor, self.condition.bias)
         site_xy_S2 = site_centres(pyramid.l4, like=pyramid.l4.map_BHWC)
         samples = values.samples(self.samples, like=site_xy_S2)
         codes = fourier(site_xy_S2, ANCHOR_FREQ), on_offset.t().contiguous()
@@ -162,7 +162,7 @@ class DeformableRead(Block):
 
     def _joint(self) -> tuple[Tensor, Tensor] | None:
         """`ForFused.joint`."""
-        if not fused.unchanged(self, DeformableRead, "_offsets"):
+        if not inference.unchanged(self, DeformableRead, "_offsets"):
             return None
         weights, biases = zip(*self._offset_parts(), (self.weight.weight, self.weight.bias), strict=True)
         return torch.cat(weights), torch.cat(biases)
@@ -175,16 +175,16 @@ class DeformableRead(Block):
         """Δ along x and along y where it is the same for every anchor."""
         return None
 
-    def _read_weights(self, like: Tensor) -> fused.ReadWeights | None:
+    def _read_weights(self, like: Tensor) -> inference.ReadWeights | None:
         """`ForFused.weights`."""
         constant = self._constant_offsets()
-        looks = fused.unchanged(self, DeformableRead, "_offsets") or constant is not None
-        same = looks and fused.unchanged(self, DeformableRead, "_cells", "_weights", "_conditioning")
-        if not (same and fused.ready(like, self.out.weight, heads=self.dims.heads, width=self.dims.head)):
+        looks = inference.unchanged(self, DeformableRead, "_offsets") or constant is not None
+        same = looks and inference.unchanged(self, DeformableRead, "_cells", "_weights", "_conditioning")
+        if not (same and inference.ready(like, self.out.weight, heads=self.dims.heads, width=self.dims.head)):
             return None
         parts = [] if constant else self._offset_parts()
         joint = [*parts, (self.weight.weight, self.weight.bias)]
-        return fused.ReadWeights.of(joint, constant or (), self.out, self.evidence_embed)
+        return inference.ReadWeights.of(joint, constant or (), self.out, self.evidence_embed)
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Appends one evidence token per anchor."""
@@ -196,9 +196,9 @@ class DeformableRead(Block):
         """The evidence; where one call can make it, its standardised form alone until tokens are asked for."""
         assert state.anchors is not None
         weights, xy_BK2 = maps.fused.weights, state.xy_BK2
-        if weights is not None and state.anchors.gate_BKR is None and fused.ready(xy_BK2, maps.conditioning_BSD):
+        if weights is not None and state.anchors.gate_BKR is None and inference.ready(xy_BK2, maps.conditioning_BSD):
             given = self._condition_given(state, maps), weights, maps.fused.samples, maps.site_xy_S2
-            return StandardTokens(fused.evidence(*given), lambda: self._tokens(state, maps))
+            return StandardTokens(inference.evidence(*given), lambda: self._tokens(state, maps))
         return TokenPart(self._tokens(state, maps))
 
     def _tokens(self, state: QueryState, maps: DeformableMaps) -> Tensor:
@@ -228,7 +228,7 @@ class DeformableRead(Block):
     def _samples(self, state: QueryState, maps: DeformableMaps) -> tuple[Tensor, Tensor, Tensor]:
         """Δx and Δy in cells of their level, and W^a u + b^a, of every anchor: each [Q = B·K·R, T = N·L·M]."""
         u_QD = self._conditioning(state, maps).flatten(0, 2)
-        if maps.fused.joint is not None and fused.fits(u_QD):
+        if maps.fused.joint is not None and inference.fits(u_QD):
             x_QT, y_QT, score_QT = F.linear(u_QD, *maps.fused.joint).chunk(3, dim=-1)
             return x_QT, y_QT, score_QT
         # coordinates stay in full precision under autocast (R-03)
@@ -257,8 +257,10 @@ class DeformableRead(Block):
         """u_r of every anchor: [B, K, R, D]."""
         assert state.h_BKD is not None
         assert state.anchors is not None
-        if fused.ready(state.h_BKD, state.xy_BK2, maps.conditioning_BSD, heads=self.dims.heads, width=self.dims.head):
-            return fused.condition(self._condition_given(state, maps))
+        if inference.ready(
+            state.h_BKD, state.xy_BK2, maps.conditioning_BSD, heads=self.dims.heads, width=self.dims.head
+        ):
+            return inference.condition(self._condition_given(state, maps))
         site_BKR = state.anchors.site_BKR
         on_query, _, on_offset = self._condition_weights()
         of_query_BKD = F.linear(state.h_BKD, on_query)
@@ -271,22 +273,22 @@ class DeformableRead(Block):
         of_all_BKRD = of_both_QD.view(*site_BKR.shape, core) + of_query_BKD[:, :, None]
         return self.condition_norm(F.gelu(of_all_BKRD))  # type: ignore[no-any-return]
 
-    def _condition_given(self, state: QueryState, maps: DeformableMaps) -> fused.Conditioning:
+    def _condition_given(self, state: QueryState, maps: DeformableMaps) -> inference.Conditioning:
         """What the fused forms make u_r of."""
         assert state.h_BKD is not None
         assert state.anchors is not None
         of_query_BKD = F.linear(state.h_BKD, self._condition_weights()[0])
         codes = fourier(state.xy_BK2, ANCHOR_FREQ), maps.fused.site_code_SP, maps.fused.on_code_PD
         norm = self.condition_norm.weight, self.condition_norm.bias
-        return fused.Conditioning(state.anchors.site_BKR, of_query_BKD, maps.conditioning_BSD, *codes, *norm)
+        return inference.Conditioning(state.anchors.site_BKR, of_query_BKD, maps.conditioning_BSD, *codes, *norm)
 
     def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor) -> Tensor:
         """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D]."""
-        values, same = maps.values, fused.unchanged(self, DeformableRead, "_cells", "_weights")
-        if same and fused.fits(
+        values, same = maps.values, inference.unchanged(self, DeformableRead, "_cells", "_weights")
+        if same and inference.fits(
             values.levels[0].rows_NC, maps.site_xy_S2, x_QT, score_QT, heads=self.dims.heads, width=self.dims.head
         ):
-            return fused_training.levels_read(
+            return training.levels_read(
                 maps.fused.samples,
                 site_BKR=site_BKR,
                 site_xy_S2=maps.site_xy_S2,

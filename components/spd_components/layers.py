@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spd_bench import fused, fused_training
 from spd_bench.api import Dims, TokenPart
+from spd_bench.fused import inference, training
 
 
 def fourier(x: Tensor, num_freq: int) -> Tensor:
@@ -48,9 +48,9 @@ class FeedForward(nn.Module):
         out: Tensor = h_BKD + self.narrow(F.gelu(self.wide(self.norm(h_BKD))))
         return out
 
-    def behind(self, query_norm: nn.LayerNorm, query: nn.Linear, out: nn.Linear) -> fused.LayerWeights:
+    def behind(self, query_norm: nn.LayerNorm, query: nn.Linear, out: nn.Linear) -> inference.LayerWeights:
         """The weights of an attention layer that ends with this."""
-        return fused.LayerWeights(query_norm, query, out, self.norm, self.wide, self.narrow)
+        return inference.LayerWeights(query_norm, query, out, self.norm, self.wide, self.narrow)
 
 
 class Absorbed(NamedTuple):
@@ -62,7 +62,7 @@ class Absorbed(NamedTuple):
     key_NED: Tensor
     value_NDE: Tensor
     shift_NE: Tensor
-    weights: fused.LayerWeights
+    weights: inference.LayerWeights
 
 
 class Sites(NamedTuple):
@@ -70,7 +70,7 @@ class Sites(NamedTuple):
 
     key_BNES: Tensor
     value_BNSE: Tensor
-    weights: fused.LayerWeights
+    weights: inference.LayerWeights
 
 
 class TokenAttentionLayer(nn.Module):
@@ -111,7 +111,7 @@ class TokenAttentionLayer(nn.Module):
         if not self.training and absorbed.weights.serve(h_BKD, heads=self.dims.heads, width=self.dims.head):
             key_NED, value_NDE, shift_NE, weights = absorbed
             tokens = [part.standard_BKTD.flatten(0, 1) for part in parts]
-            return fused.token_layer(h_BKD, tokens, weights, key_NED, value_NDE.transpose(1, 2), shift_NE)
+            return inference.token_layer(h_BKD, tokens, weights, key_NED, value_NDE.transpose(1, 2), shift_NE)
         heads, width = self.dims.heads, self.dims.head
         query_NQE = self.query(self.query_norm(h_BKD)).view(-1, heads, width).transpose(0, 1)
         mixed_NQD, total_QN1 = self._mixed(query_NQE, absorbed.key_NED, parts)
@@ -122,7 +122,7 @@ class TokenAttentionLayer(nn.Module):
     def _mixed(self, query_NQE: Tensor, key_NED: Tensor, parts: Sequence[TokenPart]) -> tuple[Tensor, Tensor | None]:
         """Σ a_t n_t of every head [N, Q, D], and Σ a_t [Q, N, 1]; None for that where it is 1 (no dropout)."""
         if shared := self._shared(query_NQE, parts):
-            mixed_NQD, total_QN1 = fused_training.attend(torch.bmm(query_NQE, key_NED), self._keep(shared), shared)
+            mixed_NQD, total_QN1 = training.attend(torch.bmm(query_NQE, key_NED), self._keep(shared), shared)
             return mixed_NQD, total_QN1 if self.training else None
         tokens = [part.standard_BKTD.flatten(0, 1) for part in parts]
         absorbed_QND = torch.bmm(query_NQE / math.sqrt(self.dims.head), key_NED).transpose(0, 1)
@@ -134,14 +134,14 @@ class TokenAttentionLayer(nn.Module):
             mixed_QND = torch.baddbmm(mixed_QND, alpha_QNt, part_QtD)
         return mixed_QND.transpose(0, 1), alpha_QNT.sum(-1, keepdim=True) if self.training else None
 
-    def _shared(self, query_NQE: Tensor, parts: Sequence[TokenPart]) -> list[fused_training.Shared]:
+    def _shared(self, query_NQE: Tensor, parts: Sequence[TokenPart]) -> list[training.Shared]:
         """The tokens as the fused form with gradients takes them; none where another form runs."""
-        if not fused_training.ready(query_NQE, heads=self.dims.heads, width=self.dims.head):
+        if not training.ready(query_NQE, heads=self.dims.heads, width=self.dims.head):
             return []
         shared = [part.shared for part in parts if part.shared and part.shared.ticket.dtype == query_NQE.dtype]
         return shared if len(shared) == len(parts) else []
 
-    def _keep(self, shared: Sequence[fused_training.Shared]) -> Tensor | None:
+    def _keep(self, shared: Sequence[training.Shared]) -> Tensor | None:
         """Dropout's factors [Q, N, T]: those that `F.dropout` would draw for the weights."""
         if not (self.training and self.dropout):
             return None
@@ -173,7 +173,9 @@ class SiteAttentionLayer(nn.Module):
         shape = (batch, sites, self.dims.heads, self.dims.head)
         # the product that has the sites last as it comes
         key_BNES = torch.bmm(self.key.weight.expand(batch, -1, -1), l4_BSC.mT).view(batch, *shape[2:], sites)
-        value_BNSE = fused.linear(l4_BSC, self.value.weight, self.value.bias).view(shape).transpose(1, 2).contiguous()
+        value_BNSE = (
+            inference.linear(l4_BSC, self.value.weight, self.value.bias).view(shape).transpose(1, 2).contiguous()
+        )
         return Sites(key_BNES, value_BNSE, self.ffn.behind(self.query_norm, self.query, self.out))
 
     def forward(
@@ -185,7 +187,7 @@ class SiteAttentionLayer(nn.Module):
         """
         key_BNES, value_BNSE, weights = of_sites
         if not self.training and weights.serve(h_BKD, heads=self.dims.heads, width=self.dims.head):
-            return fused.site_layer(h_BKD, weights, key_BNES, value_BNSE, added_query_BKD)
+            return inference.site_layer(h_BKD, weights, key_BNES, value_BNSE, added_query_BKD)
         batch, count, core = h_BKD.shape
         query_BKD = self.query(self.query_norm(h_BKD))
         if added_query_BKD is not None:

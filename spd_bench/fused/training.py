@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from spd_bench import fused
+from spd_bench.fused import build, inference
 
 
-def ready(*tensors: Tensor, heads: int = fused.HEADS, width: int = fused.WIDTH) -> bool:
+def ready(*tensors: Tensor, heads: int = inference.HEADS, width: int = inference.WIDTH) -> bool:
     """Whether gradients are wanted, and the fused forms can take these tensors, heads and width per head."""
-    return torch.is_grad_enabled() and fused.fits(*tensors, heads=heads, width=width)
+    return torch.is_grad_enabled() and inference.fits(*tensors, heads=heads, width=width)
 
 
 class _Sum:
@@ -68,7 +68,7 @@ class _Standardised(torch.autograd.Function):
     def forward(ctx: Any, x_BKTD: Tensor, total: _Sum) -> tuple[Tensor, Tensor]:
         x_BKTD = x_BKTD.contiguous()
         out_BKTD, scale_BKT = torch.empty_like(x_BKTD), x_BKTD.new_empty(x_BKTD.shape[:-1])
-        fused._run("standardise_kept", x_BKTD, scale_BKT.numel(), x_BKTD, out_BKTD, scale_BKT)
+        build.run("standardise_kept", x_BKTD, scale_BKT.numel(), x_BKTD, out_BKTD, scale_BKT)
         ctx.save_for_backward(out_BKTD, scale_BKT)
         ctx.sum = total
         ctx.mark_non_differentiable(out_BKTD)
@@ -80,13 +80,13 @@ class _Standardised(torch.autograd.Function):
     def backward(ctx: Any, _: Tensor, shares: Tensor) -> tuple[Tensor, None]:
         out_BKTD, scale_BKT = ctx.saved_tensors
         grad_BKTD = ctx.sum.take(int(shares.item()))
-        fused._run("standardise_backward", out_BKTD, scale_BKT.numel(), out_BKTD, scale_BKT, grad_BKTD)
+        build.run("standardise_backward", out_BKTD, scale_BKT.numel(), out_BKTD, scale_BKT, grad_BKTD)
         return grad_BKTD, None
 
 
 def share(x_BKTD: Tensor) -> Shared | None:
     """Tokens standardised (LayerNorm without affine part, eps 1e-5) for `attend`; None where stock operators run."""
-    if not (ready(x_BKTD) and x_BKTD.shape[-1] == fused.CORE):
+    if not (ready(x_BKTD) and x_BKTD.shape[-1] == inference.CORE):
         return None
     total = _Sum()
     out_BKTD, ticket = _Standardised.apply(x_BKTD, total)  # type: ignore[no-untyped-call]
@@ -104,7 +104,7 @@ class _Attend(torch.autograd.Function):
         shares_QNT = query_NQD.new_empty(items, heads, sum(part.shape[-2] for part in parts))
         out_NQD, total_QN1 = torch.empty_like(query_NQD), query_NQD.new_empty(items, heads, 1)
         given = query_NQD, keep_QNT, shares_QNT, out_NQD, total_QN1
-        fused._run("attend_kept", query_NQD, items, items, *_parts(parts), *given)
+        build.run("attend_kept", query_NQD, items, items, *_parts(parts), *given)
         ctx.save_for_backward(query_NQD, keep_QNT, shares_QNT, *parts)
         ctx.sums = [part.sum for part in tokens]
         return out_NQD, total_QN1
@@ -117,10 +117,10 @@ class _Attend(torch.autograd.Function):
         grad_query = torch.empty_like(query_NQD)
         wanted = zip(asked, ctx.sums, parts, strict=True)
         places = [total.place(part) if of else (None, False) for of, total, part in wanted]
-        where = fused._pointers([place for place, _ in places])
-        adds = fused._whole([has for _, has in places])
+        where = build.pointers([place for place, _ in places])
+        adds = build.whole_numbers([has for _, has in places])
         given = query_NQD, keep_QNT, shares_QNT, grad_NQD.contiguous(), grad_QN1.contiguous(), grad_query, where, adds
-        fused._run("attend_backward", query_NQD, items, items, *_parts(parts), *given)
+        build.run("attend_backward", query_NQD, items, items, *_parts(parts), *given)
         return grad_query, None, None, *(grad_query.new_ones(()) if of else None for of in asked)
 
 
@@ -137,32 +137,32 @@ def attend(query_NQD: Tensor, keep_QNT: Tensor | None, tokens: Sequence[Shared])
 
 class _Neighbourhood(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: fused.MapSize) -> Tensor:
+    def forward(ctx: Any, rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: inference.MapSize) -> Tensor:
         rows_NC, xy_lvl_BK2 = rows_NC.contiguous(), xy_lvl_BK2.contiguous()
         ctx.save_for_backward(rows_NC, xy_lvl_BK2)
         ctx.side, ctx.of = side, of
-        return fused.neighbourhood(rows_NC, of, xy_lvl_BK2=xy_lvl_BK2, side=side)
+        return inference.neighbourhood(rows_NC, of, xy_lvl_BK2=xy_lvl_BK2, side=side)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BKTC: Tensor) -> tuple[Tensor, Tensor, None, None]:
         rows_NC, xy_lvl_BK2 = ctx.saved_tensors
-        of: fused.MapSize = ctx.of
+        of: inference.MapSize = ctx.of
         sizes = of.rows_per_map, xy_lvl_BK2.shape[1], rows_NC.shape[1], of.width, of.height, of.pad
         grads = torch.zeros_like(rows_NC), torch.empty_like(xy_lvl_BK2)
         given = ctx.side, rows_NC, *sizes, xy_lvl_BK2, grad_BKTC.contiguous(), *grads
-        fused._run("neighbourhood_backward", rows_NC, len(xy_lvl_BK2), *given, at_least=1)
+        build.run("neighbourhood_backward", rows_NC, len(xy_lvl_BK2), *given, at_least=1)
         return *grads, None, None
 
 
-def neighbourhood(rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: fused.MapSize) -> Tensor:
-    """`fused.neighbourhood`, with gradients of tables and points."""
+def neighbourhood(rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: inference.MapSize) -> Tensor:
+    """`fused.inference.neighbourhood`, with gradients of tables and points."""
     out: Tensor = _Neighbourhood.apply(rows_NC, xy_lvl_BK2, side, of)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Samples(NamedTuple):
-    """What `fused.levels_read` is told beside tensors that have gradients; of each sample, which table it reads."""
+    """What `fused.inference.levels_read` takes beside tensors with gradients; per sample, the table it reads."""
 
     table_S: list[int]
     rows_S: list[int]
@@ -171,10 +171,10 @@ class _Samples(NamedTuple):
     site_BKR: Tensor
     site_xy_S2: Tensor
 
-    def reading(self, tables_ND: Sequence[Tensor]) -> fused.Samples:
+    def reading(self, tables_ND: Sequence[Tensor]) -> inference.Samples:
         """The samples of these tables."""
         maps = [(tables_ND[table], rows) for table, rows in zip(self.table_S, self.rows_S, strict=True)]
-        return fused.Samples(maps, self.level_4S, self.places_3S)
+        return inference.Samples(maps, self.level_4S, self.places_3S)
 
 
 class _LevelsRead(torch.autograd.Function):
@@ -183,7 +183,7 @@ class _LevelsRead(torch.autograd.Function):
         ctx.save_for_backward(x_QT, y_QT, score_QT, *tables_ND)
         ctx.of = of
         where = {"site_BKR": of.site_BKR, "site_xy_S2": of.site_xy_S2}
-        return fused.levels_read(of.reading(tables_ND), x_QT=x_QT, y_QT=y_QT, score_QT=score_QT, **where)
+        return inference.levels_read(of.reading(tables_ND), x_QT=x_QT, y_QT=y_QT, score_QT=score_QT, **where)
 
     @staticmethod
     @once_differentiable
@@ -194,16 +194,16 @@ class _LevelsRead(torch.autograd.Function):
         grads_QT = [torch.empty(x_QT.shape, dtype=x_QT.dtype) for _ in range(3)]
         places = of.site_BKR[0].numel(), of.site_BKR, of.site_xy_S2
         offsets = x_QT, y_QT, *x_QT.stride(), score_QT, score_QT.stride(0)
-        grad_rows = fused._pointers([grads_ND[table] for table in of.table_S])
+        grad_rows = build.pointers([grads_ND[table] for table in of.table_S])
         given = *of.reading(tables_ND).given(), *places, *offsets, grad_QD.contiguous(), grad_rows, *grads_QT
-        fused._run("levels_read_backward", x_QT, len(of.site_BKR) * fused.HEADS, *given, at_least=1)
+        build.run("levels_read_backward", x_QT, len(of.site_BKR) * inference.HEADS, *given, at_least=1)
         return *grads_QT, None, *grads_ND
 
 
 def levels_read(
-    samples: fused.Samples, *, site_BKR: Tensor, site_xy_S2: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor
+    samples: inference.Samples, *, site_BKR: Tensor, site_xy_S2: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor
 ) -> Tensor:
-    """`fused.levels_read`, with gradients of tables, offsets and scores; none of where sites are."""
+    """`fused.inference.levels_read`, with gradients of tables, offsets and scores; none of where sites are."""
     if x_QT.stride() != y_QT.stride():
         x_QT, y_QT = x_QT.contiguous(), y_QT.contiguous()
     if score_QT.stride(1) != 1:
@@ -219,4 +219,4 @@ def levels_read(
 
 def _parts(parts: Sequence[Tensor]) -> tuple[int, "ctypes.Array[Any]", "ctypes.Array[Any]"]:
     """Tokens in parts, as kernels take them."""
-    return len(parts), fused._pointers(parts), fused._whole([part.shape[-2] for part in parts])
+    return len(parts), build.pointers(parts), build.whole_numbers([part.shape[-2] for part in parts])

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spd_bench import fused
 from spd_bench.api import Block, Dims, Features, Pyramid, QueryState, Scene, TokenPart
+from spd_bench.fused import build, inference
 from spd_bench.geometry import Table
 from spd_components.b1_centre_token import CentreToken
 from spd_components.b1_l1_only import L1Only
@@ -43,7 +43,7 @@ WITHIN = {torch.float64: 1e-12, torch.float32: 1e-5}
 GRID = (9, 11)  # odd, not square: L4 covers less than the image on both axes
 BORDERS = [[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0], [0, 0.5], [1, 0.3], [0.999, 0.999], [1e-4, 0.7], [0.5, 0.5]]
 NAN = float("nan")
-built = pytest.mark.skipif(fused._loaded()[0] is None, reason=fused.description())
+built = pytest.mark.skipif(build.loaded()[0] is None, reason=build.description())
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +55,13 @@ def no_gradients() -> Iterator[None]:
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Names of the kernels that ran."""
-    original, called = fused._run, set()
+    original, called = build.run, set()
 
     def noted(name: str, *given: Any, **how: Any) -> None:
         called.add(name)
         original(name, *given, **how)
 
-    monkeypatch.setattr(fused, "_run", noted)
+    monkeypatch.setattr(build, "run", noted)
     return called
 
 
@@ -81,7 +81,7 @@ def furthest(found: Tensor, expected: Tensor) -> float:
 def both(call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     """What a call gives in its fused and in its stock form."""
     found = call()
-    with fused.stock():
+    with inference.stock():
         return found, call()
 
 
@@ -157,7 +157,7 @@ def test_a_perceptron(dtype: torch.dtype, rows: int, hidden: int, outputs: int, 
     wide, narrow = nn.Linear(192, hidden, dtype=dtype), nn.Linear(hidden, outputs, dtype=dtype)
     x = random(rows, 192, dtype=dtype)
     x[0, 5] = NAN
-    found, expected = both(lambda: fused.perceptron(x, wide, narrow))
+    found, expected = both(lambda: inference.perceptron(x, wide, narrow))
     assert furthest(found, expected) < WITHIN[dtype]
     assert found.isnan().sum() == outputs
     assert kernels == {"perceptron"}
@@ -172,7 +172,7 @@ def test_gelu_over_its_range(dtype: torch.dtype) -> None:
     nn.init.zeros_(same.bias)
     x = torch.cat([torch.linspace(-9, 9, 192 * 100 - 4, dtype=dtype), torch.tensor([1e4, -1e4, 1e30, -1e30])])
     exact = F.gelu(x.double())
-    found = fused.perceptron(x.to(dtype).view(-1, 192), same, same).flatten()
+    found = inference.perceptron(x.to(dtype).view(-1, 192), same, same).flatten()
     error = (found.double() - exact).abs() / exact.abs().clamp_min(1)
     assert float(error.max()) < (1e-15 if dtype == torch.float64 else 6e-7)
 
@@ -185,7 +185,7 @@ def test_gelu_over_its_range(dtype: torch.dtype) -> None:
 def test_a_product_of_many_rows(dtype: torch.dtype, rows: int, columns: int, bias: bool, kernels: set[str]) -> None:
     x, weight = random(rows, 48, dtype=dtype), random(columns, 48, dtype=dtype, seed=1)
     added = random(columns, dtype=dtype, seed=2) if bias else None
-    found, expected = both(lambda: fused.linear(x, weight, added))
+    found, expected = both(lambda: inference.linear(x, weight, added))
     assert furthest(found, expected) < WITHIN[dtype]
     assert kernels == (set() if rows < 128 or columns == 200 else {"linear_of_many"})  # others as they come
 
@@ -196,7 +196,7 @@ def test_standardise(dtype: torch.dtype) -> None:
     x = 3 + random(2, 3, 5, 192, dtype=dtype)
     x[0, 0, 0] = 7.0  # variance 0: what is left is eps
     x[1, 2, 4, 100] = NAN
-    found, expected = both(lambda: fused.standardise(x))
+    found, expected = both(lambda: inference.standardise(x))
     assert furthest(found, expected) < WITHIN[dtype]
     assert found[1, 2, 4].isnan().all()
     assert found.isnan().sum() == 192
@@ -212,7 +212,7 @@ def test_largest(dtype: torch.dtype, r: int) -> None:
     weight[0, 2] = torch.tensor([0.0, -0.0] * 10)
     weight[0, 3, :4] = torch.tensor([float("-inf"), float("inf"), -1.0, -2.0])
     expected = torch.sort(weight, dim=-1, descending=True, stable=True).indices[..., :r]
-    assert torch.equal(fused.largest(weight, r), expected)
+    assert torch.equal(inference.largest(weight, r), expected)
 
 
 @built
@@ -341,7 +341,7 @@ def compare(blocks: dict[str, Block], pyramid: Pyramid, xy: Tensor) -> float:
     for block in blocks.values():
         mine = block(state, scene)
         found = list(tensors(mine))
-        with fused.stock():
+        with inference.stock():
             state = block(state, scene)
             expected = list(tensors(state))
         worst = max([worst, *(furthest(a, b) for a, b in zip(found, expected, strict=True))])
@@ -404,14 +404,14 @@ def test_a_query_that_is_no_number_harms_no_other() -> None:
 def test_threads_share_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks, pyramid, xy = blocks_of(torch.float32, "v13"), pyramid_of(torch.float32), points(77, torch.float32)
     one = states(blocks, pyramid, xy)["b5"].h_BKD
-    asked, pool = set(), fused._pool
+    asked, pool = set(), build._pool
 
     def counted(process: int, threads: int) -> Any:
         asked.add(threads)
         return pool(process, threads)
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(fused, "_pool", counted)
+    monkeypatch.setattr(build, "_pool", counted)
     two = states(blocks, pyramid, xy)["b5"].h_BKD
     assert one is not None
     assert two is not None
@@ -420,53 +420,53 @@ def test_threads_share_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _half_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.evidence
+    original = inference.evidence
 
-    def wrong(of: fused.Conditioning, weights: fused.ReadWeights, *rest: Any) -> Tensor:
+    def wrong(of: inference.Conditioning, weights: inference.ReadWeights, *rest: Any) -> Tensor:
         bias_J = weights.bias_J.clone()
         bias_J[:72] += 0.5
         return original(of, weights._replace(bias_J=bias_J), *rest)
 
-    monkeypatch.setattr(fused, "evidence", wrong)
+    monkeypatch.setattr(inference, "evidence", wrong)
 
 
 def _no_softmax_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.token_layer
-    monkeypatch.setattr(fused, "token_layer", lambda h, t, w, key, *rest: original(h, t, w, 1.1 * key, *rest))
+    original = inference.token_layer
+    monkeypatch.setattr(inference, "token_layer", lambda h, t, w, key, *rest: original(h, t, w, 1.1 * key, *rest))
 
 
 def _no_value_bias(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.token_layer
-    monkeypatch.setattr(fused, "token_layer", lambda *a: original(*a[:-1], 0 * a[-1]))
+    original = inference.token_layer
+    monkeypatch.setattr(inference, "token_layer", lambda *a: original(*a[:-1], 0 * a[-1]))
 
 
 def _another_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.site_layer
-    monkeypatch.setattr(fused, "site_layer", lambda h, w, key, *rest: original(h, w, key.flip(1), *rest))
+    original = inference.site_layer
+    monkeypatch.setattr(inference, "site_layer", lambda h, w, key, *rest: original(h, w, key.flip(1), *rest))
 
 
 def _another_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.largest
-    monkeypatch.setattr(fused, "largest", lambda weight, r: original(weight, r).flip(-1))
+    original = inference.largest
+    monkeypatch.setattr(inference, "largest", lambda weight, r: original(weight, r).flip(-1))
 
 
 def _not_standardised(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.local_tokens
-    monkeypatch.setattr(fused, "local_tokens", lambda *a: (original(*a)[0], 2 * original(*a)[1]))
+    original = inference.local_tokens
+    monkeypatch.setattr(inference, "local_tokens", lambda *a: (original(*a)[0], 2 * original(*a)[1]))
 
 
 def _no_angle(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.evidence
+    original = inference.evidence
 
-    def wrong(of: fused.Conditioning, *rest: Any) -> Tensor:
+    def wrong(of: inference.Conditioning, *rest: Any) -> Tensor:
         return original(of._replace(query_code_BKP=torch.zeros_like(of.query_code_BKP)), *rest)
 
-    monkeypatch.setattr(fused, "evidence", wrong)
+    monkeypatch.setattr(inference, "evidence", wrong)
 
 
 def _mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fused.local_tokens
-    monkeypatch.setattr(fused, "local_tokens", lambda xy, *rest: original(xy.flip(-1), *rest))
+    original = inference.local_tokens
+    monkeypatch.setattr(inference, "local_tokens", lambda xy, *rest: original(xy.flip(-1), *rest))
 
 
 WRONG = [
@@ -493,20 +493,20 @@ def test_a_wrong_kernel_is_noticed(
 @built
 def test_where_the_fused_forms_run() -> None:
     x = random(2, 192, dtype=torch.float32)
-    assert fused.ready(x)
-    assert fused.ready(x.double(), x.double())
-    assert not fused.ready(x, x.double())
-    assert not fused.ready(x.bfloat16())
-    assert not fused.ready(x.to("meta"))
-    assert not fused.ready(x, heads=3)
-    assert not fused.ready(x, width=64)
+    assert inference.ready(x)
+    assert inference.ready(x.double(), x.double())
+    assert not inference.ready(x, x.double())
+    assert not inference.ready(x.bfloat16())
+    assert not inference.ready(x.to("meta"))
+    assert not inference.ready(x, heads=3)
+    assert not inference.ready(x, width=64)
     with torch.enable_grad():
-        assert not fused.ready(x)
+        assert not inference.ready(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not fused.ready(x)
-    with fused.stock(), fused.stock():
-        assert not fused.ready(x)
-    assert fused.ready(x)
+        assert not inference.ready(x)
+    with inference.stock(), inference.stock():
+        assert not inference.ready(x)
+    assert inference.ready(x)
 
 
 @built
@@ -533,7 +533,7 @@ def test_what_has_no_gradient_is_left_out_of_training(kernels: set[str]) -> None
 @built
 def test_dropout_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model in training mode without gradients draws dropout all the same."""
-    monkeypatch.setattr(fused, "token_layer", lambda *a: pytest.fail("the fused layer knows no dropout"))
+    monkeypatch.setattr(inference, "token_layer", lambda *a: pytest.fail("the fused layer knows no dropout"))
     layer = TokenAttentionLayer(Dims(), 0.5).train()
     parts = [TokenPart(random(1, 2, 9, 192, dtype=torch.float32))]
     h_BKD, absorbed = random(1, 2, 192, dtype=torch.float32), layer.absorb(nn.LayerNorm(192))
@@ -593,7 +593,7 @@ def test_what_a_subclass_changes_is_not_passed_over(component: type[Block]) -> N
 
 # --- building -------------------------------------------------------------------------------------------------------
 
-TELL = "from spd_bench import fused; print(fused.description())"
+TELL = "from spd_bench.fused import build; print(build.description())"
 
 
 def told(code: str = TELL, **environment: str) -> str:
@@ -646,7 +646,7 @@ def test_processes_that_build_at_once_all_get_it(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     said = [process.communicate()[0].strip() for process in started]
-    assert said == [fused.description()] * 2
+    assert said == [build.description()] * 2
     (library,) = (tmp_path / "spd-bench").iterdir()
     assert ctypes.CDLL(str(library)).token_layer_float32
 
@@ -655,23 +655,23 @@ def test_processes_that_build_at_once_all_get_it(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the flags below are for x86")
 @pytest.mark.parametrize("flags", ["-march=x86-64", "-march=x86-64-v3"])
 def test_narrower_vectors_compute_the_same(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "FOR_THIS_MACHINE", (flags,))
+    monkeypatch.setattr(build, "FOR_THIS_MACHINE", (flags,))
     library = tmp_path / "narrow.so"
-    words = fused._compiler()
+    words = build._compiler()
     assert words is not None
     try:
-        fused._compile(words, library)
+        build._compile(words, library)
     except subprocess.CalledProcessError:
         pytest.skip(f"this compiler knows no {flags}")
     if "v3" in flags and "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this machine has no AVX2")
     loaded = ctypes.CDLL(str(library))
-    monkeypatch.setattr(fused, "_loaded", lambda: (loaded, "narrow"))
-    fused._function.cache_clear()
+    monkeypatch.setattr(build, "loaded", lambda: (loaded, "narrow"))
+    build._function.cache_clear()
     try:
         for dtype, within in WITHIN.items():
             blocks, pyramid, xy = blocks_of(dtype, "v13"), pyramid_of(dtype), points(5, dtype)
             assert compare(blocks, pyramid, xy) < within
             assert furthest(*both(partial(gradients, blocks, pyramid, xy))) < within
     finally:
-        fused._function.cache_clear()
+        build._function.cache_clear()

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from spd_bench import fused, fused_training
 from spd_bench.api import Anchors, Block, Dims, Features, Level, Pyramid, QueryState, Scene, TokenPart
+from spd_bench.fused import build, inference
+from spd_bench.fused import training as fused_training
 from spd_bench.geometry import Table
 from spd_components.b1_local_tokens import LocalTokens
 from spd_components.b2_local_cross_attention import LocalCrossAttention
@@ -33,7 +34,7 @@ TYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 WITHIN = {torch.float64: 1e-12, torch.float32: 3e-5}
 GRID = (9, 11)  # odd, not square: L4 covers less than the image on both axes
 BORDERS = [[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0], [0, 0.5], [1, 0.3], [0.999, 0.999], [1e-4, 0.7], [0.5, 0.5]]
-pytestmark = pytest.mark.skipif(fused._loaded()[0] is None, reason=fused.description())
+pytestmark = pytest.mark.skipif(build.loaded()[0] is None, reason=build.description())
 
 Gradients = dict[str, Tensor]
 
@@ -72,7 +73,7 @@ def both(call: Callable[[], Gradients]) -> tuple[Gradients, Gradients]:
     torch.manual_seed(3)
     found, state = call(), torch.get_rng_state()
     torch.manual_seed(3)
-    with fused.stock():
+    with inference.stock():
         expected = call()
     assert torch.equal(torch.get_rng_state(), state)
     return found, expected
@@ -82,13 +83,13 @@ def both(call: Callable[[], Gradients]) -> tuple[Gradients, Gradients]:
 def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Names of the kernels that ran."""
     names: set[str] = set()
-    original = fused._run
+    original = build.run
 
     def noted(name: str, *given: Any, **how: Any) -> None:
         names.add(name)
         original(name, *given, **how)
 
-    monkeypatch.setattr(fused, "_run", noted)
+    monkeypatch.setattr(build, "run", noted)
     return names
 
 
@@ -305,7 +306,7 @@ def read_of(first: Tensor, second: Tensor, x: Tensor, y: Tensor, score: Tensor) 
     # row stride, first cell's row, last row that a read may begin at
     places_3S = torch.tensor([[6, 7], [14, 16], [36 - 8, 35 - 9]], dtype=torch.int32)
     return fused_training.levels_read(
-        fused.Samples([(first, 36), (second, 35)], level_4S, places_3S),
+        inference.Samples([(first, 36), (second, 35)], level_4S, places_3S),
         site_BKR=torch.tensor([0, 1, 0]).expand(2, 1, 3),
         site_xy_S2=torch.tensor([[0.25, 0.5], [0.75, 0.5]], dtype=torch.float64),
         x_QT=x,
@@ -402,8 +403,8 @@ def test_a_step_gives_the_same_bits_on_any_number_of_threads(
 ) -> None:
     torch.manual_seed(3)
     expected = step(dtype)
-    monkeypatch.setattr(fused, "AT_LEAST", 1)
-    monkeypatch.setattr(fused._run, "__kwdefaults__", {"at_least": 1})
+    monkeypatch.setattr(build, "AT_LEAST", 1)
+    monkeypatch.setattr(build.run, "__kwdefaults__", {"at_least": 1})
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         torch.manual_seed(3)
@@ -427,17 +428,17 @@ WRONG = {
 def wrong_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The library with every term of WRONG left out."""
     folder = tmp_path_factory.mktemp("wrong")
-    shutil.copytree(fused.KERNELS, folder, dirs_exist_ok=True)
-    source = fused.WHOLE.read_text(encoding="utf-8")
+    shutil.copytree(build.KERNELS, folder, dirs_exist_ok=True)
+    source = build.WHOLE.read_text(encoding="utf-8")
     for right, wrong in WRONG.values():
         source, changed = re.subn(right, wrong, source)
         assert changed == 1, right
-    (folder / fused.WHOLE.name).write_text(source, encoding="utf-8")
+    (folder / build.WHOLE.name).write_text(source, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "WHOLE", folder / fused.WHOLE.name)
-        words = fused._compiler()
+        patch.setattr(build, "WHOLE", folder / build.WHOLE.name)
+        words = build._compiler()
         assert words is not None
-        fused._compile(words, folder / "wrong.so")
+        build._compile(words, folder / "wrong.so")
     return ctypes.CDLL(str(folder / "wrong.so"))
 
 
@@ -449,16 +450,16 @@ def test_a_wrong_term_is_noticed(kernel: str, wrong_kernels: ctypes.CDLL, monkey
         return read(torch.float32) if "levels" in kernel else attention(torch.float32, (9, 4), 0.3)
 
     assert furthest(*both(call)) < 3e-5
-    right = fused._function
+    right = build._function
 
     def function(name: str, *given: Any) -> Any:
         if name != kernel:
             return right(name, *given)
         with monkeypatch.context() as patch:
-            patch.setattr(fused, "_loaded", lambda: (wrong_kernels, "wrong"))
+            patch.setattr(build, "loaded", lambda: (wrong_kernels, "wrong"))
             return right.__wrapped__(name, *given)
 
-    monkeypatch.setattr(fused, "_function", function)
+    monkeypatch.setattr(build, "_function", function)
     assert furthest(*both(call)) > 1e-3
 
 
@@ -467,16 +468,16 @@ def test_a_wrong_term_is_noticed(kernel: str, wrong_kernels: ctypes.CDLL, monkey
 
 @pytest.fixture
 def no_kernel_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "_run", lambda name, *given, **how: pytest.fail(f"{name} ran"))
+    monkeypatch.setattr(build, "run", lambda name, *given, **how: pytest.fail(f"{name} ran"))
 
 
 @pytest.mark.usefixtures("no_kernel_may_run")
 def test_stock_operators_run_where_kernels_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         step(torch.float32)
-    with fused.stock():
+    with inference.stock():
         step(torch.float32)
-    monkeypatch.setattr(fused, "_loaded", lambda: (None, "no compiler, or SPD_BENCH_FUSED=0"))
+    monkeypatch.setattr(build, "loaded", lambda: (None, "no compiler, or SPD_BENCH_FUSED=0"))
     step(torch.float32)
 
 

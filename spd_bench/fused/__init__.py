@@ -1,0 +1,1 @@
+"""Fused kernels for a CPU: their build, forms for inference, and forms with gradients for training."""
