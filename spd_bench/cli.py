@@ -185,8 +185,8 @@ def compare(
     Two suites: spd-bench compare mine theirs. Two rows: compare mine/no-b3 mine/no-b4. The runs of another machine:
     compare mine /mnt/other/runs:mine.
     """
-    from spd_bench import files
     from spd_bench.report.compare import compared
+    from spd_bench.store import files
 
     table = compared(
         sources or (), runs, format=format_.value, metric=metric, ks=k or (), baseline=baseline, family=family or ()

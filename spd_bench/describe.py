@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spd_bench import files, registry
+from spd_bench import registry
 from spd_bench.errors import ConfigError, DataError, SpdError, StateError, did_you_mean, quoted
-from spd_bench.identities import differences
+from spd_bench.store import records
+from spd_bench.store.differences import differences
 
 PAPER_BUDGET = {
     "Pyramid neck (§4)": "~298K",
@@ -111,7 +112,7 @@ def _identity(path: Path) -> Any:
     if not file.is_file():
         raise ConfigError("no run.json there", where=str(path), hint="name a folder below runs/trained")
     try:
-        return files.read_record(file)["identity"]
+        return records.read_record(file)["identity"]
     except KeyError as error:
         raise StateError(f"cannot be read as a run ({error!r})", where=str(file)) from error
 

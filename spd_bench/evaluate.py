@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spd_bench import disk
 from spd_bench.api import Features, FrameId, PointDepthModel
 from spd_bench.compose import check_depth
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import SpdError, StateError
+from spd_bench.store import sealed
 
 MARK = "spd-bench predictions"
 
@@ -131,7 +131,7 @@ def now(device: torch.device) -> float:
 def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> str:
     """Writes `predictions.h5`, built in memory and published whole, with its SHA-256 in front; the file's SHA-256."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver="latest", userblock_size=disk.SEAL_BYTES) as store:
+    with h5py.File(buffer, "w", libver="latest", userblock_size=sealed.SEAL_BYTES) as store:
         for name, value in attributes.items():
             store.attrs[name] = value
         text = h5py.string_dtype("utf-8")
@@ -139,15 +139,15 @@ def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> st
         store.create_dataset("scenes", data=list(predictions.scenes), dtype=text)
         for name in ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P"):
             store.create_dataset(name, data=getattr(predictions, name), fletcher32=True, chunks=True)
-    return disk.write_sealed(path, MARK, buffer.getvalue()[disk.SEAL_BYTES :])
+    return sealed.write_sealed(path, MARK, buffer.getvalue()[sealed.SEAL_BYTES :])
 
 
 def load(path: Path) -> Predictions:
     """Reads `predictions.h5`; StateError if it is damaged."""
     try:
         content = path.read_bytes()
-        digest = hashlib.sha256(content[disk.SEAL_BYTES :]).hexdigest()
-        if content[: disk.SEAL_BYTES] != disk.seal(MARK, digest):  # HDF5 may loop for ever in a damaged file
+        digest = hashlib.sha256(content[sealed.SEAL_BYTES :]).hexdigest()
+        if content[: sealed.SEAL_BYTES] != sealed.seal(MARK, digest):  # HDF5 may loop for ever in a damaged file
             raise OSError("its SHA-256 is not the one it was written with")
         with h5py.File(io.BytesIO(content), "r") as store:
             arrays = {n: store[n][()] for n in ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P")}

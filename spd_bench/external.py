@@ -18,7 +18,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench import evaluate, files, score
+from spd_bench import evaluate, score
 from spd_bench.alignment import Alignment, How, Quantity, is_affine
 from spd_bench.api import FrameId
 from spd_bench.data.batches import ScoredImage, ScoredImages
@@ -31,6 +31,7 @@ from spd_bench.plan import Judge
 from spd_bench.report.collect import metric_info
 from spd_bench.report.comparison import definitions, one_line
 from spd_bench.report.tables import decimals
+from spd_bench.store import records
 from spd_bench.suite import SLUG, Suite
 
 FORMAT = 1
@@ -344,13 +345,13 @@ def _keep(tally: _Tally, source: Path, *, name: str, root: Path, reading: Readin
         "gt_aligned": reading.gt_aligned,
         "judge": judge.id,
     }
-    id = files.sha256(identity)
+    id = records.sha256(identity)
     folder = root / "external" / f"{name}-{id[:10]}"
     digest = evaluate.save(folder / "predictions.h5", tally.predictions(), {"identity": id, "protocol": judge.caption})
     recorded = evaluate.load(folder / "predictions.h5")
     values = score.reported(recorded, judge.metrics, judge.suite.eval.k, judge.protocol)
     difference = f"external: {name} (files of {source.name}: {what})"
-    files.write_record(
+    records.write_record(
         folder / "run.json",
         {
             "composition": name,
@@ -363,14 +364,14 @@ def _keep(tally: _Tally, source: Path, *, name: str, root: Path, reading: Readin
             "protocol": judge.caption,
         },
     )
-    files.write_record(
+    records.write_record(
         folder / "scores.json",
         {
             "identity": judge.identity,
             "images": len(recorded.frames),
             "scores": {f"{metric}@{k}": value for (metric, k), value in values.items()},
             "all_pixels": tally.all_pixels,
-            files.VOUCHED: {"predictions.h5": digest},
+            records.VOUCHED: {"predictions.h5": digest},
         },
     )
     return Scored(name, folder, judge, difference, reading.gt_aligned, len(recorded.frames), values, tally.all_pixels)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from spd_bench import files
 from spd_bench.plan import Job
 from spd_bench.runs import Runner
+from spd_bench.store import records
 
 UNKNOWN = "unknown (no run here yet; the first one tells)"
 
@@ -96,7 +96,7 @@ class Forecast:
 
     def _take(self, path: Path) -> None:
         """Notes what a finished run of one of the suite's models took."""
-        about, log = files.found_record(path), files.found_record(path.with_name("done.json"))
+        about, log = records.found_record(path), records.found_record(path.with_name("done.json"))
         if about is None or log is None or about.get("device", self.runner.told) != self.runner.told:
             return
         identity = about["identity"]
@@ -112,27 +112,27 @@ class Forecast:
 
 def _tested(folder: Path, model: str) -> Iterator[_Pace]:
     for path in sorted(folder.glob("eval-*/scores.json")):
-        record = files.found_record(path)
+        record = records.found_record(path)
         if record is not None and "seconds" in record:  # earlier versions did not say
             yield _Pace(model, _points(record["identity"]), float(record["seconds"]) / int(record["images"]), "K")
 
 
 def _model(identity: Mapping[str, Any]) -> str:
     """Which model an identity of a training is of."""
-    return files.canonical(identity["model"])
+    return records.canonical(identity["model"])
 
 
 def _setting(identity: Mapping[str, Any]) -> str:
     """What a step of one model takes longer or shorter for, beside the numbers of images and points."""
-    return files.canonical([identity["encoder"], identity["data"], identity["train"]["precision"]])
+    return records.canonical([identity["encoder"], identity["data"], identity["train"]["precision"]])
 
 
 def _batch(identity: Mapping[str, Any]) -> str:
-    return files.canonical([identity["train"]["batch_size"], identity["train"]["queries"]])
+    return records.canonical([identity["train"]["batch_size"], identity["train"]["queries"]])
 
 
 def _points(eval_identity: Mapping[str, Any]) -> str:
-    return files.canonical([eval_identity["k"], eval_identity["k1_draws"]])
+    return records.canonical([eval_identity["k"], eval_identity["k1_draws"]])
 
 
 def _progress(checkpoint: Path) -> tuple[int, float]:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from spd_bench import files
 from spd_bench.errors import BusyError, StateError
+from spd_bench.store import files, records
 
 NAMED_WITHIN_S = 1.0
 """How soon after a lock its holder's name is expected."""
@@ -76,7 +76,7 @@ def suite_lock(root: Path, suite: str, *, command: str, session: str = "") -> It
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     me = Holder(os.getpid(), platform.node(), since, command, session or uuid.uuid4().hex)
     try:
-        files.write_record(_beside(path), asdict(me))
+        records.write_record(_beside(path), asdict(me))
         yield me
     finally:
         files.remove(_beside(path))
@@ -88,7 +88,7 @@ def holder(root: Path, suite: str) -> Holder | None:
     until = time.monotonic() + NAMED_WITHIN_S
     while True:
         try:
-            return Holder(**files.read_record(_beside(root / f".{suite}.lock")))
+            return Holder(**records.read_record(_beside(root / f".{suite}.lock")))
         except (StateError, TypeError):
             if time.monotonic() > until:
                 return None

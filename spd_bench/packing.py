@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from spd_bench import disk, files
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
 from spd_bench.data import packed
 from spd_bench.data.packed import About, PackedFrames
 from spd_bench.data.preflight import layout_of, open_dataset, refuse_malformed
 from spd_bench.errors import BusyError, ConfigError, DataError, ResourceError
+from spd_bench.store import files, records, sealed
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def pack_dataset(data: DepthDataset, output: Path, *, name: str, workers: int, o
             if not (folder / RECORD).exists() or _recorded(folder)["identity"] == _identity(about):
                 _delete(folder)
             return Packed(output, count, output.stat().st_size, already=True)
-        disk.clear_debris(folder)
+        sealed.clear_debris(folder)
         plan = _plan(data, about, folder)
         missing = [part for part in plan.parts if not part.is_whole()]
         found = len(plan.rows) - sum(len(part.rows) for part in missing)
@@ -143,7 +143,7 @@ class Part:
 
     def is_whole(self) -> bool:
         """Whether its file is there, of this very pack, with the content that it was written with."""
-        return disk.is_whole(self.path, self.mark)
+        return sealed.is_whole(self.path, self.mark)
 
     @property
     def mark(self) -> str:
@@ -187,7 +187,7 @@ def _plan(data: DepthDataset, about: About, folder: Path) -> _Plan:
     if not (folder / RECORD).exists():
         measured = dict(zip(("height", "width", "frame_bytes"), _measure(data, rows[0]), strict=True))
         with _told(folder):
-            files.write_record(folder / RECORD, {"identity": identity, **measured})
+            records.write_record(folder / RECORD, {"identity": identity, **measured})
     known = _recorded(folder)
     _refuse_other_source(known["identity"], identity, folder)
     shape = (known["height"], known["width"])
@@ -195,7 +195,7 @@ def _plan(data: DepthDataset, about: About, folder: Path) -> _Plan:
     parts = []
     for index, first in enumerate(range(0, len(rows), step)):
         chosen = rows[first : first + step]
-        pack_id = files.sha256([identity, shape, [[split, frame.frame, frame.scene] for split, frame in chosen]])
+        pack_id = records.sha256([identity, shape, [[split, frame.frame, frame.scene] for split, frame in chosen]])
         parts.append(Part(folder / f"part-{index:05d}.h5", chosen, shape, pack_id))
     return _Plan(about, rows, shape, known["frame_bytes"], parts)
 
@@ -208,11 +208,11 @@ def _identity(about: About) -> dict[str, Any]:
 def _recorded(folder: Path) -> dict[str, Any]:
     """What the parts in a folder were made of, and their measures."""
     try:
-        known = files.read_record(folder / RECORD)
+        known = records.read_record(folder / RECORD)
         measures = {key: int(known[key]) for key in ("height", "width", "frame_bytes")}
         return {"identity": dict(known["identity"]), **measures}
-    except (files.Unsound, ValueError, KeyError, TypeError) as error:
-        what = error.message if isinstance(error, files.Unsound) else error
+    except (records.Unsound, ValueError, KeyError, TypeError) as error:
+        what = error.message if isinstance(error, records.Unsound) else error
         raise ConfigError(
             f"cannot be read ({what})", where=str(folder / RECORD), hint="delete that folder to start anew"
         ) from error
@@ -338,7 +338,7 @@ def _write(data: DepthDataset, part: Part) -> int:
     frames = ((name, data.read(name)) for _, name in part.rows)
     content = _content(frames, len(part.rows), part.shape)
     with _told(part.path):
-        disk.write_sealed(part.path, part.mark, content)
+        sealed.write_sealed(part.path, part.mark, content)
     return len(part.rows)
 
 
@@ -348,7 +348,7 @@ def _content(frames: Iterable[tuple[FrameId, Frame]], count: int, shape: tuple[i
 
     buffer = io.BytesIO()
     digests, whole_mm = [], np.zeros(count, np.uint8)
-    with h5py.File(buffer, "w", libver=packed.LIBVER, userblock_size=disk.SEAL_BYTES) as file:
+    with h5py.File(buffer, "w", libver=packed.LIBVER, userblock_size=sealed.SEAL_BYTES) as file:
         packed.create_arrays(file, count, shape)
         for i, (name, frame) in enumerate(frames):
             _refuse_unfit(frame, shape, f"frame {name.frame}")
@@ -362,7 +362,7 @@ def _content(frames: Iterable[tuple[FrameId, Frame]], count: int, shape: tuple[i
             digests.append(packed.frame_digest(frame))
         packed.create_table(file, "sha256", digests)
         file.create_dataset("whole_mm", data=whole_mm, chunks=True, fletcher32=True)
-    return buffer.getvalue()[disk.SEAL_BYTES :]
+    return buffer.getvalue()[sealed.SEAL_BYTES :]
 
 
 def _refuse_unfit(frame: Frame, shape: tuple[int, int], where: str) -> None:
@@ -452,17 +452,17 @@ def _lock(output: Path) -> Iterator[None]:
 
 def _require_space(folder: Path, needed: int) -> None:
     hint = f"free some space, or give an output on another disk; {GO_ON}"
-    disk.require_space(folder, needed, what="packing", hint=hint)
+    sealed.require_space(folder, needed, what="packing", hint=hint)
 
 
 def _told(where: Path) -> AbstractContextManager[None]:
-    return disk.told(where, hint=f"free space or give another output; {GO_ON}")
+    return sealed.told(where, hint=f"free space or give another output; {GO_ON}")
 
 
 def _delete(folder: Path) -> None:
     """Removes the parts of a pack that is whole, their record last, and the folder unless others keep files in it."""
     if (folder / RECORD).exists():
-        disk.clear_debris(folder)
+        sealed.clear_debris(folder)
         for part in folder.glob("part-*.h5"):
             files.remove(part)
         files.sync_folder(folder)  # parts that come back after a power cut still have their record

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from spd_bench import compose, files, registry
+from spd_bench import compose, registry
 from spd_bench.ablate import Composition, Selection
 from spd_bench.api import Component, DepthDataset, Encoder, Features, PointDepthModel
 from spd_bench.compose import Part
@@ -20,6 +20,7 @@ from spd_bench.matching import matched
 from spd_bench.metrics import Metric
 from spd_bench.protocol import Protocol, protocol
 from spd_bench.quarantine import Quarantine, undisturbed
+from spd_bench.store import records
 from spd_bench.suite import MODEL_SLOTS, WITHOUT_EFFECT, Augment, Axes, Choice, Evaluation, Suite, Train
 from spd_bench.suite_checks import check_options
 from spd_bench.suite_file import load_suite
@@ -184,12 +185,12 @@ class Job:
     @cached_property
     def train_id(self) -> str:
         """Identity of the training."""
-        return files.sha256(self.train_identity)
+        return records.sha256(self.train_identity)
 
     @cached_property
     def eval_id(self) -> str:
         """Identity of the evaluation, which includes the training's."""
-        return files.sha256([self.train_id, self.eval_identity])
+        return records.sha256([self.train_id, self.eval_identity])
 
     @property
     def name(self) -> str:
@@ -237,7 +238,7 @@ class Judge:
     @cached_property
     def id(self) -> str:
         """Identity of the test: numbers may stand side by side exactly where this is the same."""
-        return files.sha256([self.data.digest(), self.identity])
+        return records.sha256([self.data.digest(), self.identity])
 
     @property
     def caption(self) -> str:
@@ -428,7 +429,7 @@ class Experiment:
 
 def _encoder_key(composition: Composition) -> str:
     """The same for compositions that share an encoder."""
-    return files.sha256(composition.slots["encoder"].plain())
+    return records.sha256(composition.slots["encoder"].plain())
 
 
 def _slot_identity(choices: Mapping[str, Choice]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spd_bench import compose, files, plan, registry
+from spd_bench import compose, plan, registry
 from spd_bench.ablate import Composition, Selection, compositions
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.compose import Part
@@ -38,6 +38,7 @@ from spd_bench.report.profile import (
 )
 from spd_bench.report.profile_figures import profile_svg
 from spd_bench.report.profile_tables import profile_markdown
+from spd_bench.store import files
 from spd_bench.suite import Choice, Suite
 from spd_bench.suite_checks import check_options
 from spd_bench.timing import Timing, measure, peak_memory, settings

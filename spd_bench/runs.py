@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from spd_bench import files, score, train
+from spd_bench import score, train
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.compose import Composition
 from spd_bench.costs import Meter
@@ -43,7 +43,9 @@ from spd_bench.evaluate import save as save_predictions
 from spd_bench.locks import training_lock
 from spd_bench.plan import Experiment, Job
 from spd_bench.quarantine import undisturbed
-from spd_bench.watch import UNFINISHED, Watch
+from spd_bench.store import files, records
+from spd_bench.store.records import UNFINISHED
+from spd_bench.watch import Watch
 
 FEATURES = "features"
 """Folder of the cache of frozen features, below the root."""
@@ -139,8 +141,8 @@ class Runner:
     def _scores(self, job: Job) -> dict[str, Any] | None:
         """What its evaluation came to, if its files are there as they were written."""
         folder = self._eval_folder(job)
-        record = files.found_record(folder / "scores.json")
-        return record if record is not None and files.vouched(folder, record) else None
+        record = records.found_record(folder / "scores.json")
+        return record if record is not None and records.vouched(folder, record) else None
 
     def check_data(self, on_frame: Callable[[int, int], None]) -> None:
         """Reads every frame once before the first job, unless that was done for this data and these demands.
@@ -150,12 +152,12 @@ class Runner:
         experiment, suite = self.experiment, self.experiment.suite
         queries = max(composition.train.queries for composition in experiment.compositions)
         demands = {"queries": queries, "max_k": max(*suite.eval.k, VALIDATION_QUERIES)}
-        seen = files.sha256([experiment.data.digest(), experiment.protocol.identity(), demands])
+        seen = records.sha256([experiment.data.digest(), experiment.protocol.identity(), demands])
         mark = self.root / "checked" / f"{seen[:16]}.json"
-        if files.found_record(mark) is None:
+        if records.found_record(mark) is None:
             watched = self._watched("checking frame", on_frame)
             check_frames(experiment.data, experiment.protocol, **demands, on_frame=watched)
-            files.write_record(mark, {"dataset": experiment.data.describe(), **demands})
+            records.write_record(mark, {"dataset": experiment.data.describe(), **demands})
 
     def state(self, job: Job) -> str:
         """What `run` would do: nothing, evaluate, go on, or train."""
@@ -207,7 +209,7 @@ class Runner:
     def _has_failed(self, job: Job) -> bool:
         """Whether it has failed in this session, here or in another process that shares its jobs."""
         if job.train_id not in self._failures and self.watch.session:
-            told = files.found_record(self.folder(job) / FAILED)
+            told = records.found_record(self.folder(job) / FAILED)
             if told is not None and told["session"] == self.watch.session:
                 self._failures[job.train_id] = told["cause"]
         return job.train_id in self._failures
@@ -216,7 +218,7 @@ class Runner:
         """Leaves the cause for other processes of this session, which then do not try it again."""
         if self.watch.session:
             told = {"cause": self._failures[job.train_id], "session": self.watch.session}
-            files.write_record(self.folder(job) / FAILED, told)
+            records.write_record(self.folder(job) / FAILED, told)
 
     @contextmanager
     def _failures_of(self, job: Job) -> Iterator[None]:
@@ -243,8 +245,8 @@ class Runner:
 
     def _outcome(self, job: Job, *, reused: bool) -> Outcome:
         folder = self.folder(job)
-        log = files.read_record(folder / "done.json")
-        return Outcome(job, folder, files.read_record(self._eval_folder(job) / "scores.json"), log, reused=reused)
+        log = records.read_record(folder / "done.json")
+        return Outcome(job, folder, records.read_record(self._eval_folder(job) / "scores.json"), log, reused=reused)
 
     # ---------------------------------------------------------------------------------------------- training
 
@@ -304,19 +306,19 @@ class Runner:
         return model
 
     def _is_trained(self, job: Job) -> bool:
-        return files.found_record(self.folder(job) / "done.json") is not None
+        return records.found_record(self.folder(job) / "done.json") is not None
 
     def _require_record(self, job: Job) -> None:
         """Writes what was trained once more if that is lost; the training itself does not read it."""
         path = self.folder(job) / "run.json"
-        if files.found_record(path) is None:
-            files.write_record(path, self._record(job, self.model(job, trained=False)))
+        if records.found_record(path) is None:
+            records.write_record(path, self._record(job, self.model(job, trained=False)))
 
     def _start(self, job: Job) -> PointDepthModel:
         """The model before its first step, with its record in its folder."""
         self.watch.at("building the model")
         model = self.model(job, trained=False)
-        files.write_record(self.folder(job) / "run.json", self._record(job, model))
+        records.write_record(self.folder(job) / "run.json", self._record(job, model))
         model.fit_prior(self._prior_depths())
         return model
 
@@ -359,7 +361,7 @@ class Runner:
     def _finish(self, job: Job, model: PointDepthModel, log: train.TrainingLog) -> None:
         folder = self.folder(job)
         digest = train.save(folder / "checkpoint.pt", model, None, self._optimisation(job).steps, log)
-        files.write_record(folder / "done.json", asdict(log) | {files.VOUCHED: {"checkpoint.pt": digest}})
+        records.write_record(folder / "done.json", asdict(log) | {records.VOUCHED: {"checkpoint.pt": digest}})
 
     def _record(self, job: Job, model: PointDepthModel) -> dict[str, Any]:
         counts: dict[str, int] = {}
@@ -537,7 +539,7 @@ class Runner:
         model = self.experiment.model(job.composition, job.seed).to(self.device)
         if trained:
             folder = self.folder(job)
-            digest = files.read_record(folder / "done.json").get(files.VOUCHED, {}).get("checkpoint.pt")
+            digest = records.read_record(folder / "done.json").get(records.VOUCHED, {}).get("checkpoint.pt")
             train.load_weights(folder / "checkpoint.pt", model, digest=digest)
         return model
 
@@ -578,9 +580,9 @@ class Runner:
             "seconds": time.monotonic() - started,
             "scores": {f"{name}@{k}": value for (name, k), value in summary.items()},
             "cost": asdict(cost) | asdict(meter.costs),
-            files.VOUCHED: {"predictions.h5": digest},
+            records.VOUCHED: {"predictions.h5": digest},
         }
-        files.write_record(folder / "scores.json", record)
+        records.write_record(folder / "scores.json", record)
 
 
 def told(device: torch.device) -> str:
@@ -620,7 +622,7 @@ def record_suite(
         for outcome in outcomes
     ]
     path = root / "suites" / f"{suite.suite}.json"
-    files.write_record(
+    records.write_record(
         path,
         {
             "suite": suite.dump(),

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.logging import RichHandler
 
-from spd_bench import files, plan
+from spd_bench import plan
 from spd_bench.ablate import Selection
 from spd_bench.build_order import BuildOrder
 from spd_bench.display import Display
@@ -30,9 +30,11 @@ from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
 from spd_bench.report.verdicts import Verdicts, judged
 from spd_bench.runs import Outcome, Runner, record_suite, told
+from spd_bench.store import files, records
+from spd_bench.store.records import UNFINISHED
 from spd_bench.suite import Suite
 from spd_bench.tracking import Tracker
-from spd_bench.watch import UNFINISHED, Watch
+from spd_bench.watch import Watch
 
 log = logging.getLogger("spd_bench")
 
@@ -359,7 +361,7 @@ def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
         return
     mark = outcome.folder / "mlflow.json"
     job, key = outcome.job, f"{tracker.store} {parent} {outcome.job.composition.name}"
-    known = files.found_record(mark) or {}
+    known = records.found_record(mark) or {}
     if outcome.reused and key in known:
         return
     run_id = tracker.open_run(
@@ -380,7 +382,7 @@ def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
         tracker.log_series(run_id, [(0, {f"test/K{k}/{name}": value for name, _, k, value in cells})])
         tracker.log_files(run_id, [outcome.folder / "run.json"])
     if run_id is not None and not job.failure:  # what was never begun has no folder
-        files.write_record(mark, known | {key: run_id})
+        records.write_record(mark, known | {key: run_id})
     tracker.close(run_id, "FAILED" if outcome.failure else "FINISHED")
 
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from spd_bench import files
 from spd_bench.ablate import Selection
 from spd_bench.errors import TIME_LIMIT, BusyError, ConfigError, ResourceError, SpdError, Stopped, WorkerBug
 from spd_bench.locks import Holder, holder, suite_lock
+from spd_bench.store import records
 from spd_bench.suite_file import load_suite
 from spd_bench.watch import Crumb, read_crumb
 from spd_bench.worker import CRUMB, ENDED, FAULT
@@ -155,7 +155,7 @@ def run_suite(
             ended = go(leader, leads=False)
             died = holder(root, name) == leader  # or leads still; who ends in good order takes the name away
             with contextlib.suppress(BusyError), suite_lock(root, name, command=command, session=leader.session) as me:
-                last = files.found_record(root / "suites" / f"{name}.json")
+                last = records.found_record(root / "suites" / f"{name}.json")
                 if died or last is None or last.get("unfinished"):
                     return go(me, leads=True)
             return ended

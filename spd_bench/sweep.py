@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from spd_bench import files, plan
+from spd_bench import plan
 from spd_bench.ablate import Composition, compositions
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.display import Display
@@ -23,6 +23,7 @@ from spd_bench.report.sweep_suite import chosen_trial, confirming_suite
 from spd_bench.report.sweep_tables import SweepSummary, caption, shown, terminal
 from spd_bench.runs import VALIDATION_QUERIES, Outcome
 from spd_bench.session import device_named, stderr_console
+from spd_bench.store import files, records
 from spd_bench.suite import Suite
 from spd_bench.suite_file import load_suite
 from spd_bench.sweep_file import Constraint, Objective, Plan, built, keys_of, load_sweep
@@ -329,7 +330,7 @@ class Worker:
             if constraint.relative_to is None:
                 continue
             plain = self.found.base.dump() | {"baselines": [constraint.relative_to.plain()]}
-            other = compositions(Suite.model_validate_json(files.canonical(plain)))[-1]
+            other = compositions(Suite.model_validate_json(records.canonical(plain)))[-1]
             if other.slots["encoder"].plain() != experiment.compositions[0].slots["encoder"].plain():
                 raise ConfigError(
                     f"constraints[{index}].relative_to: {constraint.relative_to.use} has an encoder of its own",
@@ -425,7 +426,7 @@ class Worker:
 
 def _key(values: Mapping[str, Any]) -> str:
     """What a supervisor knows a trial by; another one with the same values would end as this one did."""
-    return files.sha256(dict(values))
+    return records.sha256(dict(values))
 
 
 def _nobody(number: int, predictions: Predictions) -> None:

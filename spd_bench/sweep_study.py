@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from spd_bench import files
 from spd_bench.errors import ConfigError, ResourceError, did_you_mean
 from spd_bench.report.sweep_tables import REFUSED, SweepSummary, TrialRow
+from spd_bench.store import files, records
 from spd_bench.sweep_file import Dimension, Sweep, label
 
 HEARTBEAT_S = 15
@@ -153,7 +153,7 @@ def sweep_of(study: str) -> str:
 def study_name(sweep: Sweep, identity: Mapping[str, Any]) -> str:
     """A sweep's name, and what its trials have in common: another space, suite or objective is another study."""
     said = sweep.model_dump(mode="json", by_alias=True, include={"space", "objective", "constraints"})
-    return f"{sweep.sweep}-{files.sha256([said, identity])[:HASH_LENGTH]}"
+    return f"{sweep.sweep}-{records.sha256([said, identity])[:HASH_LENGTH]}"
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class Study:
         from optuna import samplers
 
         how = self.sweep.sampler
-        seed = int(files.sha256([how.seed, number])[:8], 16)
+        seed = int(records.sha256([how.seed, number])[:8], 16)
         if how.use == "tpe":
             return samplers.TPESampler(multivariate=True, n_startup_trials=how.startup, seed=seed)
         if how.use == "gp":

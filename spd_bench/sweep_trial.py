@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from spd_bench import files, score, timing
+from spd_bench import score, timing
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.errors import BusyError
 from spd_bench.evaluate import Predictions, predict
@@ -19,6 +19,7 @@ from spd_bench.evaluate import save as save_predictions
 from spd_bench.locks import training_lock
 from spd_bench.plan import Experiment, Job
 from spd_bench.runs import VALIDATION_QUERIES, Outcome, Progress, Runner
+from spd_bench.store import records
 from spd_bench.sweep_file import WITH_K
 from spd_bench.watch import Watch
 
@@ -107,7 +108,7 @@ class TrialRunner(Runner):
 
     def log(self, job: Job) -> dict[str, Any]:
         """The log of a finished training."""
-        log: dict[str, Any] = files.read_record(self.folder(job) / "done.json")
+        log: dict[str, Any] = records.read_record(self.folder(job) / "done.json")
         return log
 
     def validation(self, job: Job, k: int) -> dict[str, float]:
@@ -118,9 +119,9 @@ class TrialRunner(Runner):
             if last:
                 return last
         identity = dict(job.eval_identity) | {"split": "val", "k": [k]}
-        folder = self.folder(job) / f"val-{files.sha256([job.train_id, identity])[:10]}"
-        found = files.found_record(folder / "scores.json")
-        if found is None or not files.vouched(folder, found):
+        folder = self.folder(job) / f"val-{records.sha256([job.train_id, identity])[:10]}"
+        found = records.found_record(folder / "scores.json")
+        if found is None or not records.vouched(folder, found):
             found = self._score_validation(job, k, folder, identity)
         return dict(found["scores"])
 
@@ -143,9 +144,9 @@ class TrialRunner(Runner):
             "identity": identity,
             "images": len(kept.frames),
             "scores": {name: value for (name, _), value in summary.items()},
-            files.VOUCHED: {"predictions.h5": digest},
+            records.VOUCHED: {"predictions.h5": digest},
         }
-        files.write_record(folder / "scores.json", record)
+        records.write_record(folder / "scores.json", record)
         return record
 
     def per_image(self, predictions: Predictions, metric: str) -> list[float]:

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from spd_bench import files
 from spd_bench.errors import ResourceError, SpdError
+from spd_bench.store import files, records
 
 EXPERIMENT = "spd-bench"
 DATABASE = "mlflow.db"
@@ -144,7 +144,7 @@ class Tracker:
         while told > before:  # what was kept in another order, by a clock that was set back, comes in the next round
             before = told
             for path in self._waiting():
-                call = files.read_record(path)
+                call = records.read_record(path)
                 if call["store"] != self.store:
                     continue
                 if self._is_gone(call):  # somebody has deleted the run
@@ -195,7 +195,7 @@ class Tracker:
         self._kept += 1
         path = self.run_root / UNTOLD / f"{time.time_ns():020d}-{os.getpid()}-{self._kept:06d}.json"
         try:
-            files.write_record(path, {**call, "store": self.store})
+            records.write_record(path, {**call, "store": self.store})
         except (SpdError, OSError) as error:
             _log.debug("%s: %s", path, error)
 

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spd_bench import disk
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.compose import check_depth
 from spd_bench.data.batches import Batch, BatchPlan
@@ -25,6 +24,7 @@ from spd_bench.data.randomness import torch_seed
 from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import DataError, ResourceError, SpdError, StateError
 from spd_bench.losses import LossParts
+from spd_bench.store import sealed
 
 CHECKPOINT = "spd-bench checkpoint"
 """What checkpoints say that they are."""
@@ -275,7 +275,7 @@ def save(
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    return disk.write_archive(path, CHECKPOINT, buffer.getvalue())
+    return sealed.write_archive(path, CHECKPOINT, buffer.getvalue())
 
 
 def load_weights(path: Path, model: PointDepthModel, *, digest: str | None = None) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def load_weights(path: Path, model: PointDepthModel, *, digest: str | None = Non
     """
     try:
         content = path.read_bytes()
-        disk.check_archive(content, CHECKPOINT)  # torch.load itself compares no checksum
+        sealed.check_archive(content, CHECKPOINT)  # torch.load itself compares no checksum
         if digest is not None and hashlib.sha256(content).hexdigest() != digest:
             raise ValueError("it is not the one that the finished training wrote")
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

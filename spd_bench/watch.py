@@ -15,9 +15,6 @@ from typing import Any
 
 from spd_bench.errors import Stopped
 
-UNFINISHED = "not finished yet"
-"""Why a row of a suite that is still running, or was stopped, has no numbers."""
-
 
 @dataclass(frozen=True)
 class Crumb:

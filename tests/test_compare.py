@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spd_bench import cli, files
+from spd_bench import cli
 from spd_bench.data.randomness import generator
 from spd_bench.errors import ConfigError, DataError
 from spd_bench.evaluate import NotFinite, Predictions, load, save
@@ -17,6 +17,7 @@ from spd_bench.report.collect import comparison
 from spd_bench.report.compare import compared
 from spd_bench.report.sources import gather
 from spd_bench.report.verdicts import Verdicts, judge
+from spd_bench.store import records
 
 IMAGES, SCENES, POINTS = 24, 8, 6
 TEST = {
@@ -50,10 +51,10 @@ def run(root: Path, suite: str, composition: str, error: float, seed: int, **abo
     save(root / folder / "eval/predictions.h5", predictions(error, name=composition, seed=seed), {})
     cost = {"prepare_ms": 1.0, "decode_ms": 1.0, "points": POINTS}
     scores = {"identity": about["test"], "scores": {f"absrel@{POINTS}": error}, "images": IMAGES, "cost": cost}
-    files.write_record(root / folder / "eval/scores.json", scores)
+    records.write_record(root / folder / "eval/scores.json", scores)
     identity = {"seed": seed, "train": {"lr": about["lr"]}, "data": {"digest": about["digest"]}}
-    files.write_record(root / folder / "run.json", {"trainable_parameters": 1, "identity": identity})
-    files.write_record(root / folder / "done.json", {"rows": [], "seconds": 1.0})
+    records.write_record(root / folder / "run.json", {"trainable_parameters": 1, "identity": identity})
+    records.write_record(root / folder / "done.json", {"rows": [], "seconds": 1.0})
     kind = "base" if composition in ("v13", "main") else "ablation"
     return {
         "composition": composition,
@@ -93,7 +94,7 @@ def suite_run(
             },
         },
         "rows": rows,
-        "judge": files.sha256([digest, test]),
+        "judge": records.sha256([digest, test]),
         "profile": None,
         "dataset": "made up",
         "protocol": "full_frame",
@@ -101,7 +102,7 @@ def suite_run(
         "provenance": {"device": f"machine of {name}"},
         "finished": "2026-01-01T00:00:00Z",
     }
-    files.write_record(root / "suites" / f"{name}.json", content)
+    records.write_record(root / "suites" / f"{name}.json", content)
     return rows
 
 
@@ -174,8 +175,8 @@ def test_runs_of_two_roots(tmp_path: Path) -> None:
 
 def test_a_run_that_both_suites_share_is_called_so(two: Path) -> None:
     mine, theirs = (two / "suites" / f"{name}.json" for name in ("mine", "theirs"))
-    shared, other = files.read_record(mine), files.read_record(theirs)
-    files.write_record(theirs, other | {"rows": shared["rows"][:3]})
+    shared, other = records.read_record(mine), records.read_record(theirs)
+    records.write_record(theirs, other | {"rows": shared["rows"][:3]})
     found = verdicts(two, "mine", "theirs")
     assert found.pairing == {"theirs/v13": "the same runs"}
     assert found.findings["theirs/v13"].difference.mean == 0
@@ -264,10 +265,10 @@ def test_too_few_pairs_give_no_verdict(tmp_path: Path) -> None:
 def test_predictions_from_elsewhere_are_one_run_whatever_the_seed(two: Path) -> None:
     folder = two / "external/release-0"
     save(folder / "predictions.h5", predictions(0.05, name="release", seed=0), {})
-    record = files.read_record(two / "suites/mine.json")
+    record = records.read_record(two / "suites/mine.json")
     about = {"difference": "external: release", "gt_aligned": False, "stand_ins": [], "judge": record["judge"]}
-    files.write_record(folder / "run.json", {"composition": "release", "identity": {}} | about)
-    files.write_record(folder / "scores.json", {"scores": {f"absrel@{POINTS}": 0.05}, "images": IMAGES})
+    records.write_record(folder / "run.json", {"composition": "release", "identity": {}} | about)
+    records.write_record(folder / "scores.json", {"scores": {f"absrel@{POINTS}": 0.05}, "images": IMAGES})
     found = verdicts(two, "mine", family=["release"])
     assert found.findings["release"].verdict == "exploratory"
     difference = found.findings["release"].difference
@@ -340,9 +341,9 @@ def test_every_field_that_differs_is_named_at_once(tmp_path: Path) -> None:
 def test_records_that_do_not_name_their_test_are_compared_by_its_fields(two: Path) -> None:
     for name in ("mine", "theirs"):
         path = two / f"suites/{name}.json"
-        old = files.read_record(path)
+        old = records.read_record(path)
         del old["judge"]
-        files.write_record(path, old)
+        records.write_record(path, old)
     assert verdicts(two, "mine", "theirs").findings["theirs/v13"].verdict == "hurts"
 
 
@@ -407,9 +408,9 @@ def test_a_suite_without_a_base_needs_a_baseline(tmp_path: Path) -> None:
 
 def test_a_reference_that_failed_is_refused(two: Path) -> None:
     path = two / "suites/mine.json"
-    content = files.read_record(path)
+    content = records.read_record(path)
     content["rows"][0]["failure"] = "ran out of luck"
-    files.write_record(path, content)
+    records.write_record(path, content)
     with pytest.raises(ConfigError, match=r'"mine/v13" has no complete result(.|\n)*--baseline'):
         verdicts(two, "mine", "theirs")
 

@@ -19,12 +19,13 @@ import pytest
 import torch
 from tiny import SMALL, write_frames
 
-from spd_bench import compose, costs, disk, files, packing, session
+from spd_bench import compose, costs, packing, session
 from spd_bench.data.packed import PackedFrames
 from spd_bench.errors import SpdError
 from spd_bench.report import figures
 from spd_bench.report.collect import collect, curves
 from spd_bench.report.verdicts import judged
+from spd_bench.store import records, sealed
 
 SUITE = (
     "\nsuite: tiny\n"
@@ -130,7 +131,7 @@ def test_what_is_unreadable_is_so_for_everybody(tmp_path: Path) -> None:
     unreadable(tmp_path / "a")
     with pytest.raises(PermissionError):
         (tmp_path / "a").read_bytes()
-    assert files.digest_of(tmp_path / "a") is None
+    assert records.digest_of(tmp_path / "a") is None
     HERE.clear()
     if os.geteuid() == 0:
         assert (tmp_path / "a").read_bytes() == b"a"
@@ -140,7 +141,7 @@ def newer(path: Path) -> None:
     """As a version to come might write it."""
     if path.suffix == ".json":
         content = json.loads(path.read_bytes())
-        content[files.SEAL] = {"version": files.RECORD_VERSION + 1, "digest": "of another kind"}
+        content[records.SEAL] = {"version": records.RECORD_VERSION + 1, "digest": "of another kind"}
         path.write_text(json.dumps(content), encoding="utf-8")
     elif path.suffix == ".pt":
         state = torch.load(path, weights_only=True)
@@ -148,7 +149,7 @@ def newer(path: Path) -> None:
         torch.save(state, path)
     else:
         content = bytearray(path.read_bytes())
-        path.write_bytes(b"spd-bench of another time".ljust(disk.SEAL_BYTES, b"\0") + content[disk.SEAL_BYTES :])
+        path.write_bytes(b"spd-bench of another time".ljust(sealed.SEAL_BYTES, b"\0") + content[sealed.SEAL_BYTES :])
 
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
@@ -194,7 +195,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, frames: Path) -> Path:
     (home / "tiny.yaml").write_text(SUITE.format(root=frames), encoding="utf-8")
     run(home)
     holder = {"pid": 1, "host": "elsewhere", "boot": "", "started": "2026-01-01T00:00:00Z", "command": "spd-bench run"}
-    files.write_record(home / "runs" / FILES["holder"], holder)
+    records.write_record(home / "runs" / FILES["holder"], holder)
     return home
 
 
@@ -212,7 +213,7 @@ def run(home: Path) -> None:
         str(home / "tiny.yaml"), profile=None, sets=(), data=None, root=home / "runs", device="cpu"
     )
     if done.failed:
-        rows = files.read_record(home / "runs" / "suites" / "tiny.json")["rows"]
+        rows = records.read_record(home / "runs" / "suites" / "tiny.json")["rows"]
         raise Failed("; ".join(row["failure"] for row in rows if row["failure"]))
 
 
@@ -344,7 +345,7 @@ def test_a_shard_is_built_again_by_who_reads_it(home: Path, finished: Path, capl
         shutil.rmtree(next(root.glob("trained/small-*/eval-*")))
         with caplog.at_level(logging.WARNING):
             run(home)
-        assert files.digest_of(there) == files.digest_of(path)
+        assert records.digest_of(there) == records.digest_of(path)
         assert numbers(root) == numbers(finished / "runs")
 
 
@@ -357,7 +358,7 @@ def test_a_pack_and_its_parts(frames: Path, tmp_path: Path, how: str) -> None:
         packing.pack(frames, output, dataset=None, options={}, workers=1, on_frame=lambda done, total: None)
 
     pack()
-    whole = files.digest_of(output)
+    whole = records.digest_of(output)
     DAMAGES[how](output)
 
     def read() -> None:
@@ -368,11 +369,11 @@ def test_a_pack_and_its_parts(frames: Path, tmp_path: Path, how: str) -> None:
 
     if not refusal(pack):
         assert refusal(read) == ""
-        assert files.digest_of(output) == whole
+        assert records.digest_of(output) == whole
     parts = tmp_path / "b.h5.parts"
     parts.mkdir()
-    files.write_record(parts / packing.RECORD, {"identity": {}, "height": 24, "width": 32, "frame_bytes": 3000})
+    records.write_record(parts / packing.RECORD, {"identity": {}, "height": 24, "width": 32, "frame_bytes": 3000})
     DAMAGES[how](parts / packing.RECORD)
     output = tmp_path / "b.h5"
     if not refusal(pack):
-        assert files.digest_of(output) == whole
+        assert records.digest_of(output) == whole

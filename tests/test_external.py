@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from spd_bench import files, plan
+from spd_bench import plan
 from spd_bench.alignment import Alignment, inverse
 from spd_bench.errors import ConfigError, DataError, StateError
 from spd_bench.evaluate import load
@@ -23,6 +23,7 @@ from spd_bench.report.comparison import notes
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import ALIGNED_HEADING, FORMATS, render
 from spd_bench.runs import Runner, record_suite
+from spd_bench.store import records
 from spd_bench.suite import Suite
 from spd_bench.suite_file import load_suite
 
@@ -521,9 +522,9 @@ def test_a_row_stands_beside_suites_of_the_same_test_and_no_others(
         run_suite(suite_of(tmp_path, frames, change), root)
         assert rows_of(root) == {"constant": "baseline", "theirs": "external"}, change
     stored = root / "suites" / "tiny.json"
-    old = files.read_record(stored)
+    old = records.read_record(stored)
     del old["judge"], old["averaging"]
-    files.write_record(stored, old)
+    records.write_record(stored, old)
     assert rows_of(root) == {"constant": "baseline"}  # an older record does not say what its test was
 
 

@@ -25,6 +25,8 @@ from typing import Any
 import pytest
 from tiny import SMALL, write_frames
 
+from spd_bench.store import records
+
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 STRIDE = 1 if EVERYTHING else 29
 """Every so many points of the sweep are tried; odd, so that all kinds of faults get their turn."""
@@ -96,15 +98,16 @@ def work(order: dict[str, Any]) -> None:
     """Runs the suite in this process, a fork, and ends it with the exit code that the command would have."""
     import torch
 
-    from spd_bench import files, session, train
+    from spd_bench import session, train
     from spd_bench.errors import SpdError
+    from spd_bench.store import files
 
     torch.set_num_threads(1)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (1, 2):
         os.dup2(null, stream)
     disk = Disk(order["kind"], order["at"])
-    files.os = disk  # type: ignore[attr-defined]
+    files.os = sealed  # type: ignore[attr-defined]
     taken = os.open(order["steps"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     advance = train.Training.advance
 
@@ -124,7 +127,7 @@ def work(order: dict[str, Any]) -> None:
         code, told = error.exit_code, str(error)
     except BaseException:
         told = traceback.format_exc()
-    Path(order["said"]).write_text(json.dumps({"told": told, "names": disk.names}), encoding="utf-8")
+    Path(order["said"]).write_text(json.dumps({"told": told, "names": sealed.names}), encoding="utf-8")
     os._exit(code)
 
 
@@ -174,7 +177,7 @@ def _awaited(child: int) -> int:
 
 def _in_place(chosen: Callable[[Path], bool]) -> None:
     """Some files are overwritten where they lie."""
-    from spd_bench import files
+    from spd_bench.store import files
 
     sound = files.write_bytes
 
@@ -191,21 +194,21 @@ def _in_place(chosen: Callable[[Path], bool]) -> None:
 
 def checkpoint_in_place() -> None:
     """A checkpoint is overwritten where it lies, and its digest is not looked at."""
-    from spd_bench import disk
+    from spd_bench.store import sealed
 
     _in_place(lambda path: path.name == "checkpoint.pt")
-    disk.check_archive = lambda content, mark: None
+    sealed.check_archive = lambda content, mark: None
 
 
 def flag_before_data() -> None:
     """done.json is there before the checkpoint that it vouches for, and its digest is not looked at."""
-    from spd_bench import files, train
+    from spd_bench import train
 
     sound, load = train.save, train.load_weights
 
     def save(path: Path, model: Any, optimiser: Any, step: int, log: Any) -> str:
         if optimiser is None:
-            files.write_record(path.with_name("done.json"), {"rows": log.rows, "seconds": log.seconds})
+            records.write_record(path.with_name("done.json"), {"rows": log.rows, "seconds": log.seconds})
         return sound(path, model, optimiser, step, log)
 
     train.save = save
@@ -232,25 +235,24 @@ def generator_not_restored() -> None:
 
 def torn_record_trusted() -> None:
     """Records are overwritten where they lie, and one that is there counts, whatever it says."""
-    from spd_bench import files
 
     _in_place(lambda path: path.suffix == ".json")
-    sound = files.read_record
+    sound = records.read_record
 
     def read(path: Path) -> dict[str, Any]:
         try:
             return sound(path)
-        except files.Unsound:
+        except records.Unsound:
             if path.exists():
                 return {"rows": [], "seconds": 0.0, "scores": {}, "images": 0, "cost": {}}
             raise
 
-    files.read_record = read
+    records.read_record = read
 
 
 def stale_temporary_reused() -> None:
     """What an earlier try left beside a file is taken for what is to be written."""
-    from spd_bench import files
+    from spd_bench.store import files
 
     sound = files.write_bytes
 
@@ -405,23 +407,21 @@ def results(root: Path) -> dict[str, Any]:
     """Everything below a root that is a result, without times and versions."""
     import torch
 
-    from spd_bench import files
-
     found: dict[str, Any] = {}
     for run in sorted((root / "trained").glob("*-s0-*")):
         state = torch.load(run / "checkpoint.pt", weights_only=True)
         weights = {name: hashlib.sha256(value.numpy()).hexdigest() for name, value in state["model"].items()}
-        scores = files.read_record(next(run.glob("eval-*/scores.json")))
-        record = files.read_record(run / "run.json")
+        scores = records.read_record(next(run.glob("eval-*/scores.json")))
+        record = records.read_record(run / "run.json")
         found |= {
             f"{run.name} weights": [state["step"], state["optimiser"], weights],
-            f"{run.name} log": files.read_record(run / "done.json")["rows"],
+            f"{run.name} log": records.read_record(run / "done.json")["rows"],
             f"{run.name} scores": [scores["scores"], scores["images"], scores["identity"]],
-            f"{run.name} predictions": files.digest_of(next(run.glob("eval-*/predictions.h5"))),
+            f"{run.name} predictions": records.digest_of(next(run.glob("eval-*/predictions.h5"))),
             f"{run.name} record": [record["identity"], record["parameters_by_slot"]],
         }
-    found |= {shard.name: files.digest_of(shard) for shard in sorted((root / "features").glob("*/*.h5"))}
-    found["rows"] = files.read_record(root / "suites" / "tiny.json")["rows"]
+    found |= {shard.name: records.digest_of(shard) for shard in sorted((root / "features").glob("*/*.h5"))}
+    found["rows"] = records.read_record(root / "suites" / "tiny.json")["rows"]
     found["reports"] = sorted(path.name for path in (root / "reports").iterdir() if path.stat().st_size)
     return found
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from spd_bench import files, plan, session, train
+from spd_bench import plan, session, train
 from spd_bench.cli import main
 from spd_bench.errors import ConfigError
 from spd_bench.forecast import UNKNOWN, Forecast
 from spd_bench.runs import Runner, told
+from spd_bench.store import records
 from spd_bench.suite_file import load_suite
 
 SUITE = """\
@@ -61,11 +62,11 @@ def finished(run: Runner, job: plan.Job, *, train_s: float, test_s: float | None
     """The records of a job that took so many seconds."""
     folder = run.folder(job)
     record: Mapping[str, Any] = {"identity": job.train_identity, "device": HERE} | about
-    files.write_record(folder / "run.json", record)
-    files.write_record(folder / "done.json", {"rows": [[run.steps(job), {}]], "seconds": train_s})
+    records.write_record(folder / "run.json", record)
+    records.write_record(folder / "done.json", {"rows": [[run.steps(job), {}]], "seconds": train_s})
     if test_s is not None:
         scores = {"identity": job.eval_identity, "images": 4, "seconds": test_s}
-        files.write_record(folder / f"eval-{job.eval_id[:10]}" / "scores.json", scores)
+        records.write_record(folder / f"eval-{job.eval_id[:10]}" / "scores.json", scores)
 
 
 def test_without_a_run_nothing_is_made_up(suite: Path) -> None:

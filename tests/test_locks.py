@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from tiny import SMALL, V13, write_frames
 
-from spd_bench import files, session, train
+from spd_bench import session, train
 from spd_bench.errors import BusyError
 from spd_bench.locks import holder, suite_lock, training_lock
+from spd_bench.store import records
 from spd_bench.watch import Watch, read_crumb
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
@@ -139,7 +140,7 @@ def test_every_job_is_done_once_by_whoever_is_free(suite: Path, monkeypatch: pyt
         led = session.run_suite(str(suite), **given, watch=Watch(session="one"))  # type: ignore[arg-type]
     assert led.failed == 0
     assert len(trainings) == 2  # and v13
-    assert files.read_record(root / "suites" / "shared.json")["unfinished"] == 0
+    assert records.read_record(root / "suites" / "shared.json")["unfinished"] == 0
 
 
 def test_what_failed_for_a_helper_is_not_tried_again_in_its_session(
@@ -225,7 +226,7 @@ def told(suite: Path, number: int, stream: str = "err") -> str:
 
 def assert_complete(suite: Path) -> None:
     """The suite's record, its folders and its report are those of a suite that ran to its end."""
-    record = files.read_record(suite.parent / "runs/suites/shared.json")
+    record = records.read_record(suite.parent / "runs/suites/shared.json")
     assert (record["unfinished"], [row["failure"] for row in record["rows"]]) == (0, [""] * JOBS)
     assert len(list((suite.parent / "runs/trained").iterdir())) == JOBS
     assert (suite.parent / "runs/reports/shared.html").exists()

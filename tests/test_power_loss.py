@@ -22,8 +22,9 @@ import pytest
 import torch
 from tiny import SMALL, write_frames
 
-from spd_bench import compose, costs, disk, files, packing, session, train
+from spd_bench import compose, costs, packing, session, train
 from spd_bench.report import figures
+from spd_bench.store import files, records, sealed
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 TRIALS = 40
@@ -381,7 +382,7 @@ class Campaign:
     def run(self, root: Path) -> None:
         done = session.run_suite(str(self.suite), profile=None, sets=(), data=None, root=root, device="cpu")
         if done.failed:
-            rows = files.read_record(root / "suites" / "tiny.json")["rows"]
+            rows = records.read_record(root / "suites" / "tiny.json")["rows"]
             raise AssertionError("; ".join(row["failure"] for row in rows if row["failure"]))
 
     def trial(self, tree: Tree) -> tuple[str, list[Operation]]:
@@ -411,12 +412,12 @@ class Campaign:
 
 def steps_of(run: Path) -> int:
     """The step that a training on disk can go on from, or STEPS if it is finished."""
-    if files.found_record(run / "done.json"):
+    if records.found_record(run / "done.json"):
         return STEPS
     checkpoint = run / "checkpoint.pt"
     try:
         content = checkpoint.read_bytes()
-        disk.check_archive(content, train.CHECKPOINT)
+        sealed.check_archive(content, train.CHECKPOINT)
         return int(torch.load(checkpoint, weights_only=True)["step"])
     except Exception:
         return 0
@@ -428,16 +429,16 @@ def results(root: Path) -> dict[str, Any]:
     for run in sorted((root / "trained").glob("*-s0-*")):
         state = torch.load(run / "checkpoint.pt", weights_only=True)
         weights = {name: hashlib.sha256(value.numpy()).hexdigest() for name, value in state["model"].items()}
-        scores = files.read_record(next(run.glob("eval-*/scores.json")))
+        scores = records.read_record(next(run.glob("eval-*/scores.json")))
         found |= {
             f"{run.name} weights": [state["step"], state["optimiser"], weights],
-            f"{run.name} log": files.read_record(run / "done.json")["rows"],
+            f"{run.name} log": records.read_record(run / "done.json")["rows"],
             f"{run.name} scores": [scores["scores"], scores["images"], scores["identity"]],
-            f"{run.name} predictions": files.digest_of(next(run.glob("eval-*/predictions.h5"))),
-            f"{run.name} record": files.read_record(run / "run.json")["identity"],
+            f"{run.name} predictions": records.digest_of(next(run.glob("eval-*/predictions.h5"))),
+            f"{run.name} record": records.read_record(run / "run.json")["identity"],
         }
-    found |= {shard.name: files.digest_of(shard) for shard in sorted((root / "features").glob("*/*.h5"))}
-    found["rows"] = files.read_record(root / "suites" / "tiny.json")["rows"]
+    found |= {shard.name: records.digest_of(shard) for shard in sorted((root / "features").glob("*/*.h5"))}
+    found["rows"] = records.read_record(root / "suites" / "tiny.json")["rows"]
     found["reports"] = sorted(path.name for path in (root / "reports").iterdir() if path.stat().st_size)
     return found
 
@@ -502,7 +503,7 @@ def test_no_power_cut_costs_a_pack(campaign: Campaign, tmp_path: Path, monkeypat
         frames, output = campaign.folder / "frames", root / "new" / "a.h5"
         packing.pack(frames, output, dataset=None, options={}, workers=1, on_frame=lambda done, total: None)
         assert [path.name for path in output.parent.iterdir() if not path.name.endswith(".lock")] == ["a.h5"]
-        return files.digest_of(output)
+        return records.digest_of(output)
 
     with recorded(tmp_path / "undisturbed") as log:
         expected = pack(tmp_path / "undisturbed")
@@ -545,7 +546,7 @@ def flag_before_data(patch: pytest.MonkeyPatch) -> None:
 
     def save(path: Path, model: Any, optimiser: Any, step: int, log: Any) -> str:
         if optimiser is None:
-            files.write_record(path.with_name("done.json"), {"rows": log.rows, "seconds": log.seconds})
+            records.write_record(path.with_name("done.json"), {"rows": log.rows, "seconds": log.seconds})
         return sound(path, model, optimiser, step, log)
 
     patch.setattr(train, "save", save)

@@ -10,11 +10,12 @@ from tiny import SMALL, write_frames
 
 from spd_baselines.bilinear_mlp import BilinearMLP
 from spd_baselines.constant import Constant
-from spd_bench import files, plan, registry, session
+from spd_bench import plan, registry, session
 from spd_bench.errors import ConfigError, DataError, ResourceError
 from spd_bench.quarantine import undisturbed
 from spd_bench.registry import PluginError
 from spd_bench.report.collect import collect
+from spd_bench.store import records
 from spd_bench.watch import Watch
 
 SUITE = (
@@ -174,7 +175,7 @@ def test_a_suite_with_a_component_that_cannot_be_used_runs_to_its_table(
     monkeypatch.undo()  # and once it works, the same command does it
     monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act, *event: None)
     assert session.run_suite(str(suite), sets=sets, **given).failed == 0  # type: ignore[arg-type]
-    assert files.read_record(suite.parent / "runs/suites/tiny.json")["unfinished"] == 0
+    assert records.read_record(suite.parent / "runs/suites/tiny.json")["unfinished"] == 0
 
 
 def test_a_broken_part_costs_the_ablations_that_put_it_in(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:

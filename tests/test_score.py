@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from spd_bench import files
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId, PointDepthModel
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.views import FrozenFeatures, Views
@@ -21,6 +20,7 @@ from spd_bench.evaluate import NotFinite, Predictions, load, predict, save
 from spd_bench.metrics import RMSE, AbsRel, Delta1, Metric, RMSEPooled, SILog
 from spd_bench.protocol import protocol
 from spd_bench.score import AllPixels, per_image, pooled, reported, summarise
+from spd_bench.store import files
 from spd_bench.suite import Augment
 
 FULL = protocol("full_frame")

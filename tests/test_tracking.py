@@ -358,6 +358,6 @@ def test_a_full_disk_is_nobodys_business(world, monkeypatch):
     def full(path, content):
         raise ResourceError("no space left on device", where=str(path))
 
-    monkeypatch.setattr("spd_bench.files.write_bytes", full)
+    monkeypatch.setattr("spd_bench.store.files.write_bytes", full)
     suite_of(tracker, "full")
     assert not tracker.active

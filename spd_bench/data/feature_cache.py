@@ -10,9 +10,9 @@ from typing import Any
 
 from filelock import Timeout
 
-from spd_bench import disk
 from spd_bench.data.feature_shelf import ABOUT, KEY_DIGITS, About, in_use, lock_of
 from spd_bench.errors import BusyError, ConfigError, did_you_mean
+from spd_bench.store import sealed
 
 
 def size_of(count: int) -> str:
@@ -136,7 +136,7 @@ _MARK = re.compile(r"spd-bench features ([0-9a-f]{64}), (\S+) of (\d+) views(?=,
 
 def _mark(shard: Path) -> re.Match[str] | None:
     with shard.open("rb") as raw:
-        return _MARK.match(raw.read(disk.SEAL_BYTES).decode(errors="replace"))
+        return _MARK.match(raw.read(sealed.SEAL_BYTES).decode(errors="replace"))
 
 
 def _views_in(shard: Path) -> int:
@@ -149,7 +149,7 @@ def _is_whole(shard: Path) -> bool:
     mark = _mark(shard)
     if mark is None or (mark[1][:KEY_DIGITS], mark[2]) != (shard.parent.name, shard.stem):
         return False
-    return disk.is_whole(shard, mark[0])
+    return sealed.is_whole(shard, mark[0])
 
 
 def _remove_each(entries: Sequence[Entry]) -> Removal:

@@ -1,6 +1,6 @@
 """A shard: the frozen features of some views in one immutable file.
 
-A sealed file (`spd_bench.disk`) whose HDF5 part holds
+A sealed file (`spd_bench.store.sealed`) whose HDF5 part holds
 
     map_0 … map_3   float16 [N, H, W, C], the encoder's four maps, contiguous and uncompressed (they do not compress)
     frame           strings [N], the frames that the views show
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spd_bench import disk
 from spd_bench.data.hdf5 import holds_own_bytes
 from spd_bench.data.packed import LIBVER, create_table
+from spd_bench.store import sealed
 
 Half = npt.NDArray[np.float16]
 Shapes = tuple[tuple[int, int, int], ...]
@@ -46,13 +46,13 @@ def write(path: Path, mark: str, frames: Sequence[str], maps_NHWC: Sequence[Half
     import h5py
 
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver=LIBVER, userblock_size=disk.SEAL_BYTES) as file:
+    with h5py.File(buffer, "w", libver=LIBVER, userblock_size=sealed.SEAL_BYTES) as file:
         for name, map_NHWC in zip(MAPS, maps_NHWC, strict=True):
             file.create_dataset(name, data=map_NHWC)
         create_table(file, "frame", frames)
         rows = [[map_NHWC[row] for map_NHWC in maps_NHWC] for row in range(len(frames))]
         file.create_dataset("crc32", data=np.array([_checksum(row) for row in rows], np.uint32))
-    disk.write_sealed(path, mark, buffer.getvalue()[disk.SEAL_BYTES :])
+    sealed.write_sealed(path, mark, buffer.getvalue()[sealed.SEAL_BYTES :])
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Shard:
 
         try:
             with path.open("rb") as raw:
-                if not raw.read(disk.SEAL_BYTES).startswith(f"{mark},".encode()):
+                if not raw.read(sealed.SEAL_BYTES).startswith(f"{mark},".encode()):
                     raise Damaged("another mark")
             with h5py.File(path, "r") as file:
                 offsets = [_offset(file[name], (len(frames), *shape)) for name, shape in zip(MAPS, shapes, strict=True)]

@@ -28,13 +28,13 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spd_bench import disk, files
 from spd_bench.api import Encoder, FrameId
 from spd_bench.data import feature_shards
 from spd_bench.data.feature_shards import MAPS, Damaged, Half, Shapes, Shard, view_bytes
 from spd_bench.data.processes import items
 from spd_bench.data.views import View, Views, unit_range
 from spd_bench.errors import ConfigError, StateError
+from spd_bench.store import files, records, sealed
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class About:
     def read(cls, folder: Path) -> "About | None":
         """From a folder; None if it says nothing that makes sense."""
         try:
-            about = cls(**(files.found_record(folder / ABOUT) or {}))
+            about = cls(**(records.found_record(folder / ABOUT) or {}))
             maps = tuple((int(height), int(width), int(channels)) for height, width, channels in about.maps)
         except (ValueError, TypeError):
             return None
@@ -117,7 +117,7 @@ class Shelf:
         device: torch.device,
         suite: str,
     ) -> None:
-        key = files.sha256(identity)
+        key = records.sha256(identity)
         self.folder = root / key[:KEY_DIGITS]
         self.views = views
         self.encoder = encoder
@@ -227,7 +227,7 @@ class Shelf:
         """
         self.hold()
         with self._lock():
-            disk.clear_debris(self.folder)
+            sealed.clear_debris(self.folder)
             self._build(self._missing(passes), workers=workers, on_done=on_done)
 
     def _build(self, slots: Sequence[_Slot], *, workers: int, on_done: Callable[[int], None]) -> None:
@@ -271,7 +271,7 @@ class Shelf:
         if self._use is not None:
             return
         shapes = self.shapes
-        with self._lock(), disk.told(self.folder, hint="free some space"):
+        with self._lock(), sealed.told(self.folder, hint="free some space"):
             files.make_folder(self.folder)
             known = About.read(self.folder)
             about = About(
@@ -282,7 +282,7 @@ class Shelf:
                 bytes_per_view=view_bytes(shapes),
                 versions=known.versions if known else {name: version(name) for name in ("spd-bench", "torch")},
             )
-            files.write_record(self.folder / ABOUT, asdict(about))
+            records.write_record(self.folder / ABOUT, asdict(about))
             in_use(self.folder)  # clears what others left
             use = FileLock(self.folder / f".use-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
             use.acquire(timeout=0)
@@ -293,7 +293,7 @@ class Shelf:
         """Keeps other processes from building here; waits for one that does, and says which."""
         holder = self.folder.with_name(f".{self.folder.name}.holder")
         lock = lock_of(self.folder)
-        with disk.told(self.folder, hint="free some space"):
+        with sealed.told(self.folder, hint="free some space"):
             files.make_folder(self.folder.parent)
             try:
                 lock.acquire(timeout=0)

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spd_bench import disk
 from spd_bench.api import SPLITS, Encoder, Features
 from spd_bench.data.feature_cache import FeatureCache, size_of
 from spd_bench.data.feature_shards import Half, view_bytes
 from spd_bench.data.feature_shelf import Pass, Shelf
 from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import ResourceError
+from spd_bench.store import sealed
 
 FORMAT = 1
 """Raise it when the same key would stand for other features, or a shard would hold other views."""
@@ -161,4 +161,4 @@ def _require_room(root: Path, needed: int, limit_gb: float | None) -> None:
             hint="make room with `spd-bench cache rm`, raise the limit, or use data.cache: memory",
         )
     hint = "make room, perhaps with `spd-bench cache rm`, or use data.cache: memory"
-    disk.require_space(root, needed, what="the feature cache", hint=hint)
+    sealed.require_space(root, needed, what="the feature cache", hint=hint)

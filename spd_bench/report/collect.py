@@ -6,16 +6,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from spd_bench import files, registry
+from spd_bench import registry
 from spd_bench.errors import ConfigError, StateError, did_you_mean, quoted
 from spd_bench.protocol import POOLED
 from spd_bench.report.comparison import Comparison, MetricInfo, Row
-from spd_bench.watch import UNFINISHED
+from spd_bench.store import records
+from spd_bench.store.records import UNFINISHED
 
 
 def latest(root: Path) -> str:
     """Name of the suite that ran last below `root`; ConfigError if none did."""
-    records = sorted((root / "suites").glob("*.json"), key=lambda path: files.read_record(path)["finished"])
+    records = sorted((root / "suites").glob("*.json"), key=lambda path: records.read_record(path)["finished"])
     if not records:
         raise ConfigError(f"no suite has been run below {root}", hint="spd-bench run suites/v13_ablation.yaml")
     return records[-1].stem
@@ -28,7 +29,7 @@ def record(root: Path, suite: str | None) -> dict[str, Any]:
     if not path.exists():
         known = [found.stem for found in (root / "suites").glob("*.json")]
         raise ConfigError(f"suite {quoted(name)} has not been run below {root}", hint=did_you_mean(name, known))
-    return files.read_record(path)
+    return records.read_record(path)
 
 
 def recorded(root: Path, suite: str | None = None) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def curves(root: Path, suite: str | None = None) -> dict[str, list[tuple[int, fl
     found = {}
     for run in stored["rows"]:
         path = root / run["folder"] / "done.json"
-        rows = files.read_record(path)["rows"] if path.exists() else []
+        rows = records.read_record(path)["rows"] if path.exists() else []
         if points := [(int(step), float(values[key])) for step, values in rows if key in values]:
             found[f"{run['composition']} seed {run['seed']}"] = points
     return found
@@ -89,7 +90,7 @@ def watched(root: Path, suite: str | None = None) -> list[dict[str, str]]:
     found: dict[str, dict[str, float]] = {}
     for run in record(root, suite)["rows"]:
         path = root / run["folder"] / "done.json"
-        rows = files.read_record(path)["rows"] if path.exists() else []
+        rows = records.read_record(path)["rows"] if path.exists() else []
         told = {
             key.removeprefix("diagnose/"): value
             for key, value in (rows[-1][1] if rows else {}).items()
@@ -109,10 +110,10 @@ def _numbers(run: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(run["folder"])
     if run["failure"]:
         return {}
-    scores = files.read_record(folder / run["evaluation"] / "scores.json")
+    scores = records.read_record(folder / run["evaluation"] / "scores.json")
     if run["kind"] == "external":
         return {"scores": scores["scores"], "images": scores["images"]}
-    about, log = files.read_record(folder / "run.json"), files.read_record(folder / "done.json")
+    about, log = records.read_record(folder / "run.json"), records.read_record(folder / "done.json")
     return {
         "scores": scores["scores"],
         "images": scores["images"],
@@ -178,8 +179,8 @@ def _external_rows(root: Path, stored: Mapping[str, Any]) -> list[dict[str, Any]
     taken = {row["composition"] for row in stored["rows"]}
     for path in sorted((root.resolve() / "external").glob("*/scores.json")):
         try:
-            about, _ = files.read_record(path.with_name("run.json")), files.read_record(path)
-        except files.Unsound as error:
+            about, _ = records.read_record(path.with_name("run.json")), records.read_record(path)
+        except records.Unsound as error:
             raise StateError(
                 error.message, where=error.where, hint="delete its folder and score the predictions again"
             ) from error

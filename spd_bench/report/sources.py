@@ -11,11 +11,11 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from spd_bench import files
 from spd_bench.errors import ConfigError, did_you_mean, quoted
-from spd_bench.identities import Differing, differences
 from spd_bench.report.collect import recorded
 from spd_bench.report.comparison import one_line
+from spd_bench.store import records
+from spd_bench.store.differences import Differing, differences
 
 FORM = "[ROOT:]SUITE[/COMPOSITION]"
 _FORM = re.compile(
@@ -172,10 +172,10 @@ def _test(source: _Source) -> dict[str, Any]:
     if not done:
         raise ConfigError("no run of it is finished", where=source.text or source.suite)
     folder = Path(done[0]["folder"])
-    said = dict(files.read_record(folder / done[0]["evaluation"] / "scores.json")["identity"])
+    said = dict(records.read_record(folder / done[0]["evaluation"] / "scores.json")["identity"])
     test = {"protocol": said.pop("protocol"), "metrics": said.pop("metrics"), "format": said.pop("format")}
     test["eval"] = {key: said[key] for key in ("k", "k1_draws", "seed")}
-    about = files.read_record(folder / "run.json")["identity"]
+    about = records.read_record(folder / "run.json")["identity"]
     return test | {"data": {"digest": about["data"]["digest"] if "data" in about else about["judge"]}}
 
 
@@ -184,7 +184,7 @@ def _against(first: _Source, other: _Source) -> str:
     heads = [source.runs(source.head or "") for source in (first, other)]
     if other is first or not all(heads) or any(runs[0]["kind"] == "external" for runs in heads):
         return ""
-    about = [dict(files.read_record(Path(runs[0]["folder"]) / "run.json")["identity"]) for runs in heads]
+    about = [dict(records.read_record(Path(runs[0]["folder"]) / "run.json")["identity"]) for runs in heads]
     found = differences(*({key: value for key, value in one.items() if key != "seed"} for one in about))
     if not found:
         return "the same training"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spd_bench import files, registry, score, stats
+from spd_bench import registry, score, stats
 from spd_bench.data.randomness import generator
 from spd_bench.errors import ConfigError, StateError, did_you_mean, quoted
 from spd_bench.evaluate import Predictions, load
@@ -22,6 +22,7 @@ from spd_bench.protocol import protocol
 from spd_bench.report.collect import recorded
 from spd_bench.report.comparison import seed_pairs
 from spd_bench.stats import AAControl, Finding, Margin, PairedDifference, Scores
+from spd_bench.store import records
 
 POINTS = {
     "frames": "other images, or the same in another order",
@@ -226,7 +227,7 @@ def _side_by_side(base: Scores, variant: Scores) -> _Pair:
 
 def _control(base: Scores, runs: Sequence[Run], measure: Metric, rng: np.random.Generator) -> AAControl:
     """The A/A control of a reference that was trained; seeds change nothing in another, and are not meant to."""
-    if base.single or files.read_record(Path(runs[0]["folder"]) / "run.json")["trainable_parameters"] == 0:
+    if base.single or records.read_record(Path(runs[0]["folder"]) / "run.json")["trainable_parameters"] == 0:
         reason = f"not run: {base.name} is not trained here, so that its seeds are no runs"
         return AAControl(passed=None, reason=reason, splits=0, found=0, found_by_images=0)
     return stats.a_a_control(base, rng=rng, aggregation=measure.averaged)

@@ -5,14 +5,13 @@ another that was written before it. A record is JSON that carries the version of
 content; under `files` it may name the files beside it that it vouches for, each with its SHA-256.
 """
 
-import hashlib
 import json
 import logging
 import os
 import platform
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,7 @@ from spd_bench.errors import ResourceError, StateError
 
 log = logging.getLogger(__name__)
 
-RECORD_VERSION = 1
-"""Version of the form of records. Raise it when an older spd-bench would misread one."""
-SEAL, VOUCHED = "seal", "files"
-"""Keys of a record: its version and digest, and the digests of the files beside it."""
 GO_ON = "what is finished stays, and the same command goes on from there"
-
-
-class Unsound(StateError):
-    """A file is missing, or its content is not what was written."""
 
 
 # writing
@@ -153,72 +144,3 @@ def _told(path: Path) -> Iterator[None]:
 
 
 # records
-
-
-def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Replaces `path` by a record: `content` as JSON with its version and digest."""
-    plain = json.loads(json.dumps(content, allow_nan=False))
-    write_json(path, {**plain, SEAL: {"version": RECORD_VERSION, "sha256": sha256(plain)}})
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The content of a record; one without a seal, as earlier versions wrote them, is taken as it is.
-
-    Raises Unsound for a file that is missing or damaged, StateError for one that a newer spd-bench wrote.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-        seal = content.pop(SEAL, None)
-        newer = seal is not None and int(seal["version"]) > RECORD_VERSION
-        if seal is not None and not newer and seal["sha256"] != sha256(content):
-            raise ValueError("its SHA-256 is not the one it was written with")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        what = error.strerror if isinstance(error, OSError) else error
-        raise Unsound(f"is missing or damaged ({what})", where=str(path), hint="run the suite again") from error
-    if newer:
-        raise StateError(
-            f"was written by a newer spd-bench (record version {seal['version']}, this one knows {RECORD_VERSION})",
-            where=str(path),
-            hint="use that version, or name another folder with --runs",
-        )
-    found: dict[str, Any] = content
-    return found
-
-
-def found_record(path: Path) -> dict[str, Any] | None:
-    """As `read_record`, but None for a record that is missing, or damaged, which is told: it is then made again."""
-    try:
-        return read_record(path)
-    except Unsound as damage:
-        if os.path.lexists(path):
-            log.warning("%s: %s; it is made again", path, damage.message)
-        return None
-
-
-def vouched(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the files that a record vouches for are in its folder as they were; the first that is not is told."""
-    for name, digest in record.get(VOUCHED, {}).items():
-        if (found := digest_of(folder / name)) != digest:
-            what = "is missing" if found is None else "is not the file that was written"
-            log.warning("%s %s; it is made again", folder / name, what)
-            return False
-    return True
-
-
-def digest_of(path: Path) -> str | None:
-    """SHA-256 of a file, in hexadecimal; None if it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
-def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def sha256(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON, in hexadecimal."""
-    return hashlib.sha256(canonical(value).encode("utf-8")).hexdigest()

@@ -1,7 +1,7 @@
 """What writing much to disk needs: room for it, its refusals as errors of ours, and files that prove their content.
 
 A sealed file begins with 512 bytes, HDF5's smallest user block, that say what it is and the SHA-256 of all that
-follows. It is written whole under its name or not at all (`files.write_bytes`).
+follows. It is written whole under its name or not at all (`store.files.write_bytes`).
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from spd_bench import files
 from spd_bench.errors import ResourceError, SpdError
+from spd_bench.store import files
 
 SEAL_BYTES = 512
 SPARE_BYTES = 16 * 2**20

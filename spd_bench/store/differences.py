@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from spd_bench import files
+from spd_bench.store import records
 
 ABSENT = "–"
 
@@ -32,4 +32,4 @@ def _fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for key, item in value.items():
             yield from _fields(item, f"{path}.{key}" if path else str(key))
     else:
-        yield path, value if isinstance(value, str) else files.canonical(value)
+        yield path, value if isinstance(value, str) else records.canonical(value)

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from tiny import SMALL
 
-from spd_bench import disk, files
 from spd_bench.errors import ResourceError, StateError
+from spd_bench.store import files, records, sealed
 
 
 class Recorder:
@@ -113,18 +113,18 @@ def test_debris_of_processes_that_ended_is_cleared_and_no_others(tmp_path: Path)
 
 def test_a_record_reads_as_it_was_written(tmp_path: Path) -> None:
     content = {"scores": {"absrel@8": 0.1}, "ks": (1, 8), "at": {1: 2.5}, "word": "δ₁"}
-    files.write_record(tmp_path / "a.json", content)
-    assert files.read_record(tmp_path / "a.json") == json.loads(json.dumps(content))
+    records.write_record(tmp_path / "a.json", content)
+    assert records.read_record(tmp_path / "a.json") == json.loads(json.dumps(content))
 
 
 def test_a_record_of_an_earlier_version_is_taken(tmp_path: Path) -> None:
     files.write_json(tmp_path / "a.json", {"scores": {"absrel@8": 0.1}})
-    assert files.read_record(tmp_path / "a.json") == {"scores": {"absrel@8": 0.1}}
+    assert records.read_record(tmp_path / "a.json") == {"scores": {"absrel@8": 0.1}}
 
 
 def test_no_flipped_bit_of_a_record_changes_what_it_says(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    files.write_record(path, {"scores": {"absrel@8": 0.125}})
+    records.write_record(path, {"scores": {"absrel@8": 0.125}})
     whole = path.read_bytes()
     silent = 0
     for place in range(len(whole)):
@@ -133,7 +133,7 @@ def test_no_flipped_bit_of_a_record_changes_what_it_says(tmp_path: Path) -> None
             damaged[place] ^= 1 << bit
             path.write_bytes(damaged)
             try:
-                said = files.read_record(path)
+                said = records.read_record(path)
             except StateError:
                 continue
             # white space, or the seal's own name: what it says is the same
@@ -144,21 +144,21 @@ def test_no_flipped_bit_of_a_record_changes_what_it_says(tmp_path: Path) -> None
 
 def test_a_record_of_a_newer_version_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    files.write_json(path, {"a": 1, files.SEAL: {"version": files.RECORD_VERSION + 1, "what": "else"}})
-    for read in (files.read_record, files.found_record):
+    files.write_json(path, {"a": 1, records.SEAL: {"version": records.RECORD_VERSION + 1, "what": "else"}})
+    for read in (records.read_record, records.found_record):
         with pytest.raises(StateError, match="was written by a newer spd-bench"):
             read(path)
 
 
 def test_a_record_vouches_for_the_files_beside_it(tmp_path: Path) -> None:
     files.write_bytes(tmp_path / "data", b"data")
-    record = {files.VOUCHED: {"data": files.digest_of(tmp_path / "data")}}
-    assert files.vouched(tmp_path, record)
+    record = {records.VOUCHED: {"data": records.digest_of(tmp_path / "data")}}
+    assert records.vouched(tmp_path, record)
     files.write_bytes(tmp_path / "data", b"Data")
-    assert not files.vouched(tmp_path, record)
+    assert not records.vouched(tmp_path, record)
     files.remove(tmp_path / "data")
-    assert not files.vouched(tmp_path, record)
-    assert files.vouched(tmp_path, {})  # of a version that did not
+    assert not records.vouched(tmp_path, record)
+    assert records.vouched(tmp_path, {})  # of a version that did not
 
 
 def test_an_archive_is_read_by_others_and_refused_when_changed(tmp_path: Path) -> None:
@@ -166,18 +166,18 @@ def test_an_archive_is_read_by_others_and_refused_when_changed(tmp_path: Path) -
 
     buffer = io.BytesIO()
     torch.save({"weights": torch.arange(100)}, buffer)
-    digest = disk.write_archive(tmp_path / "a.pt", "mark", buffer.getvalue())
-    assert digest == files.digest_of(tmp_path / "a.pt")
+    digest = sealed.write_archive(tmp_path / "a.pt", "mark", buffer.getvalue())
+    assert digest == records.digest_of(tmp_path / "a.pt")
     assert torch.load(tmp_path / "a.pt", weights_only=True)["weights"][7] == 7
     whole = (tmp_path / "a.pt").read_bytes()
-    disk.check_archive(whole, "mark")
-    disk.check_archive(buffer.getvalue(), "mark")  # of an earlier version
+    sealed.check_archive(whole, "mark")
+    sealed.check_archive(buffer.getvalue(), "mark")  # of an earlier version
     refused = 0
     for place in range(0, len(whole), 7):
         damaged = bytearray(whole)
         damaged[place] ^= 1
         try:
-            disk.check_archive(bytes(damaged), "mark")
+            sealed.check_archive(bytes(damaged), "mark")
         except Exception:  # zipfile raises of all kinds
             refused += 1
     assert refused >= len(range(0, len(whole), 7)) - 1  # the length of the comment, without which there is none
@@ -271,8 +271,8 @@ def test_one_module_writes_below_a_run_root(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(WATCH, "writers", {})
     finished = session.run_suite(str(suite), profile=None, sets=(), data=None, root=root, device="cpu")
     assert not finished.failed, finished.table
-    assert set(WATCH.writers) == {"spd_bench.files"}
-    kinds = {path.rpartition("/")[2].rsplit(".", 2)[0].lstrip(".") for path in WATCH.writers["spd_bench.files"]}
+    assert set(WATCH.writers) == {"spd_bench.store.files"}
+    kinds = {path.rpartition("/")[2].rsplit(".", 2)[0].lstrip(".") for path in WATCH.writers["spd_bench.store.files"]}
     assert {"checkpoint.pt", "done.json", "predictions.h5", "scores.json", "tiny.html", "about.json"} <= kinds
 
 

@@ -1,0 +1,1 @@
+"""Files below a run root: atomic writes, sealed records, and the differences between two records."""

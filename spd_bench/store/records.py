@@ -1,0 +1,93 @@
+"""JSON records that carry their version and SHA-256, and may vouch for the files beside them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spd_bench.errors import StateError
+from spd_bench.store.files import log, write_json
+
+RECORD_VERSION = 1
+"""Version of the form of records. Raise it when an older spd-bench would misread one."""
+SEAL, VOUCHED = "seal", "files"
+"""Keys of a record: its version and digest, and the digests of the files beside it."""
+
+
+class Unsound(StateError):
+    """A file is missing, or its content is not what was written."""
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Replaces `path` by a record: `content` as JSON with its version and digest."""
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    write_json(path, {**plain, SEAL: {"version": RECORD_VERSION, "sha256": sha256(plain)}})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a record; one without a seal, as earlier versions wrote them, is taken as it is.
+
+    Raises Unsound for a file that is missing or damaged, StateError for one that a newer spd-bench wrote.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        seal = content.pop(SEAL, None)
+        newer = seal is not None and int(seal["version"]) > RECORD_VERSION
+        if seal is not None and not newer and seal["sha256"] != sha256(content):
+            raise ValueError("its SHA-256 is not the one it was written with")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise Unsound(f"is missing or damaged ({what})", where=str(path), hint="run the suite again") from error
+    if newer:
+        raise StateError(
+            f"was written by a newer spd-bench (record version {seal['version']}, this one knows {RECORD_VERSION})",
+            where=str(path),
+            hint="use that version, or name another folder with --runs",
+        )
+    found: dict[str, Any] = content
+    return found
+
+
+def found_record(path: Path) -> dict[str, Any] | None:
+    """As `read_record`, but None for a record that is missing, or damaged, which is told: it is then made again."""
+    try:
+        return read_record(path)
+    except Unsound as damage:
+        if os.path.lexists(path):
+            log.warning("%s: %s; it is made again", path, damage.message)
+        return None
+
+
+def vouched(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the files that a record vouches for are in its folder as they were; the first that is not is told."""
+    for name, digest in record.get(VOUCHED, {}).items():
+        if (found := digest_of(folder / name)) != digest:
+            what = "is missing" if found is None else "is not the file that was written"
+            log.warning("%s %s; it is made again", folder / name, what)
+            return False
+    return True
+
+
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file, in hexadecimal; None if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(canonical(value).encode("utf-8")).hexdigest()
+
+
+UNFINISHED = "not finished yet"
+"""Why a row of a suite that is still running, or was stopped, has no numbers."""
