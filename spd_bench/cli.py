@@ -128,7 +128,7 @@ def run(
 
     Finished work is skipped and an interrupted training goes on: run the same command again.
     """
-    from spd_bench.supervise import run_suite
+    from spd_bench.run.launch import run_suite
 
     ended = run_suite(
         suite,
@@ -424,7 +424,7 @@ def sweep_run(
     Any number of processes that are given the same command share the trials. Nothing is trained twice: what a suite or
     another sweep has trained counts, and the same command goes on after a stop, with the trial at hand first.
     """
-    from spd_bench.supervise import run_sweep
+    from spd_bench.sweep_launch import run_sweep
 
     ended = run_sweep(
         sweep,
@@ -622,7 +622,7 @@ def _numbers(text: str, option: str, count: int | None = None) -> list[int]:
 
 
 def _limits(stall_s: float, time_limit: str | None) -> Any:
-    from spd_bench.supervise import Limits, seconds
+    from spd_bench.process.supervise import Limits, seconds
 
     return Limits(stall_s, seconds(time_limit, where="--time-limit") if time_limit else None)
 

@@ -18,13 +18,13 @@ from spd_bench.data.elsewhere import TestElsewhere
 from spd_bench.errors import DataError, SpdError
 from spd_bench.matching import matched
 from spd_bench.metrics import Metric
+from spd_bench.process.watch import Watch
 from spd_bench.protocol import Protocol, protocol
 from spd_bench.quarantine import Quarantine, undisturbed
 from spd_bench.store import records
 from spd_bench.suite import MODEL_SLOTS, WITHOUT_EFFECT, Augment, Axes, Choice, Evaluation, Suite, Train
 from spd_bench.suite_checks import check_options
 from spd_bench.suite_file import load_suite
-from spd_bench.watch import Watch
 
 EVERYTHING = Selection()
 FORMAT = 1

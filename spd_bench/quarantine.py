@@ -14,10 +14,10 @@ import torch
 from spd_bench import ablate, registry
 from spd_bench.ablate import Composition
 from spd_bench.errors import OUT_OF_MEMORY, ResourceError
+from spd_bench.process.watch import Watch
 from spd_bench.registry import PluginError, blamed
 from spd_bench.suite import Choice, Suite
 from spd_bench.suite_forms import choices
-from spd_bench.watch import Watch
 
 T = TypeVar("T")
 

@@ -40,12 +40,12 @@ from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, R
 from spd_bench.evaluate import Predictions, predict
 from spd_bench.evaluate import load as load_predictions
 from spd_bench.evaluate import save as save_predictions
-from spd_bench.locks import training_lock
 from spd_bench.plan import Experiment, Job
+from spd_bench.process.locks import training_lock
+from spd_bench.process.watch import Watch
 from spd_bench.quarantine import undisturbed
 from spd_bench.store import files, records
 from spd_bench.store.records import UNFINISHED
-from spd_bench.watch import Watch
 
 FEATURES = "features"
 """Folder of the cache of frozen features, below the root."""

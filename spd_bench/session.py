@@ -23,7 +23,8 @@ from spd_bench.display import Display
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, SpdError, quoted
 from spd_bench.forecast import UNKNOWN, Estimate, Forecast
 from spd_bench.fused import build
-from spd_bench.locks import suite_lock
+from spd_bench.process.locks import suite_lock
+from spd_bench.process.watch import Watch
 from spd_bench.report.collect import collect, curves, record, watched
 from spd_bench.report.comparison import Comparison
 from spd_bench.report.html import html_report
@@ -34,7 +35,6 @@ from spd_bench.store import files, records
 from spd_bench.store.records import UNFINISHED
 from spd_bench.suite import Suite
 from spd_bench.tracking import Tracker
-from spd_bench.watch import Watch
 
 log = logging.getLogger("spd_bench")
 
@@ -60,7 +60,7 @@ class Finished:
 
 
 def work(arguments: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
-    """`run_suite` in a worker process (`spd_bench.supervise`): its arguments and what it leaves, as JSON has them."""
+    """`run_suite` in a worker process (`spd_bench.process.supervise`): its arguments and what it leaves, as JSON has them."""
     selection = Selection(*map(tuple, arguments["selection"]))
     given = {key: arguments[key] for key in ("profile", "sets", "data", "device")}
     root = Path(arguments["root"])

@@ -18,6 +18,7 @@ from spd_bench.display import Display
 from spd_bench.errors import ConfigError, DataError, ResourceError, SpdError, printable
 from spd_bench.evaluate import Predictions
 from spd_bench.plan import Experiment
+from spd_bench.process.watch import Watch
 from spd_bench.report.sweep_page import sweep_page
 from spd_bench.report.sweep_suite import chosen_trial, confirming_suite
 from spd_bench.report.sweep_tables import SweepSummary, caption, shown, terminal
@@ -39,7 +40,6 @@ from spd_bench.sweep_study import (
 )
 from spd_bench.sweep_trial import Costs, OnValidation, Pruned, TrialRunner
 from spd_bench.tracking import Status, Tracker
-from spd_bench.watch import Watch
 
 POLL_S = 2.0
 """How often a worker without a trial looks whether another worker's has been left."""
@@ -65,7 +65,7 @@ class Swept:
 
 
 def work(arguments: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
-    """`run_sweep` in a worker process (`spd_bench.supervise`): its arguments, and what it leaves in words."""
+    """`run_sweep` in a worker process (`spd_bench.process.supervise`): its arguments, and what it leaves in words."""
     given = {key: value for key, value in arguments.items() if key not in ("sweep", "root")}
     swept = run_sweep(arguments["sweep"], root=Path(arguments["root"]), **given, watch=watch)
     return {

@@ -16,12 +16,12 @@ from spd_bench.errors import BusyError
 from spd_bench.evaluate import Predictions, predict
 from spd_bench.evaluate import load as load_predictions
 from spd_bench.evaluate import save as save_predictions
-from spd_bench.locks import training_lock
 from spd_bench.plan import Experiment, Job
+from spd_bench.process.locks import training_lock
+from spd_bench.process.watch import Watch
 from spd_bench.runs import VALIDATION_QUERIES, Outcome, Progress, Runner
 from spd_bench.store import records
 from spd_bench.sweep_file import WITH_K
-from spd_bench.watch import Watch
 
 ROUNDS = 9
 """Times that every cost is measured; medians count."""

@@ -24,9 +24,9 @@ from spd_bench.data.views import FrozenFeatures, Views
 from spd_bench.display import Display
 from spd_bench.evaluate import predict
 from spd_bench.losses import HuberSilog
+from spd_bench.process.watch import Watch
 from spd_bench.protocol import protocol
 from spd_bench.suite import Augment
-from spd_bench.watch import Watch
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 STEPS = 100_000 if EVERYTHING else 300

@@ -12,11 +12,11 @@ from spd_baselines.bilinear_mlp import BilinearMLP
 from spd_baselines.constant import Constant
 from spd_bench import plan, registry, session
 from spd_bench.errors import ConfigError, DataError, ResourceError
+from spd_bench.process.watch import Watch
 from spd_bench.quarantine import undisturbed
 from spd_bench.registry import PluginError
 from spd_bench.report.collect import collect
 from spd_bench.store import records
-from spd_bench.watch import Watch
 
 SUITE = (
     "\nsuite: tiny\n"

@@ -22,12 +22,12 @@ from spd_bench import session, train
 from spd_bench.errors import Stopped
 from spd_bench.evaluate import Predictions
 from spd_bench.plan import Experiment
+from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.report.sweep_tables import SweepSummary
 from spd_bench.sweep import _key, run_sweep, show_sweep
 from spd_bench.sweep_file import Sweep, load_sweep
 from spd_bench.sweep_study import Database, Study, default_url
 from spd_bench.sweep_trial import TrialRunner
-from spd_bench.watch import Watch, read_crumb
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 STEPS = 40

@@ -20,10 +20,10 @@ from tiny import V13, write_frames
 from spd_bench import plan, session
 from spd_bench.errors import ConfigError, Stopped
 from spd_bench.evaluate import load
+from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.report.collect import collect, record
 from spd_bench.report.comparison import caption
 from spd_bench.runs import Runner
-from spd_bench.watch import Watch, read_crumb
 
 SUITE = (
     "\nsuite: tiny\n"
@@ -197,7 +197,7 @@ COMMAND = """
 import sys
 import tempfile
 from spd_bench import cli
-from spd_bench.supervise import Limits, supervised
+from spd_bench.process.supervise import Limits, supervised
 
 cli.app = lambda: supervised(f"fake_work:{sys.argv[1]}", {}, limits=Limits(total_s=TOTAL), tell=print)
 cli.main()
@@ -275,7 +275,7 @@ if EVERYTHING:
     ]
 SITE = """
 import os, time
-from spd_bench.watch import Watch
+from spd_bench.process.watch import Watch
 
 def at(self, stage, before=Watch.at):
     self._stage = stage

@@ -1,4 +1,4 @@
-"""The process that does a supervisor's work (`spd_bench.supervise`): it may end in any way without harm to others.
+"""The process that does a supervisor's work (`spd_bench.process.supervise`): it may end in any way without harm to others.
 
 It reads one line of JSON from its standard input: what to call, with what, and where to say how it ended. Standard
 input then stays open for as long as the supervisor lives, and this process ends when it closes.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from spd_bench.errors import SpdError, Stopped, shortage
-from spd_bench.watch import Watch
+from spd_bench.process.watch import Watch
 
 CRUMB, ENDED, FAULT = "crumb", "ended.json", "fault.txt"
 """Files of the folder that a worker shares with its supervisor: where it stands, how it ended, and its last frames."""

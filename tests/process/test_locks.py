@@ -16,9 +16,9 @@ from tiny import SMALL, V13, write_frames
 
 from spd_bench import session, train
 from spd_bench.errors import BusyError
-from spd_bench.locks import holder, suite_lock, training_lock
+from spd_bench.process.locks import holder, suite_lock, training_lock
+from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.store import records
-from spd_bench.watch import Watch, read_crumb
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 PATIENCE_S = 600
@@ -43,7 +43,7 @@ report: {{primary: {{metric: absrel, k: 8}}, family: []}}
 @contextmanager
 def elsewhere(code: str, *args: str) -> Iterator["subprocess.Popen[str]"]:
     """Another process that holds what `code` takes, until its input closes."""
-    imports = "import sys; from pathlib import Path; from spd_bench.locks import *"
+    imports = "import sys; from pathlib import Path; from spd_bench.process.locks import *"
     whole = f"{imports}\nwith {code}:\n print('held', flush=True)\n input()"
     process = subprocess.Popen(
         [sys.executable, "-c", whole, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -191,7 +191,7 @@ def shared(suite: Path) -> Path:
 
 SITE = """
 import os, time
-from spd_bench.watch import Watch
+from spd_bench.process.watch import Watch
 
 def at(self, stage, before=Watch.at):
     before(self, stage)

@@ -16,20 +16,15 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from spd_bench.ablate import Selection
-from spd_bench.errors import TIME_LIMIT, BusyError, ConfigError, ResourceError, SpdError, Stopped, WorkerBug
-from spd_bench.locks import Holder, holder, suite_lock
-from spd_bench.store import records
-from spd_bench.suite_file import load_suite
-from spd_bench.watch import Crumb, read_crumb
-from spd_bench.worker import CRUMB, ENDED, FAULT
+from spd_bench.errors import TIME_LIMIT, ConfigError, ResourceError, SpdError, Stopped, WorkerBug
+from spd_bench.process.watch import Crumb, read_crumb
+from spd_bench.process.worker import CRUMB, ENDED, FAULT
 
 STALL_S = 600.0
 """How long the work may say nothing before it counts as hung."""
@@ -104,99 +99,6 @@ def _outcome(ended: Mapping[str, Any], signals: "_Signals") -> Any:
     return ended["returned"]
 
 
-def run_suite(
-    suite: str,
-    *,
-    profile: str | None,
-    sets: Sequence[str],
-    data: str | None,
-    root: Path,
-    device: str,
-    selection: Selection,
-    limits: Limits,
-    join: bool,
-    command: str,
-    tell: Callable[[str], None],
-) -> Mapping[str, Any]:
-    """`session.run_suite` under supervision; what it leaves (`session.Finished`) as a mapping.
-
-    join: help the process that leads this suite, if there is one. Raises BusyError, without it, if there is one.
-    """
-    name = load_suite(suite, profile=profile, sets=sets, data=data).suite
-    arguments = {
-        "suite": suite,
-        "profile": profile,
-        "sets": list(sets),
-        "data": data,
-        "root": str(root),
-        "device": device,
-        "selection": [list(selection.only), list(selection.skip)],
-    }
-    common = {"joined": join, "command": command}
-
-    def go(leader: Holder, *, leads: bool) -> Mapping[str, Any]:
-        watch = common | {"session": leader.session, "leads": leads}
-        ended: Mapping[str, Any] = supervised(
-            "spd_bench.session:work", arguments, watch=watch, limits=limits, tell=tell
-        )
-        return ended
-
-    with _made(root):
-        while True:
-            try:
-                with suite_lock(root, name, command=command) as me:
-                    return go(me, leads=True)
-            except BusyError:
-                if not join:
-                    raise
-            if (leader := holder(root, name)) is None:
-                continue  # it has just ended
-            tell(f"helping {leader}")
-            ended = go(leader, leads=False)
-            died = holder(root, name) == leader  # or leads still; who ends in good order takes the name away
-            with contextlib.suppress(BusyError), suite_lock(root, name, command=command, session=leader.session) as me:
-                last = records.found_record(root / "suites" / f"{name}.json")
-                if died or last is None or last.get("unfinished"):
-                    return go(me, leads=True)
-            return ended
-
-
-def run_sweep(
-    sweep: str,
-    *,
-    profile: str | None,
-    sets: Sequence[str],
-    data: str | None,
-    root: Path,
-    device: str,
-    storage: str | None,
-    trials: int | None,
-    timeout: float | None,
-    limits: Limits,
-    tell: Callable[[str], None],
-) -> Mapping[str, Any]:
-    """`sweep.run_sweep` under supervision; what it leaves, in words, as a mapping (`sweep.work`).
-
-    A trial that ends the process has failed, and another process goes on with the next.
-    """
-    arguments = {
-        "sweep": sweep,
-        "profile": profile,
-        "sets": list(sets),
-        "data": data,
-        "root": str(root),
-        "device": device,
-        "storage": storage,
-        "trials": trials,
-        "timeout": timeout,
-        "began": time.monotonic(),
-    }
-    with _made(root):
-        watch = {"session": uuid.uuid4().hex}
-        ended: Mapping[str, Any] = supervised("spd_bench.sweep:work", arguments, watch=watch, limits=limits, tell=tell)
-        return ended
-
-
 @contextlib.contextmanager
 def _made(root: Path) -> Iterator[None]:
     """Within, the folder is there; one that was made for nothing is removed again."""
@@ -227,7 +129,7 @@ class _Worker:
         """Runs within; killed at its end."""
         with _no_interrupt():  # its own handling of SIGINT begins later than it does
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "spd_bench.worker"], stdin=subprocess.PIPE, stdout=STDERR
+                [sys.executable, "-m", "spd_bench.process.worker"], stdin=subprocess.PIPE, stdout=STDERR
             )
         try:
             yield

@@ -18,10 +18,10 @@ import pytest
 import torch
 from tiny import V13, write_frames
 
-from spd_bench import supervise
 from spd_bench.errors import ConfigError, ResourceError, SpdError, WorkerBug, shortage
-from spd_bench.supervise import Limits, seconds, supervised
-from spd_bench.watch import Watch, read_crumb
+from spd_bench.process import supervise
+from spd_bench.process.supervise import Limits, seconds, supervised
+from spd_bench.process.watch import Watch, read_crumb
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 WORK = """
@@ -182,7 +182,7 @@ def test_memory_and_disk_are_recognised_in_every_guise() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a call that is stuck in C outlives its supervisor")
 @pytest.mark.parametrize("work", ["forever", "in_c"])
 def test_no_worker_outlives_its_supervisor(work: str) -> None:
-    code = f"from spd_bench.supervise import supervised; supervised('fake_work:{work}', {{}}, tell=print)"
+    code = f"from spd_bench.process.supervise import supervised; supervised('fake_work:{work}', {{}}, tell=print)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     worker = int(process.stderr.readline())  # what a worker prints goes there

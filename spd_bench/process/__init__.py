@@ -1,0 +1,1 @@
+"""Runs a call in another process and survives its end; knows no command."""
