@@ -25,7 +25,7 @@ from spd_bench.data import feature_shards
 from spd_bench.display import counting
 from spd_bench.profiling import profile_suite
 from spd_bench.report.profile import DENSE, LITERAL, Profile, TrainingShape, over_dense
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.load import load_suite
 
 VIEWS = 16
 """Views in the shard that is read."""

@@ -22,7 +22,7 @@ from spd_bench import timing
 from spd_bench.display import counting
 from spd_bench.profiling import profile_suite
 from spd_bench.report.profile import LITERAL, TrainingShape
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.load import load_suite
 
 FRAMES, BATCH, QUERIES, COMPOSITIONS = 8, 2, 256, 8
 MAIN = "from spd_bench.cli import main; main()"

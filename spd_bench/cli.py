@@ -225,7 +225,7 @@ def profile(
     from spd_bench.report.profile import TrainingShape
     from spd_bench.report.profile_tables import profile_terminal
     from spd_bench.session import device_named
-    from spd_bench.suite_file import load_suite
+    from spd_bench.suite.load import load_suite
     from spd_bench.tracking import Tracker
 
     shape = TrainingShape(*_numbers(training, "--training", 2)) if training else None
@@ -276,7 +276,7 @@ def sync(runs: RootOption = RUNS) -> None:
 @app.command()
 def check(suite: SuiteArg, profile: ProfileOption = None, set_: SetOption = None, data: DataOption = None) -> None:
     """Check a suite's file, names and values without importing any component."""
-    from spd_bench.suite_file import load_suite
+    from spd_bench.suite.load import load_suite
 
     loaded = load_suite(suite, profile=profile, sets=set_ or (), data=data)
     typer.echo(f"{loaded.suite}: no problem found in the file; `spd-bench plan {suite}` checks the models too")
@@ -506,7 +506,7 @@ def data_prepare(
     """Pack RGB-D data of any layout into one HDF5 file that trains fast; the same command goes on after a stop."""
     from spd_bench.display import counting
     from spd_bench.packing import pack
-    from spd_bench.yamlio import setting
+    from spd_bench.suite.yaml import setting
 
     options: dict[str, Any] = {}
     for text in option or ():
@@ -633,7 +633,7 @@ def _overrides(sets: Sequence[str] | None, seeds: str | None) -> list[str]:
 
 
 def _selection(only: Sequence[str] | None, skip: Sequence[str] | None) -> Any:
-    from spd_bench.ablate import Selection
+    from spd_bench.suite.axes import Selection
 
     return Selection(tuple(only or ()), tuple(skip or ()))
 

@@ -32,7 +32,7 @@ from spd_bench.report.collect import metric_info
 from spd_bench.report.comparison import definitions, one_line
 from spd_bench.report.tables import decimals
 from spd_bench.store import records
-from spd_bench.suite import SLUG, Suite
+from spd_bench.suite.schema import SLUG, Suite
 
 FORMAT = 1
 """Raise it when the same files and options are scored otherwise."""

@@ -22,7 +22,7 @@ from spd_bench.compose import Composition
 from spd_bench.diagnose import diagnose
 from spd_bench.geometry import Table
 from spd_bench.metrics import Metric
-from spd_bench.suite import PATCH, Checks
+from spd_bench.suite.schema import PATCH, Checks
 
 LOCAL_TOKENS = 91
 """T_unified of §6.1: 32 of L1, 25 of L2, 25 of L3, 9 of L4 (R-01)."""

@@ -9,9 +9,9 @@ Parameters grow with that width by the same number for every unit, so two counts
 from collections.abc import Callable
 from dataclasses import replace
 
-from spd_bench.ablate import Composition
 from spd_bench.api import Dims
 from spd_bench.errors import ConfigError
+from spd_bench.suite.axes import Composition
 
 TOLERANCE = 0.02
 """Largest share by which a control's parameters may differ from the base's."""

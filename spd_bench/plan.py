@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from spd_bench import compose, registry
-from spd_bench.ablate import Composition, Selection
 from spd_bench.api import Component, DepthDataset, Encoder, Features, PointDepthModel
 from spd_bench.compose import Part
 from spd_bench.data.elsewhere import TestElsewhere
@@ -22,47 +21,13 @@ from spd_bench.process.watch import Watch
 from spd_bench.protocol import Protocol, protocol
 from spd_bench.quarantine import Quarantine, undisturbed
 from spd_bench.store import records
-from spd_bench.suite import MODEL_SLOTS, WITHOUT_EFFECT, Augment, Axes, Choice, Evaluation, Suite, Train
-from spd_bench.suite_checks import check_options
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.axes import Composition, Selection
+from spd_bench.suite.checks import check_options
+from spd_bench.suite.identity import FORMAT
+from spd_bench.suite.load import load_suite
+from spd_bench.suite.schema import WITHOUT_EFFECT, Choice, Suite
 
 EVERYTHING = Selection()
-FORMAT = 1
-"""Raise it when the harness itself computes something else from the same configuration."""
-TRAINING, EVALUATION = "training", "evaluation"
-_JOBS = "says which jobs there are; each counts by what it is"
-_MERGED = "merged before anything is run; the values themselves count"
-_REPORT = "computed anew from what was scored"
-IDENTITY: Mapping[str, str] = {
-    "suite": "a name, for people",
-    "description": "for people",
-    "extends": _MERGED,
-    "base.name": "a name, for people",
-    **{f"base.{slot}": TRAINING for slot in MODEL_SLOTS},
-    "data.dataset": TRAINING,
-    "data.test": TRAINING,
-    "data.image_size": TRAINING,
-    "data.query_sampler": TRAINING,
-    **{f"data.augment.{name}": TRAINING for name in Augment.model_fields},
-    "data.cache": TRAINING,
-    "data.cache_limit_gb": "says whether there is room, before anything is encoded",
-    **{f"train.{name}": TRAINING for name in Train.model_fields if name not in WITHOUT_EFFECT},
-    "train.validations": "validation changes neither weights nor random numbers",
-    "train.workers": "processes that read data; the numbers do not depend on it",
-    **{f"eval.{name}": EVALUATION for name in Evaluation.model_fields},
-    "seeds": TRAINING,
-    **{f"axes.{name}": _JOBS for name in Axes.model_fields},
-    "baselines": _JOBS,
-    "steps": _JOBS,
-    "report.primary.metric": _REPORT,
-    "report.primary.k": _REPORT,
-    "report.family": _REPORT,
-    "report.equivalence": _REPORT,
-    "profiles": _MERGED,
-    "fallback.profile": _MERGED,
-}
-"""Every field of a suite → the identity that it is part of, else why it is part of neither. What trains counts in the
-evaluation too. Of a component every option counts but those in its `places`."""
 
 
 def missing(suite: Suite, selection: Selection = EVERYTHING, watch: Watch | None = None) -> list[str]:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from spd_bench import compose, plan, registry
-from spd_bench.ablate import Composition, Selection, compositions
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.compose import Part
 from spd_bench.data.randomness import torch_seed
@@ -39,8 +38,9 @@ from spd_bench.report.profile import (
 from spd_bench.report.profile_figures import profile_svg
 from spd_bench.report.profile_tables import profile_markdown
 from spd_bench.store import files
-from spd_bench.suite import Choice, Suite
-from spd_bench.suite_checks import check_options
+from spd_bench.suite.axes import Composition, Selection, compositions
+from spd_bench.suite.checks import check_options
+from spd_bench.suite.schema import Choice, Suite
 from spd_bench.timing import Timing, measure, peak_memory, settings
 from spd_bench.tracking import Tracker
 from spd_bench.train import autocast, parameter_groups

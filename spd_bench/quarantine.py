@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 
 import torch
 
-from spd_bench import ablate, registry
-from spd_bench.ablate import Composition
+from spd_bench import registry
 from spd_bench.errors import OUT_OF_MEMORY, ResourceError
 from spd_bench.process.watch import Watch
 from spd_bench.registry import PluginError, blamed
-from spd_bench.suite import Choice, Suite
-from spd_bench.suite_forms import choices
+from spd_bench.suite import axes
+from spd_bench.suite.axes import Composition
+from spd_bench.suite.forms import choices
+from spd_bench.suite.schema import Choice, Suite
 
 T = TypeVar("T")
 
@@ -59,12 +60,12 @@ class Quarantine:
         self._watch = watch or Watch()
 
     def compositions(self, suite: Suite) -> list[Composition]:
-        """Those of `ablate.compositions`, each component imported on its own before."""
+        """Those of `suite.axes.compositions`, each component imported on its own before."""
         named = [(slot, Choice.read(value).use) for _, slot, value in choices(suite.dump())]
         for slot, name in dict.fromkeys([*named, *(("metric", name) for name in registry.names("metric"))]):
             self._import(slot, name)
         self._watch.at("planning")
-        found = ablate.compositions(suite, broken_too=self._leaves_out)
+        found = axes.compositions(suite, broken_too=self._leaves_out)
         self.failures |= {composition.name: composition.failure for composition in found if composition.failure}
         return found
 

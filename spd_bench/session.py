@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from spd_bench import plan
-from spd_bench.ablate import Selection
 from spd_bench.build_order import BuildOrder
 from spd_bench.display import Display
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, SpdError, quoted
@@ -33,7 +32,8 @@ from spd_bench.report.verdicts import Verdicts, judged
 from spd_bench.runs import Outcome, Runner, record_suite, told
 from spd_bench.store import files, records
 from spd_bench.store.records import UNFINISHED
-from spd_bench.suite import Suite
+from spd_bench.suite.axes import Selection
+from spd_bench.suite.schema import Suite
 from spd_bench.tracking import Tracker
 
 log = logging.getLogger("spd_bench")

@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 
 from spd_bench import plan
-from spd_bench.ablate import Composition, compositions
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.display import Display
 from spd_bench.errors import ConfigError, DataError, ResourceError, SpdError, printable
@@ -25,8 +24,9 @@ from spd_bench.report.sweep_tables import SweepSummary, caption, shown, terminal
 from spd_bench.runs import VALIDATION_QUERIES, Outcome
 from spd_bench.session import device_named, stderr_console
 from spd_bench.store import files, records
-from spd_bench.suite import Suite
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.axes import Composition, compositions
+from spd_bench.suite.load import load_suite
+from spd_bench.suite.schema import Suite
 from spd_bench.sweep_file import Constraint, Objective, Plan, built, keys_of, load_sweep
 from spd_bench.sweep_study import (
     Claim,

@@ -18,15 +18,15 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 from pydantic_core import PydanticCustomError
 
 from spd_bench import compose, plan, registry
-from spd_bench.ablate import Composition, Selection, compositions
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.compose import Part
 from spd_bench.errors import ConfigError, DataError, SpdError, did_you_mean
-from spd_bench.suite import MODEL_SLOTS, Component, Count, Section, Slug, Suite, unique
-from spd_bench.suite_checks import Problem, check_components, check_options, problems_of, refuse, schema_problems
-from spd_bench.suite_file import find_suite, shipped_sweeps
-from spd_bench.suite_forms import long_form, names
-from spd_bench.yamlio import Keys, Node, load_yaml, merge, setting
+from spd_bench.suite.axes import Composition, Selection, compositions
+from spd_bench.suite.checks import Problem, check_components, check_options, problems_of, refuse, schema_problems
+from spd_bench.suite.forms import long_form, names
+from spd_bench.suite.load import find_suite, shipped_sweeps
+from spd_bench.suite.schema import MODEL_SLOTS, Component, Count, Section, Slug, Suite, unique
+from spd_bench.suite.yaml import Keys, Node, load_yaml, merge, setting
 
 SWEPT = ("base", "data", "train")
 """Parts of a suite that say what is trained; the others say how it is judged, which no trial may change."""

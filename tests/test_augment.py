@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from spd_bench.api import Frame
 from spd_bench.data.augment import augment, flip, jitter, zoom
 from spd_bench.data.randomness import generator
-from spd_bench.suite import Augment
+from spd_bench.suite.schema import Augment
 
 HEIGHT, WIDTH = 48, 64
 

@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 
 from spd_bench import cli, timing
 from spd_bench.errors import ConfigError
-from spd_bench.suite_file import load_suite, shipped
+from spd_bench.suite.load import load_suite, shipped
 
 SCRIPT = Path(sys.executable).with_name("spd-bench")
 LONGEST_S = 1.0

@@ -26,7 +26,7 @@ from spd_baselines import dpt_head
 from spd_baselines.dav2_dense import DAv2Dense
 from spd_baselines.dav2_metric_indoor import DAv2MetricIndoor
 from spd_bench import plan, session
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.load import load_suite
 from spd_components.dav2_layouts import as_hugging_face, head_entries, vit_entries
 from spd_components.dav2_release import METRIC_VARIABLE, VARIABLE
 from spd_components.dav2_sizes import SIZES, SMALL, DAv2Size

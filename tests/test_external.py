@@ -24,8 +24,8 @@ from spd_bench.report.html import html_report
 from spd_bench.report.tables import ALIGNED_HEADING, FORMATS, render
 from spd_bench.runs import Runner, record_suite
 from spd_bench.store import records
-from spd_bench.suite import Suite
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.load import load_suite
+from spd_bench.suite.schema import Suite
 
 SUITE = """
 suite: tiny

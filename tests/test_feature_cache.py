@@ -28,7 +28,7 @@ from spd_bench.data.feature_shelf import Pass
 from spd_bench.data.stored_features import StoredFeatures
 from spd_bench.data.views import FrozenFeatures, View, Views, unit_range
 from spd_bench.errors import BusyError, ConfigError, ResourceError, StateError
-from spd_bench.suite import Augment
+from spd_bench.suite.schema import Augment
 
 COUNTS = {"train": 7, "val": 2, "test": 4}
 SHARD = 3  # train: shards of 3, 3 and 1 views

@@ -14,7 +14,7 @@ from spd_bench.errors import ConfigError
 from spd_bench.forecast import UNKNOWN, Forecast
 from spd_bench.runs import Runner, told
 from spd_bench.store import records
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.load import load_suite
 
 SUITE = """\
 suite: tiny

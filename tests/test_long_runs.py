@@ -26,7 +26,7 @@ from spd_bench.evaluate import predict
 from spd_bench.losses import HuberSilog
 from spd_bench.process.watch import Watch
 from spd_bench.protocol import protocol
-from spd_bench.suite import Augment
+from spd_bench.suite.schema import Augment
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 STEPS = 100_000 if EVERYTHING else 300

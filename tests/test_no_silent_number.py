@@ -19,7 +19,7 @@ from spd_bench.evaluate import NotFinite, Predictions, predict
 from spd_bench.metrics import RMSE, AbsRel, Delta1, Log10, Metric, RMSEPooled, SILog, SqRel
 from spd_bench.protocol import protocol
 from spd_bench.score import per_image, reported, summarise
-from spd_bench.suite import Augment
+from spd_bench.suite.schema import Augment
 
 METRICS: list[Metric] = [AbsRel(), RMSE(), RMSEPooled(), Log10(), SqRel(), SILog(), Delta1()]
 KS = (1, 4, 16)

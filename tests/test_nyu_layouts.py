@@ -30,7 +30,7 @@ from spd_bench.data.nyu_h5 import NYUH5
 from spd_bench.data.nyu_marigold import TAR, NYUMarigold
 from spd_bench.data.nyu_scenes import labelled_frames
 from spd_bench.errors import DataError
-from spd_bench.suite_file import recognised
+from spd_bench.suite.load import recognised
 from spd_bench.testing import DatasetContract
 
 HEIGHT, WIDTH = 480, 640

@@ -92,7 +92,7 @@ def test_installed_wheel_works_outside_the_checkout(
     assert from_wheel == from_checkout
     assert len(from_wheel) > 30
     assert "smoke: no problem found" in python(command, "check", "smoke", **there)
-    found = python("from spd_bench.suite_file import load_suite; print(load_suite('v13_ablation').suite)", **there)
+    found = python("from spd_bench.suite.load import load_suite; print(load_suite('v13_ablation').suite)", **there)
     assert found.strip() == "v13_ablation"
 
 

@@ -28,8 +28,8 @@ from spd_bench.report.profile import (
 )
 from spd_bench.report.profile_figures import profile_svg
 from spd_bench.report.profile_tables import WIDTH, profile_markdown, profile_terminal
-from spd_bench.suite import Suite
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.load import load_suite
+from spd_bench.suite.schema import Suite
 from spd_bench.testing import PatchEncoder
 from spd_bench.timing import DecodeWork, Settings, Timing, Work
 from spd_bench.tracking import Tracker
@@ -337,7 +337,7 @@ def test_a_slow_model_is_found_slow(suite: Suite, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_literal_transcription_gets_the_options_of_the_base(suite: Suite) -> None:
-    from spd_bench.ablate import compositions
+    from spd_bench.suite.axes import compositions
 
     base = compositions(suite)[0]
     literal = profiling._reference("spd_v13_literal", base, PatchEncoder())

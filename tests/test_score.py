@@ -21,7 +21,7 @@ from spd_bench.metrics import RMSE, AbsRel, Delta1, Metric, RMSEPooled, SILog
 from spd_bench.protocol import protocol
 from spd_bench.score import AllPixels, per_image, pooled, reported, summarise
 from spd_bench.store import files
-from spd_bench.suite import Augment
+from spd_bench.suite.schema import Augment
 
 FULL = protocol("full_frame")
 METRICS: list[Metric] = [AbsRel(), RMSE(), RMSEPooled(), SILog(), Delta1()]

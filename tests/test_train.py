@@ -22,7 +22,7 @@ from spd_bench.data.queries import Uniform
 from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import DataError, StateError
 from spd_bench.losses import HuberSilog, LossParts
-from spd_bench.suite import Augment
+from spd_bench.suite.schema import Augment
 from spd_bench.train import Optimisation, Training, TrainingDiverged, TrainingLog, load_weights, parameter_groups
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"

@@ -26,8 +26,8 @@ from spd_bench.report.profile_tables import profile_markdown, profile_terminal
 from spd_bench.report.sweep_page import sweep_page
 from spd_bench.report.sweep_tables import SweepSummary, TrialRow, terminal
 from spd_bench.report.tables import render
-from spd_bench.suite import MODEL_SLOTS
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.load import load_suite
+from spd_bench.suite.schema import MODEL_SLOTS
 from spd_bench.timing import DecodeWork, Settings, Timing, Work
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
 from spd_bench.api import Frame
-from spd_bench.suite import Augment
+from spd_bench.suite.schema import Augment
 
 Depth = npt.NDArray[np.float32]
 Image8 = npt.NDArray[np.uint8]

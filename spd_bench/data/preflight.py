@@ -12,9 +12,9 @@ import numpy as np
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
 from spd_bench.errors import ConfigError, DataError
 from spd_bench.protocol import Protocol
-from spd_bench.suite import Choice
-from spd_bench.suite_checks import check_options, load_component
-from spd_bench.suite_file import recognised
+from spd_bench.suite.checks import check_options, load_component
+from spd_bench.suite.load import recognised
+from spd_bench.suite.schema import Choice
 
 SHOWN = 10
 """Problems that are listed; the rest are counted."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from spd_bench.api import DepthDataset, Encoder, Features, FrameId
 from spd_bench.data.augment import augment
 from spd_bench.data.randomness import generator
-from spd_bench.suite import Augment
+from spd_bench.suite.schema import Augment
 
 VIEWS_BYTES = 3 * 2**29
 FEATURES_BYTES = 3 * 2**30

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spd_bench.ablate import Selection
 from spd_bench.errors import BusyError
 from spd_bench.process.locks import Holder, holder, suite_lock
 from spd_bench.process.supervise import Limits, _made, supervised
 from spd_bench.store import records
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.axes import Selection
+from spd_bench.suite.load import load_suite
 
 
 def run_suite(

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from spd_bench import registry
-from spd_bench.ablate import Alias, Composition, Selection, compositions
 from spd_bench.errors import ConfigError
-from spd_bench.suite import Choice
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.axes import Alias, Composition, Selection, compositions
+from spd_bench.suite.load import load_suite
+from spd_bench.suite.schema import Choice
 
 PLUGIN = """
 from pydantic import BaseModel, ConfigDict, Field

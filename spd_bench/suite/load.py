@@ -9,10 +9,10 @@ from pathlib import Path
 
 from spd_bench import registry
 from spd_bench.errors import ConfigError, DataError, did_you_mean, printable, quoted
-from spd_bench.suite import Suite
-from spd_bench.suite_checks import problems_of, profile_problems, refuse
-from spd_bench.suite_forms import dig, long_form, names, with_profile, with_step
-from spd_bench.yamlio import Node, kind, load_yaml, merge, setting
+from spd_bench.suite.checks import problems_of, profile_problems, refuse
+from spd_bench.suite.forms import dig, long_form, names, with_profile, with_step
+from spd_bench.suite.schema import Suite
+from spd_bench.suite.yaml import Node, kind, load_yaml, merge, setting
 
 SEEDS = "--seeds "
 MOST_SEEDS = 1000

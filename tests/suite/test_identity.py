@@ -19,9 +19,10 @@ from pydantic.fields import FieldInfo
 
 from spd_bench import compose, plan, registry
 from spd_bench.api import ComponentConfig, Encoder
-from spd_bench.plan import EVALUATION, IDENTITY, TRAINING, Experiment
-from spd_bench.suite import Choice, Suite
-from spd_bench.suite_file import load_suite
+from spd_bench.plan import Experiment
+from spd_bench.suite.identity import EVALUATION, IDENTITY, TRAINING
+from spd_bench.suite.load import load_suite
+from spd_bench.suite.schema import Choice, Suite
 
 CHANGES: Mapping[str, Any] = {
     "suite": "another",

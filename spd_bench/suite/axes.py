@@ -22,9 +22,9 @@ from typing import Any, Literal, NamedTuple
 
 from spd_bench.errors import ConfigError, did_you_mean, quoted
 from spd_bench.registry import PluginError, blamed
-from spd_bench.suite import MODEL_SLOTS, WITHOUT_EFFECT, Axes, Choice, Suite, Train, target
-from spd_bench.suite_checks import check_components, check_options, check_recipe, dotted, load_component
-from spd_bench.yamlio import Keys
+from spd_bench.suite.checks import check_components, check_options, check_recipe, dotted, load_component
+from spd_bench.suite.schema import MODEL_SLOTS, WITHOUT_EFFECT, Axes, Choice, Suite, Train, target
+from spd_bench.suite.yaml import Keys
 
 NAME_LENGTH = 64
 

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from spd_bench import registry
 from spd_bench.errors import printable
-from spd_bench.yamlio import Keys, Node, kind
+from spd_bench.suite.yaml import Keys, Node, kind
 
 Axis = Literal["leave_one_out", "leave_group_out", "parameter_matched", "swap", "grid", "cross", "add_one_in"]
 BlockSlot = Literal["b1", "b2", "b3", "routing", "b4", "b5", "depth_head"]

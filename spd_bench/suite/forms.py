@@ -6,8 +6,8 @@ from typing import Any
 
 from spd_bench import registry
 from spd_bench.errors import ConfigError, quoted
-from spd_bench.suite import MODEL_SLOTS, target
-from spd_bench.yamlio import Keys, Node, merge
+from spd_bench.suite.schema import MODEL_SLOTS, target
+from spd_bench.suite.yaml import Keys, Node, merge
 
 _CHOICES: tuple[tuple[Keys, str], ...] = (
     *((("base", slot), slot) for slot in MODEL_SLOTS),

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spd_bench import plan
-from spd_bench.ablate import Alias, Composition, compositions
 from spd_bench.errors import ConfigError
 from spd_bench.matching import matched
-from spd_bench.suite import Choice, json_schema
-from spd_bench.suite_file import load_suite
+from spd_bench.suite.axes import Alias, Composition, compositions
+from spd_bench.suite.load import load_suite
+from spd_bench.suite.schema import Choice, json_schema
 from spd_components.encoder_patch_descriptors import PatchDescriptors
 
 SUITE = """\

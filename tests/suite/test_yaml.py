@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spd_bench.errors import ConfigError
-from spd_bench.yamlio import Node, load_yaml, merge, parse_yaml, setting
+from spd_bench.suite.yaml import Node, load_yaml, merge, parse_yaml, setting
 
 
 def write(tmp_path: Path, text: str | bytes) -> Path:

@@ -17,9 +17,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from spd_bench import registry
 from spd_bench.errors import ConfigError, did_you_mean, printable, quoted
-from spd_bench.suite import COMBINATIONS, MODEL_SLOTS, SLUG, WITHOUT_EFFECT, Axes, Choice, Suite, Train, target
-from spd_bench.suite_forms import choices, dig, names, with_profile, with_step
-from spd_bench.yamlio import Keys, Node, kind
+from spd_bench.suite.forms import choices, dig, names, with_profile, with_step
+from spd_bench.suite.schema import COMBINATIONS, MODEL_SLOTS, SLUG, WITHOUT_EFFECT, Axes, Choice, Suite, Train, target
+from spd_bench.suite.yaml import Keys, Node, kind
 
 
 @dataclass(frozen=True)

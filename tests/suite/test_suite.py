@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from spd_bench import registry
 from spd_bench.errors import ConfigError, DataError
-from spd_bench.suite import MODEL_SLOTS, Choice, Suite, json_schema
-from spd_bench.suite_checks import check_components, check_options
-from spd_bench.suite_file import find_suite, load_suite, shipped
-from spd_bench.yamlio import parse_yaml
+from spd_bench.suite.checks import check_components, check_options
+from spd_bench.suite.load import find_suite, load_suite, shipped
+from spd_bench.suite.schema import MODEL_SLOTS, Choice, Suite, json_schema
+from spd_bench.suite.yaml import parse_yaml
 
 SUITE = """\
 suite: mine

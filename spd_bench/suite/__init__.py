@@ -1,0 +1,1 @@
+"""From a suite file to a list of compositions. No module here imports torch."""
