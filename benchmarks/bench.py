@@ -21,7 +21,7 @@ import torch
 import typer
 
 from spd_bench import timing
-from spd_bench.data import feature_shards
+from spd_bench.data.features import shards
 from spd_bench.display import counting
 from spd_bench.profiling import profile_suite
 from spd_bench.report.profile import DENSE, LITERAL, Profile, TrainingShape, over_dense
@@ -75,8 +75,8 @@ def cache_read_s(image_size: tuple[int, int]) -> float:
     names = [str(view) for view in range(VIEWS)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shard.h5"
-        feature_shards.write(path, "bench", names, maps)
-        shard = feature_shards.Shard.open(path, "bench", names, tuple((rows, columns, 384) for _ in range(4)))
+        shards.write(path, "bench", names, maps)
+        shard = shards.Shard.open(path, "bench", names, tuple((rows, columns, 384) for _ in range(4)))
 
         def read(view: int) -> object:
             return [torch.from_numpy(map_HWC).float() for map_HWC in shard.read(view)]

@@ -483,8 +483,8 @@ def data_inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what data this is, and every problem with it, in one pass; exit code 3 if there is one."""
+    from spd_bench.data.inspect import inspect_data
     from spd_bench.display import counting
-    from spd_bench.inspection import inspect_data
 
     with counting("reading frames") as on_frame:
         found = inspect_data(path, dataset=dataset, protocol=protocol, on_frame=on_frame, limit=limit)
@@ -504,8 +504,8 @@ def data_prepare(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read frames.")] = 2,
 ) -> None:
     """Pack RGB-D data of any layout into one HDF5 file that trains fast; the same command goes on after a stop."""
+    from spd_bench.data.pack import pack
     from spd_bench.display import counting
-    from spd_bench.packing import pack
     from spd_bench.suite.yaml import setting
 
     options: dict[str, Any] = {}
@@ -595,7 +595,7 @@ def cache_rm(
 
 
 def _cache(runs: Path) -> Any:
-    from spd_bench.data.feature_cache import FeatureCache
+    from spd_bench.data.features.cache import FeatureCache
     from spd_bench.runs import FEATURES
 
     return FeatureCache(runs / FEATURES)

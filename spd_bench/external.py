@@ -22,7 +22,7 @@ from spd_bench import evaluate, score
 from spd_bench.alignment import Alignment, How, Quantity, is_affine
 from spd_bench.api import FrameId
 from spd_bench.data.batches import ScoredImage, ScoredImages
-from spd_bench.data.images import MEDIAN_RANGE_M
+from spd_bench.data.reading.images import MEDIAN_RANGE_M
 from spd_bench.data.views import Views
 from spd_bench.errors import ConfigError, DataError, did_you_mean
 from spd_bench.evaluate import Predictions

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench.data.hdf5 import holds_own_bytes, open_hdf5, reading
-from spd_bench.data.images import DEPTH_MODES, LARGEST_SIDE, open_image
+from spd_bench.data.reading.hdf5 import holds_own_bytes, open_hdf5, reading
+from spd_bench.data.reading.images import DEPTH_MODES, LARGEST_SIDE, open_image
 from spd_bench.errors import ConfigError, DataError
 
 IMAGES = (".png", ".tif", ".tiff")

@@ -30,10 +30,10 @@ from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.compose import Composition
 from spd_bench.costs import Meter
 from spd_bench.data.batches import BatchPlan, ScoredImages
-from spd_bench.data.feature_shelf import Pass
+from spd_bench.data.features.shelf import Pass
+from spd_bench.data.features.stored import StoredFeatures, build
 from spd_bench.data.preflight import check_frames
 from spd_bench.data.randomness import generator
-from spd_bench.data.stored_features import StoredFeatures, build
 from spd_bench.data.views import FrozenFeatures, Views, unit_range
 from spd_bench.diagnose import diagnose, label
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, ResourceError, SpdError, shortage

@@ -19,8 +19,9 @@ import pytest
 import torch
 from tiny import SMALL, write_frames
 
-from spd_bench import compose, costs, packing, session
-from spd_bench.data.packed import PackedFrames
+from spd_bench import compose, costs, session
+from spd_bench.data import pack as packing
+from spd_bench.data.sets.packed import PackedFrames
 from spd_bench.errors import SpdError
 from spd_bench.report import figures
 from spd_bench.report.collect import collect, curves

@@ -26,13 +26,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from spd_bench import evaluate, packing, train
+from spd_bench import evaluate, train
 from spd_bench.api import Encoder, Features, PointDepthModel
-from spd_bench.data import feature_shards, untrusted
-from spd_bench.data.feature_shards import Damaged, Shard
-from spd_bench.data.nyu_mat import DEPTH_FIELD, NYUEigen, _check_splits, _read_scenes, read_splits
-from spd_bench.data.nyu_scenes import labelled_frames
-from spd_bench.data.packed import PackedFrames
+from spd_bench.data import pack
+from spd_bench.data.features import shards
+from spd_bench.data.features.shards import Damaged, Shard
+from spd_bench.data.reading import untrusted
+from spd_bench.data.sets.nyu_mat import DEPTH_FIELD, NYUEigen, _check_splits, _read_scenes, read_splits
+from spd_bench.data.sets.nyu_scenes import labelled_frames
+from spd_bench.data.sets.packed import PackedFrames
 from spd_bench.errors import SpdError
 from spd_bench.external_files import open_maps
 from spd_components.dav2_weights import read_tensors, refuse_non_finite
@@ -126,7 +128,7 @@ def make_pack(path: Path) -> None:
             Image.fromarray(np.full(value, 100 + i if kind == "rgb" else 1000 + i, dtype)).save(
                 frames / kind / f"{i:03d}.png"
             )
-    packing.pack(frames, path, dataset=None, options={"gap": 0}, workers=1, on_frame=lambda done, total: None)
+    pack.pack(frames, path, dataset=None, options={"gap": 0}, workers=1, on_frame=lambda done, total: None)
 
 
 def read_pack(path: Path) -> str:
@@ -148,7 +150,7 @@ NAMES = ["a", "b", "c"]
 
 def make_shard(path: Path) -> None:
     rng = np.random.default_rng(0)
-    feature_shards.write(path, "mark", NAMES, [rng.normal(size=(3, *shape)).astype(np.float16) for shape in SHAPES])
+    shards.write(path, "mark", NAMES, [rng.normal(size=(3, *shape)).astype(np.float16) for shape in SHAPES])
 
 
 def read_shard(path: Path) -> str:

@@ -22,7 +22,8 @@ import pytest
 import torch
 from tiny import SMALL, write_frames
 
-from spd_bench import compose, costs, packing, session, train
+from spd_bench import compose, costs, session, train
+from spd_bench.data import pack as packing
 from spd_bench.report import figures
 from spd_bench.store import files, records, sealed
 

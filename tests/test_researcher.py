@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from spd_bench.cli import app
-from spd_bench.data.nyu_bts import NYUBTS
-from spd_bench.data.nyu_scenes import LabelledFrame, is_validation_scene, labelled_frames
+from spd_bench.data.sets.nyu_bts import NYUBTS
+from spd_bench.data.sets.nyu_scenes import LabelledFrame, is_validation_scene, labelled_frames
 from spd_components.dav2_layouts import head_entries, vit_entries
 from spd_components.dav2_sizes import SMALL
 

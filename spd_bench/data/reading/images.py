@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from spd_bench.api import Frame
-from spd_bench.data.archives import Span
+from spd_bench.data.reading.archives import Span
 from spd_bench.errors import DataError
 
 RGB_MODES = ("RGB", "RGBA", "P")

@@ -21,9 +21,9 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from spd_bench import packing
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
-from spd_bench.data.packed import HEADER, PackedFrames, as_millimetres, metres
+from spd_bench.data import pack as packing
+from spd_bench.data.sets.packed import HEADER, PackedFrames, as_millimetres, metres
 from spd_bench.errors import BusyError, ConfigError, DataError, ResourceError, SpdError
 from spd_bench.testing import DatasetContract
 

@@ -14,9 +14,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
-from spd_bench.data.archives import Span, first_tar_members
-from spd_bench.data.nyu_layouts import check_truth, counts, files_in, labelled_frame, millimetre_frame, split_frames
 from spd_bench.data.randomness import key_digest
+from spd_bench.data.reading.archives import Span, first_tar_members
+from spd_bench.data.sets.nyu_layouts import (
+    check_truth,
+    counts,
+    files_in,
+    labelled_frame,
+    millimetre_frame,
+    split_frames,
+)
 from spd_bench.errors import DataError
 
 TAR = "nyu_labeled_extracted.tar"

@@ -20,10 +20,18 @@ import numpy.typing as npt
 from pydantic import Field
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
-from spd_bench.data.archives import Span, file_span, zip_members
-from spd_bench.data.nyu_layouts import SIZE, TEST_FRAMES, check_truth, counts, labelled_frame, nyu_frame, split_frames
-from spd_bench.data.nyu_scenes import labelled_frames
 from spd_bench.data.randomness import key_digest
+from spd_bench.data.reading.archives import Span, file_span, zip_members
+from spd_bench.data.sets.nyu_layouts import (
+    SIZE,
+    TEST_FRAMES,
+    check_truth,
+    counts,
+    labelled_frame,
+    nyu_frame,
+    split_frames,
+)
+from spd_bench.data.sets.nyu_scenes import labelled_frames
 from spd_bench.errors import DataError
 
 ZIP = "nyu_test.zip"

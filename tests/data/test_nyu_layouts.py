@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from spd_bench import registry
 from spd_bench.api import DepthDataset, FrameId
-from spd_bench.data import archives
-from spd_bench.data.archives import tar_members, zip_members
 from spd_bench.data.elsewhere import TestElsewhere
-from spd_bench.data.nyu_densedepth import CROP, DEPTH, RGB, ZIP, NYUDenseDepth
-from spd_bench.data.nyu_h5 import NYUH5
-from spd_bench.data.nyu_marigold import TAR, NYUMarigold
-from spd_bench.data.nyu_scenes import labelled_frames
+from spd_bench.data.reading import archives
+from spd_bench.data.reading.archives import tar_members, zip_members
+from spd_bench.data.sets.nyu_densedepth import CROP, DEPTH, RGB, ZIP, NYUDenseDepth
+from spd_bench.data.sets.nyu_h5 import NYUH5
+from spd_bench.data.sets.nyu_marigold import TAR, NYUMarigold
+from spd_bench.data.sets.nyu_scenes import labelled_frames
 from spd_bench.errors import DataError
 from spd_bench.suite.load import recognised
 from spd_bench.testing import DatasetContract
@@ -654,8 +654,8 @@ def test_archive_beside_its_content_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     """Frames of 6 × 8 pixels, so that all 654 fit into a zip."""
-    monkeypatch.setattr("spd_bench.data.nyu_layouts.SIZE", (6, 8))
-    monkeypatch.setattr("spd_bench.data.nyu_densedepth.SIZE", (6, 8))
+    monkeypatch.setattr("spd_bench.data.sets.nyu_layouts.SIZE", (6, 8))
+    monkeypatch.setattr("spd_bench.data.sets.nyu_densedepth.SIZE", (6, 8))
     return 6, 8
 
 

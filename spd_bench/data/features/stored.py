@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from spd_bench.api import SPLITS, Encoder, Features
-from spd_bench.data.feature_cache import FeatureCache, size_of
-from spd_bench.data.feature_shards import Half, view_bytes
-from spd_bench.data.feature_shelf import Pass, Shelf
+from spd_bench.data.features.cache import FeatureCache, size_of
+from spd_bench.data.features.shards import Half, view_bytes
+from spd_bench.data.features.shelf import Pass, Shelf
 from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import ResourceError
 from spd_bench.store import sealed

@@ -21,10 +21,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
-from spd_bench.data.hdf5 import DAMAGED, holds_own_bytes, open_hdf5, own_array, own_dataset, reading
-from spd_bench.data.nyu_layouts import check_truth, counts, nyu_frame, split_frames
-from spd_bench.data.nyu_scenes import labelled_frames
 from spd_bench.data.randomness import key_digest
+from spd_bench.data.reading.hdf5 import DAMAGED, holds_own_bytes, open_hdf5, own_array, own_dataset, reading
+from spd_bench.data.sets.nyu_layouts import check_truth, counts, nyu_frame, split_frames
+from spd_bench.data.sets.nyu_scenes import labelled_frames
 from spd_bench.errors import DataError
 
 MAT = "nyu_depth_v2_labeled.mat"

@@ -21,9 +21,9 @@ from typing import Any
 from pydantic import Field
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
-from spd_bench.data.nyu_layouts import check_truth, counts, labelled_frame, millimetre_frame, split_frames
-from spd_bench.data.nyu_scenes import scene_of_folder
 from spd_bench.data.randomness import key_digest
+from spd_bench.data.sets.nyu_layouts import check_truth, counts, labelled_frame, millimetre_frame, split_frames
+from spd_bench.data.sets.nyu_scenes import scene_of_folder
 from spd_bench.errors import DataError
 
 HINT = "depth of this layout is 16-bit PNG in millimetres; re-create the file with the BTS extraction tools"

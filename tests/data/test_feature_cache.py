@@ -22,10 +22,11 @@ from torch import Tensor
 
 from spd_bench import plan, runs, session, train
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId
-from spd_bench.data import feature_shelf, stored_features
-from spd_bench.data.feature_cache import FeatureCache
-from spd_bench.data.feature_shelf import Pass
-from spd_bench.data.stored_features import StoredFeatures
+from spd_bench.data.features import shelf
+from spd_bench.data.features import stored as stored_features
+from spd_bench.data.features.cache import FeatureCache
+from spd_bench.data.features.shelf import Pass
+from spd_bench.data.features.stored import StoredFeatures
 from spd_bench.data.views import FrozenFeatures, View, Views, unit_range
 from spd_bench.errors import BusyError, ConfigError, ResourceError, StateError
 from spd_bench.suite.schema import Augment
@@ -84,8 +85,8 @@ class Means(Encoder):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_shelf, "SHARD_VIEWS", SHARD)
-    monkeypatch.setattr(feature_shelf, "ENCODED_TOGETHER", {"cpu": 2})
+    monkeypatch.setattr(shelf, "SHARD_VIEWS", SHARD)
+    monkeypatch.setattr(shelf, "ENCODED_TOGETHER", {"cpu": 2})
 
 
 def identity(**data: Any) -> dict[str, Any]:

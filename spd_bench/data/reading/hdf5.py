@@ -6,8 +6,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from spd_bench.data.archives import Span
-from spd_bench.data.untrusted import problem_of
+from spd_bench.data.reading.archives import Span
+from spd_bench.data.reading.untrusted import problem_of
 from spd_bench.errors import DataError
 
 DAMAGED = "the file is damaged or has been re-saved; download it again"

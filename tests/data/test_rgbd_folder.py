@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from spd_bench.data.rgbd_folder import RGBDFolder, split_ranges
-from spd_bench.data.rgbd_layouts import natural, nearest_stamps
+from spd_bench.data.sets.rgbd_folder import RGBDFolder, split_ranges
+from spd_bench.data.sets.rgbd_layouts import natural, nearest_stamps
 from spd_bench.errors import DataError
 
 HEIGHT, WIDTH = 6, 8

@@ -19,11 +19,11 @@ import numpy as np
 from pydantic import Field
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
-from spd_bench.data.archives import Span, first_tar_members
-from spd_bench.data.hdf5 import DAMAGED, open_hdf5, own_array, own_dataset, reading
-from spd_bench.data.nyu_layouts import SIZE, check_truth, counts, files_in, labelled_frame, nyu_frame, split_frames
-from spd_bench.data.nyu_scenes import scene_of_folder
 from spd_bench.data.randomness import key_digest
+from spd_bench.data.reading.archives import Span, first_tar_members
+from spd_bench.data.reading.hdf5 import DAMAGED, open_hdf5, own_array, own_dataset, reading
+from spd_bench.data.sets.nyu_layouts import SIZE, check_truth, counts, files_in, labelled_frame, nyu_frame, split_frames
+from spd_bench.data.sets.nyu_scenes import scene_of_folder
 from spd_bench.errors import DataError
 
 FOLDERS = ("train", "val")

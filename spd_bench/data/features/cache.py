@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from spd_bench.data.feature_shelf import ABOUT, KEY_DIGITS, About, in_use, lock_of
+from spd_bench.data.features.shelf import ABOUT, KEY_DIGITS, About, in_use, lock_of
 from spd_bench.errors import BusyError, ConfigError, did_you_mean
 from spd_bench.store import sealed
 

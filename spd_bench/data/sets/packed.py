@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from spd_bench.api import SPLITS, ComponentConfig, DepthDataset, Frame, FrameId, check_split
-from spd_bench.data.hdf5 import holds_own_bytes
 from spd_bench.data.randomness import key_digest
-from spd_bench.data.untrusted import problem_of
+from spd_bench.data.reading.hdf5 import holds_own_bytes
+from spd_bench.data.reading.untrusted import problem_of
 from spd_bench.errors import ConfigError, DataError
 
 FORMAT = 1

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spd_bench import inspection, packing
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
+from spd_bench.data import inspect as inspection
+from spd_bench.data import pack
+from spd_bench.data.inspect import Inspection, inspect_data
 from spd_bench.errors import ConfigError, DataError
-from spd_bench.inspection import Inspection, inspect_data
 
 SIZE = (40, 48)  # 1920 pixels, 1919 of which are known
 COUNT = 20  # of which 14 are train, 2 val, 4 test
@@ -334,7 +335,7 @@ def test_problems_differing_in_numbers_and_paths_are_one_kind(tmp_path: Path) ->
 
 def test_packs_are_compared_with_their_digests(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "kitchen.h5"
-    packing.pack(folder, output, dataset=None, options={}, workers=1, on_frame=lambda done, total: None)
+    pack.pack(folder, output, dataset=None, options={}, workers=1, on_frame=lambda done, total: None)
     found = inspect(output)
     assert (found.dataset, found.problems) == ("packed", ())
     assert found.description.startswith("packed: RGB-D folder my kitchen")

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
-from spd_bench.data import packed
-from spd_bench.data.packed import About, PackedFrames
 from spd_bench.data.preflight import layout_of, open_dataset, refuse_malformed
+from spd_bench.data.sets import packed
+from spd_bench.data.sets.packed import About, PackedFrames
 from spd_bench.errors import BusyError, ConfigError, DataError, ResourceError
 from spd_bench.store import files, records, sealed
 

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spd_bench.api import Encoder, FrameId
-from spd_bench.data import feature_shards
-from spd_bench.data.feature_shards import MAPS, Damaged, Half, Shapes, Shard, view_bytes
+from spd_bench.data.features import shards
+from spd_bench.data.features.shards import MAPS, Damaged, Half, Shapes, Shard, view_bytes
 from spd_bench.data.processes import items
 from spd_bench.data.views import View, Views, unit_range
 from spd_bench.errors import ConfigError, StateError
@@ -248,7 +248,7 @@ class Shelf:
                     where=str(self.folder),
                     hint=f"`spd-bench cache rm {self.folder.name}`; if the encoder changed, raise its version",
                 )
-            feature_shards.write(slot.path, slot.mark, slot.names, maps_NHWC)
+            shards.write(slot.path, slot.mark, slot.names, maps_NHWC)
 
     @torch.no_grad()
     def _encode(self, images_3HW: Sequence[Tensor], names: Sequence[str]) -> list[Half]:

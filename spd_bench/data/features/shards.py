@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spd_bench.data.hdf5 import holds_own_bytes
-from spd_bench.data.packed import LIBVER, create_table
+from spd_bench.data.reading.hdf5 import holds_own_bytes
+from spd_bench.data.sets.packed import LIBVER, create_table
 from spd_bench.store import sealed
 
 Half = npt.NDArray[np.float16]

@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from spd_bench.api import FrameId
-from spd_bench.data.nyu_bts import NYUBTS
-from spd_bench.data.nyu_mat import MAT, SPLITS, NYUEigen, blacken_border, read_splits
-from spd_bench.data.nyu_scenes import is_validation_scene, labelled_frames, scene_of_folder
+from spd_bench.data.sets.nyu_bts import NYUBTS
+from spd_bench.data.sets.nyu_mat import MAT, SPLITS, NYUEigen, blacken_border, read_splits
+from spd_bench.data.sets.nyu_scenes import is_validation_scene, labelled_frames, scene_of_folder
 from spd_bench.errors import DataError
 
 FRAMES, SIZE = 140, (6, 8)  # the first frames of the data set, shrunk to 6 rows of 8 pixels
@@ -23,7 +23,7 @@ FRAMES, SIZE = 140, (6, 8)  # the first frames of the data set, shrunk to 6 rows
 
 @pytest.fixture(autouse=True)
 def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spd_bench.data.nyu_layouts.SIZE", SIZE)
+    monkeypatch.setattr("spd_bench.data.sets.nyu_layouts.SIZE", SIZE)
 
 
 # the table of labelled frames
@@ -147,7 +147,7 @@ def test_filled_map_in_place_of_raw_is_refused(nyu: Path) -> None:
 
 def test_black_border_touches_test_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = (16, 18)
-    monkeypatch.setattr("spd_bench.data.nyu_layouts.SIZE", size)
+    monkeypatch.setattr("spd_bench.data.sets.nyu_layouts.SIZE", size)
     write_mat(tmp_path / MAT, 58, size)  # frame 57 is the first one for validation
     write_splits(tmp_path / SPLITS, 58)
     data = eigen(tmp_path, black_border=True)
@@ -167,7 +167,7 @@ def test_black_border_of_a_whole_frame() -> None:
 
 
 def test_frames_of_another_size_are_refused(nyu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spd_bench.data.nyu_layouts.SIZE", (480, 640))
+    monkeypatch.setattr("spd_bench.data.sets.nyu_layouts.SIZE", (480, 640))
     with pytest.raises(DataError, match=r"(?s)frame 0: expected image of 480 rows × 640 columns, found 6 × 8.*resized"):
         eigen(nyu)
 
@@ -351,7 +351,7 @@ def test_damaged_splits_are_refused(tmp_path: Path, content: bytes, message: str
 
 
 def test_a_crash_of_the_splits_reader_is_survived(nyu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spd_bench.data.nyu_mat._LOAD_SPLITS", "import os; os.abort()")
+    monkeypatch.setattr("spd_bench.data.sets.nyu_mat._LOAD_SPLITS", "import os; os.abort()")
     with pytest.raises(DataError, match="found a reader killed with status -6"):
         read_splits(nyu / SPLITS)
 

@@ -1,0 +1,1 @@
+"""Reads files that may be damaged or hostile: images, archives, HDF5."""
