@@ -127,7 +127,7 @@ def test_truth_that_fits(name: str) -> None:
 
 
 def test_an_opened_data_set_is_held_against_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spd_bench.data.synthetic_rooms import SyntheticRooms
+    from spd_rooms.synthetic_rooms import SyntheticRooms
 
     suite = load_suite("smoke", sets=["eval.protocol=nyu_bts"])
     assert Judge.of(suite).data.truth == "rendered"

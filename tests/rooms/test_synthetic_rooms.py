@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from spd_rooms import cache
+from spd_rooms.camera import NYU_INTRINSICS, View
+from spd_rooms.layout import Light, Room, furnish
+from spd_rooms.materials import Material
+from spd_rooms.raycast import SHELL, cast, shadows
+from spd_rooms.render import Options, choose_view, render
+from spd_rooms.sensor import measure, projector_shadow
+from spd_rooms.shading import shade
+from spd_rooms.solids import Ball, Box, Cylinder, Solid
+from spd_rooms.synthetic_rooms import SyntheticRooms
 
 from spd_bench.api import FrameId
-from spd_bench.data.rooms import cache
-from spd_bench.data.rooms.camera import NYU_INTRINSICS, View
-from spd_bench.data.rooms.layout import Light, Room, furnish
-from spd_bench.data.rooms.materials import Material
-from spd_bench.data.rooms.raycast import SHELL, cast, shadows
-from spd_bench.data.rooms.render import Options, choose_view, render
-from spd_bench.data.rooms.sensor import measure, projector_shadow
-from spd_bench.data.rooms.shading import shade
-from spd_bench.data.rooms.solids import Ball, Box, Cylinder, Solid
-from spd_bench.data.synthetic_rooms import SyntheticRooms
 from spd_bench.errors import ConfigError, DataError
 
 GREY = Material("plaster", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -380,7 +380,7 @@ def test_describe_says_that_it_is_synthetic_and_nothing_is_rendered_for_it(cache
 
 
 def test_renderer_does_not_load_torch() -> None:
-    code = "import sys, spd_bench.data.rooms.cache; sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
+    code = "import sys, spd_rooms.cache; sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -446,8 +446,8 @@ def test_failed_rendering_publishes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 ENSURE = """
     import sys
     from pathlib import Path
-    from spd_bench.data.rooms.cache import ensure
-    from spd_bench.data.rooms.render import Options
+    from spd_rooms.cache import ensure
+    from spd_rooms.render import Options
     job = (Path(sys.argv[1]), Options(0, 48, 64, True, True), "train", 9, 2)
 """
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench.data.rooms.camera import Plane
-from spd_bench.data.rooms.materials import Colour, Material
+from spd_rooms.camera import Plane
+from spd_rooms.materials import Colour, Material
 
 Rgb = NDArray[np.floating[Any]]
 """Linear reflectance [3, N]."""

@@ -12,8 +12,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import product
 
-from spd_bench.data.rooms.render import Options, Rendered, render
 from spd_bench.errors import ConfigError, DataError
+from spd_rooms.render import Options, Rendered, render
 
 MOST_WORKERS = 16
 FRAMES_WORTH_A_PROCESS = 8

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench.data.rooms.camera import Plane, View
-from spd_bench.data.rooms.layout import Light, Room
-from spd_bench.data.rooms.raycast import SHELL, Hits, shadows
-from spd_bench.data.rooms.solids import Patch
-from spd_bench.data.rooms.textures import TEXTURES
+from spd_rooms.camera import Plane, View
+from spd_rooms.layout import Light, Room
+from spd_rooms.raycast import SHELL, Hits, shadows
+from spd_rooms.solids import Patch
+from spd_rooms.textures import TEXTURES
 
 CORNER_REACH_M = 0.3
 """Walls, floor and ceiling take ambient light from each other within this distance."""

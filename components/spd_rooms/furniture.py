@@ -4,9 +4,9 @@ from math import cos, pi, sin
 
 from numpy.random import Generator
 
-from spd_bench.data.rooms import materials
-from spd_bench.data.rooms.pieces import Piece, block, clutter, legs, post, turned
-from spd_bench.data.rooms.solids import Ball, Box, Solid, Triple
+from spd_rooms import materials
+from spd_rooms.pieces import Piece, block, clutter, legs, post, turned
+from spd_rooms.solids import Ball, Box, Solid, Triple
 
 
 def table(rng: Generator) -> Piece:

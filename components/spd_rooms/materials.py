@@ -14,7 +14,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Material:
-    """What a surface looks like. `texture` names a function of `spd_bench.data.rooms.textures`."""
+    """What a surface looks like. `texture` names a function of `spd_rooms.textures`."""
 
     texture: str
     base: Colour

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from spd_bench.data.rooms.render import Options, Rendered
-from spd_bench.data.rooms.workers import refuse_unguarded_main, render_scenes
 from spd_bench.errors import DataError
+from spd_rooms.render import Options, Rendered
+from spd_rooms.workers import refuse_unguarded_main, render_scenes
 
 log = logging.getLogger(__name__)
 

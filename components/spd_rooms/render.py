@@ -8,12 +8,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from spd_bench.data.rooms.camera import Vector, View
-from spd_bench.data.rooms.layout import Room, furnish
-from spd_bench.data.rooms.raycast import SHELL, cast
-from spd_bench.data.rooms.sensor import answered, measure, photograph
-from spd_bench.data.rooms.shading import shade
-from spd_bench.data.rooms.solids import Solid, Triple
+from spd_rooms.camera import Vector, View
+from spd_rooms.layout import Room, furnish
+from spd_rooms.raycast import SHELL, cast
+from spd_rooms.sensor import answered, measure, photograph
+from spd_rooms.shading import shade
+from spd_rooms.solids import Solid, Triple
 
 SPLITS = ("train", "val", "test")
 

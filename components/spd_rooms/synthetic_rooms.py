@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import Field
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
-from spd_bench.data.rooms import cache
-from spd_bench.data.rooms.render import SPLITS, Options
 from spd_bench.errors import ConfigError
+from spd_rooms import cache
+from spd_rooms.render import SPLITS, Options
 
 
 class SyntheticRooms(DepthDataset):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from spd_bench.data.rooms import materials
-from spd_bench.data.rooms.materials import Material
-from spd_bench.data.rooms.solids import Ball, Box, Cylinder, Solid, Triple
+from spd_rooms import materials
+from spd_rooms.materials import Material
+from spd_rooms.solids import Ball, Box, Cylinder, Solid, Triple
 
 
 @dataclass(frozen=True)

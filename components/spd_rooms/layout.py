@@ -6,10 +6,10 @@ from math import cos, pi, sin
 import numpy as np
 from numpy.random import Generator
 
-from spd_bench.data.rooms import materials
-from spd_bench.data.rooms.camera import Vector
-from spd_bench.data.rooms.fixtures import door, picture, radiator, wall_shelf, window
-from spd_bench.data.rooms.furniture import (
+from spd_rooms import materials
+from spd_rooms.camera import Vector
+from spd_rooms.fixtures import door, picture, radiator, wall_shelf, window
+from spd_rooms.furniture import (
     ball,
     bed,
     bookcase,
@@ -30,9 +30,9 @@ from spd_bench.data.rooms.furniture import (
     television,
     wardrobe,
 )
-from spd_bench.data.rooms.materials import Colour
-from spd_bench.data.rooms.pieces import Maker, Piece, block, post
-from spd_bench.data.rooms.solids import Box, Solid, Triple
+from spd_rooms.materials import Colour
+from spd_rooms.pieces import Maker, Piece, block, post
+from spd_rooms.solids import Box, Solid, Triple
 
 PLACEMENTS = 12
 """Places tried for a piece before it is left out."""

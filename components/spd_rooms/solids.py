@@ -14,8 +14,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench.data.rooms.camera import Plane, Rays, Vector
-from spd_bench.data.rooms.materials import Material
+from spd_rooms.camera import Plane, Rays, Vector
+from spd_rooms.materials import Material
 
 Triple = tuple[float, float, float]
 Span = tuple[Plane, Plane]

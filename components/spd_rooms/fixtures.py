@@ -2,9 +2,9 @@
 
 from numpy.random import Generator
 
-from spd_bench.data.rooms import materials
-from spd_bench.data.rooms.pieces import Piece, block, clutter
-from spd_bench.data.rooms.solids import Solid
+from spd_rooms import materials
+from spd_rooms.pieces import Piece, block, clutter
+from spd_rooms.solids import Solid
 
 
 def door(rng: Generator) -> Piece:

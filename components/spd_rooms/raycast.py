@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench.data.rooms.camera import NEAR_M, Plane, Vector, View, Window
-from spd_bench.data.rooms.layout import Room
-from spd_bench.data.rooms.solids import Solid
+from spd_rooms.camera import NEAR_M, Plane, Vector, View, Window
+from spd_rooms.layout import Room
+from spd_rooms.solids import Solid
 
 SHELL = -1
 """What `Hits.solid_HW` says where nothing stands before the room's walls, floor and ceiling."""

@@ -4,9 +4,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from spd_bench.data.rooms.camera import NYU_WIDTH, Plane
-from spd_bench.data.rooms.shading import Shaded
-from spd_bench.data.rooms.textures import NOISE_SIZE, noise_table
+from spd_rooms.camera import NYU_WIDTH, Plane
+from spd_rooms.shading import Shaded
+from spd_rooms.textures import NOISE_SIZE, noise_table
 
 BASELINE_M = 0.075
 """Projector to camera. A surface that the projector does not reach has no depth: the band beside every silhouette."""
