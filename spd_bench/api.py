@@ -270,7 +270,7 @@ class Block(Link):
         """What is worth watching in training, from the state that this block was given: {name: value}.
 
         Logged once per epoch as `diagnose/<slot>/<name>`, in evaluation mode on a few validation images. Attention
-        and anchors in the state are watched for every block that writes them (`spd_bench.diagnose`).
+        and anchors in the state are watched for every block that writes them (`spd_bench.model.diagnose`).
         """
         return {}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from spd_bench import gates
-from spd_bench.compose import Composition
 from spd_bench.gates import Evidence, Finding
+from spd_bench.model.compose import Composition
 from spd_bench.plan import Chosen
 from spd_bench.runs import Outcome, Runner
 from spd_bench.store import files

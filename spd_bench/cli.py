@@ -254,7 +254,7 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Say which fields of two runs' identities differ."""
-    from spd_bench.describe import identity_differences
+    from spd_bench.model.describe import identity_differences
 
     rows = identity_differences(first, second)
     if as_json:
@@ -340,7 +340,7 @@ def describe(
     name: Annotated[str, typer.Argument(help="Component, as NAME or SLOT/NAME.")],
 ) -> None:
     """Show what a component computes, its options with defaults, what it reads and writes, and where it comes from."""
-    from spd_bench.describe import describe_component
+    from spd_bench.model.describe import describe_component
 
     typer.echo(describe_component(name))
 
@@ -351,7 +351,7 @@ def params(
     as_json: JsonOption = False,
 ) -> None:
     """Count the trainable parameters of a suite's base beside the paper's budget (§9)."""
-    from spd_bench.describe import parameter_budget
+    from spd_bench.model.describe import parameter_budget
 
     rows = parameter_budget(suite)
     typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else _table(rows))
@@ -606,7 +606,7 @@ def weights_check(
     path: Annotated[Path, typer.Argument(help="File or folder of weights.")], as_json: JsonOption = False
 ) -> None:
     """Say what a file of weights is, and which encoder it fits."""
-    from spd_bench.describe import describe_weights
+    from spd_bench.model.describe import describe_weights
 
     found = describe_weights(path)
     typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else _list(found))

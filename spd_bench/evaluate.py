@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from spd_bench.api import Features, FrameId, PointDepthModel
-from spd_bench.compose import check_depth
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import SpdError, StateError
+from spd_bench.model.compose import check_depth
 from spd_bench.store import sealed
 
 MARK = "spd-bench predictions"

@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_bench.api import Features, PointDepthModel
-from spd_bench.compose import QUERY_CHUNK, Composition
 from spd_bench.fused import inference
+from spd_bench.model.compose import QUERY_CHUNK, Composition
 from spd_bench.timing import DecodeWork, Work
 
 REST = "(rest)"

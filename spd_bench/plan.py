@@ -10,13 +10,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from spd_bench import compose, registry
+from spd_bench import registry
 from spd_bench.api import Component, DepthDataset, Encoder, Features, PointDepthModel
-from spd_bench.compose import Part
 from spd_bench.data.elsewhere import TestElsewhere
 from spd_bench.errors import DataError, SpdError
-from spd_bench.matching import matched
 from spd_bench.metrics import Metric
+from spd_bench.model import compose
+from spd_bench.model.compose import Part
+from spd_bench.model.matching import matched
 from spd_bench.process.watch import Watch
 from spd_bench.protocol import Protocol, protocol
 from spd_bench.quarantine import Quarantine, undisturbed

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spd_bench import compose, plan, registry
+from spd_bench import plan, registry
 from spd_bench.api import Encoder, Features, PointDepthModel
-from spd_bench.compose import Part
 from spd_bench.data.randomness import torch_seed
 from spd_bench.errors import ConfigError, DataError, SpdError, quoted
 from spd_bench.flops import decode_work, prepare_work
+from spd_bench.model import compose
+from spd_bench.model.compose import Part
 from spd_bench.plan import build_model, with_width
 from spd_bench.report.profile import (
     DENSE,

@@ -27,7 +27,6 @@ import torch
 
 from spd_bench import score, train
 from spd_bench.api import Encoder, Features, PointDepthModel
-from spd_bench.compose import Composition
 from spd_bench.costs import Meter
 from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.features.shelf import Pass
@@ -35,11 +34,12 @@ from spd_bench.data.features.stored import StoredFeatures, build
 from spd_bench.data.preflight import check_frames
 from spd_bench.data.randomness import generator
 from spd_bench.data.views import FrozenFeatures, Views, unit_range
-from spd_bench.diagnose import diagnose, label
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, ResourceError, SpdError, shortage
 from spd_bench.evaluate import Predictions, predict
 from spd_bench.evaluate import load as load_predictions
 from spd_bench.evaluate import save as save_predictions
+from spd_bench.model.compose import Composition
+from spd_bench.model.diagnose import diagnose, label
 from spd_bench.plan import Experiment, Job
 from spd_bench.process.locks import training_lock
 from spd_bench.process.watch import Watch

@@ -17,10 +17,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from spd_bench import compose, plan, registry
+from spd_bench import plan, registry
 from spd_bench.api import Encoder, PointDepthModel
-from spd_bench.compose import Part
 from spd_bench.errors import ConfigError, DataError, SpdError, did_you_mean
+from spd_bench.model import compose
+from spd_bench.model.compose import Part
 from spd_bench.suite.axes import Composition, Selection, compositions
 from spd_bench.suite.checks import Problem, check_components, check_options, problems_of, refuse, schema_problems
 from spd_bench.suite.forms import long_form, names

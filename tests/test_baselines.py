@@ -29,9 +29,9 @@ from spd_baselines.dav2_metric_indoor import DAv2MetricIndoor
 from spd_baselines.dpt_head import SIZES, DPTHead, read_map
 from spd_baselines.dpt_trained import DPTTrained
 from spd_baselines.output import EPSILON, INITIAL_BIAS, calibrated_inverse_depth, depth_of
-from spd_bench import compose
 from spd_bench.api import ComponentConfig, Encoder, Features, PointDepthModel
 from spd_bench.errors import ConfigError, DataError, StateError
+from spd_bench.model import compose
 
 MODELS = (BilinearMLP, Constant, DPTTrained, DAv2Dense, DAv2MetricIndoor)
 

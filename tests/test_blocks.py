@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from spd_bench.api import Block, Dims, Encoder, Features, Level, Neck, Pyramid, QueryState, Scene
-from spd_bench.compose import Composition
 from spd_bench.errors import ConfigError
 from spd_bench.geometry import Table, neighbourhood
+from spd_bench.model.compose import Composition
 from spd_components.b1_local_tokens import R_MAX, LocalTokens
 from spd_components.b2_local_cross_attention import LocalCrossAttention
 from spd_components.b3_global_cross_attention import GlobalCrossAttention

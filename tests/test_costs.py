@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spd_bench import compose, costs, registry
+from spd_bench import costs, registry
 from spd_bench.api import Encoder, Features, PointDepthModel
-from spd_bench.compose import Part
 from spd_bench.costs import Costs, Meter
 from spd_bench.flops import macs
 from spd_bench.fused import inference
+from spd_bench.model import compose
+from spd_bench.model.compose import Part
 from spd_bench.plan import build_model
 from spd_bench.suite.axes import compositions
 from spd_bench.suite.load import load_suite

@@ -11,10 +11,11 @@ from spd_baselines import dpt_sparse
 from spd_baselines.dpt_head import DPTHead
 from spd_baselines.dpt_sparse import DPTSparse, between, trunk, window
 from spd_baselines.dpt_trained import DPTTrained
-from spd_bench import compose, registry
+from spd_bench import registry
 from spd_bench.api import Features
-from spd_bench.compose import Part, build_baseline
 from spd_bench.errors import ConfigError
+from spd_bench.model import compose
+from spd_bench.model.compose import Part, build_baseline
 from spd_bench.testing import PatchEncoder
 
 GRIDS = ((1, 1), (1, 2), (3, 5), (6, 4), (7, 7))

@@ -138,7 +138,8 @@ def serve() -> None:
     """
     import torch
 
-    from spd_bench import compose, costs, session
+    from spd_bench import costs, session
+    from spd_bench.model import compose
     from spd_bench.report import figures
 
     torch.set_num_threads(1)

@@ -46,7 +46,7 @@ HERE = told(torch.device("cpu"))
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SPD_BENCH_CACHE", str(tmp_path / "cache"))  # of rendered rooms
     monkeypatch.setattr(
-        "spd_bench.compose.check", lambda *args, **more: None
+        "spd_bench.model.compose.check", lambda *args, **more: None
     )  # has tests of its own, and takes its time
     path = tmp_path / "tiny.yaml"
     path.write_text(SUITE, encoding="utf-8")

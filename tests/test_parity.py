@@ -12,8 +12,8 @@ import torch
 from spd_baselines.spd_v13_literal import SPDv13Literal
 from spd_bench import geometry
 from spd_bench.api import Dims, Encoder, Features
-from spd_bench.compose import Composition
 from spd_bench.fused import inference
+from spd_bench.model.compose import Composition
 from spd_components.b1_local_tokens import LocalTokens
 from spd_components.b2_local_cross_attention import LocalCrossAttention
 from spd_components.b3_global_cross_attention import GlobalCrossAttention
@@ -160,7 +160,7 @@ def test_chunks_of_queries_change_nothing(monkeypatch):
     scene = fast.prepare(features)
     with torch.no_grad():
         whole = fast.train(False).decode(scene, xy)
-        monkeypatch.setattr("spd_bench.compose.QUERY_CHUNK", 10)
+        monkeypatch.setattr("spd_bench.model.compose.QUERY_CHUNK", 10)
         assert torch.allclose(fast.decode(scene, xy), whole, rtol=1e-13)
 
 

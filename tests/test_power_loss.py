@@ -22,8 +22,9 @@ import pytest
 import torch
 from tiny import SMALL, write_frames
 
-from spd_bench import compose, costs, session, train
+from spd_bench import costs, session, train
 from spd_bench.data import pack as packing
+from spd_bench.model import compose
 from spd_bench.report import figures
 from spd_bench.store import files, records, sealed
 

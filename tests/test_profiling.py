@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from spd_bench import profiling, registry
 from spd_bench.api import CHAIN, Encoder, Features, PointDepthModel
-from spd_bench.compose import Part, build, build_baseline
 from spd_bench.errors import ConfigError
 from spd_bench.flops import REST, decode_work, prepare_work
+from spd_bench.model.compose import Part, build, build_baseline
 from spd_bench.profiling import metrics, profile_suite, track_profile, write_profile
 from spd_bench.report.profile import (
     Crossover,

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from spd_bench import registry, train
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId, PointDepthModel
-from spd_bench.compose import Part, build, build_encoder
 from spd_bench.data.batches import Batch, BatchPlan
 from spd_bench.data.queries import Uniform
 from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import DataError, StateError
 from spd_bench.losses import HuberSilog, LossParts
+from spd_bench.model.compose import Part, build, build_encoder
 from spd_bench.suite.schema import Augment
 from spd_bench.train import Optimisation, Training, TrainingDiverged, TrainingLog, load_weights, parameter_groups
 

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spd_bench import compose, registry
+from spd_bench import registry
 from spd_bench.api import Dims, Features, Level, Pyramid, QueryState, Scene
-from spd_bench.describe import describe_component
 from spd_bench.errors import ConfigError
+from spd_bench.model import compose
+from spd_bench.model.describe import describe_component
 from spd_bench.testing import (
     DIMS,
     BlockContract,

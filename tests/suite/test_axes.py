@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spd_bench import plan
 from spd_bench.errors import ConfigError
-from spd_bench.matching import matched
+from spd_bench.model.matching import matched
 from spd_bench.suite.axes import Alias, Composition, compositions
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice, json_schema
@@ -45,7 +45,7 @@ Make = Callable[..., list[Composition]]
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a chain works has tests of its own, and takes its time."""
-    monkeypatch.setattr("spd_bench.compose.check", lambda *args, **more: None)
+    monkeypatch.setattr("spd_bench.model.compose.check", lambda *args, **more: None)
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spd_bench import compose, registry
+from spd_bench import registry
 from spd_bench.api import CHAIN, FIELDS, Block, Dims, Encoder, Features, PointDepthModel, QueryState, Scene
-from spd_bench.compose import Composition, Part, build, build_baseline, build_encoder, check
 from spd_bench.errors import ConfigError
 from spd_bench.fused import inference
+from spd_bench.model import compose
+from spd_bench.model.compose import Composition, Part, build, build_baseline, build_encoder, check
 from spd_bench.testing import require_independent_points
 
 SIZE = (70, 84)

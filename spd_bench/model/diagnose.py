@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from spd_bench.api import Features, QueryState, Scene
-from spd_bench.compose import Composition
 from spd_bench.geometry import cell_centres
+from spd_bench.model.compose import Composition
 
 
 @torch.no_grad()

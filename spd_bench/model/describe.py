@@ -119,8 +119,8 @@ def _identity(path: Path) -> Any:
 
 def parameter_budget(suite_name: str) -> list[dict[str, Any]]:
     """Trainable parameters of a suite's base, block by block, beside §9."""
-    from spd_bench import compose
     from spd_bench.api import CHAIN, Dims
+    from spd_bench.model import compose
     from spd_bench.suite.axes import compositions
     from spd_bench.suite.checks import check_options
     from spd_bench.suite.load import load_suite

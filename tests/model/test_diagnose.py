@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spd_bench import registry
 from spd_bench.api import CHAIN, Anchors, Features, Level, Pyramid, QueryState, Scene
-from spd_bench.compose import Composition, Part, build
-from spd_bench.diagnose import _of_anchors, _of_attention, diagnose
+from spd_bench.model.compose import Composition, Part, build
+from spd_bench.model.diagnose import _of_anchors, _of_attention, diagnose
 from spd_bench.testing import PatchEncoder, example_features, example_points
 
 BASE = {

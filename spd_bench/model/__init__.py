@@ -1,0 +1,1 @@
+"""A composition built into a model: composing, checking, matching widths, describing, diagnosing."""
