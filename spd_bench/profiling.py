@@ -44,7 +44,7 @@ from spd_bench.suite.checks import check_options
 from spd_bench.suite.schema import Choice, Suite
 from spd_bench.timing import Timing, measure, peak_memory, settings
 from spd_bench.tracking import Tracker
-from spd_bench.train import autocast, parameter_groups
+from spd_bench.train.loop import autocast, parameter_groups
 
 REFERENCE = (LITERAL, DENSE, SPARSE, "bilinear_mlp")
 KS = (1, 64, 256, 1024, 4096)

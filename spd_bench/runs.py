@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from spd_bench import score, train
+from spd_bench import score
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.costs import Meter
 from spd_bench.data.batches import BatchPlan, ScoredImages
@@ -46,6 +46,7 @@ from spd_bench.process.watch import Watch
 from spd_bench.quarantine import undisturbed
 from spd_bench.store import files, records
 from spd_bench.store.records import UNFINISHED
+from spd_bench.train import loop
 
 FEATURES = "features"
 """Folder of the cache of frozen features, below the root."""
@@ -87,7 +88,7 @@ class Outcome:
     reused: bool = False
 
 
-OnFailure = Callable[[train.Training, BaseException], None]
+OnFailure = Callable[[loop.Training, BaseException], None]
 FAILED = "failed.json"
 """Why a run failed, for other processes of the same session; the next session tries it again."""
 
@@ -258,7 +259,7 @@ class Runner:
         """
         if not self.views.always_new:
             return
-        groups: dict[tuple[Any, ...], dict[train.Training, Job]] = {}
+        groups: dict[tuple[Any, ...], dict[loop.Training, Job]] = {}
         with ExitStack() as locks:
             for job in jobs:
                 begun = {other.train_id for group in groups.values() for other in group.values()}
@@ -276,12 +277,12 @@ class Runner:
             for group in groups.values():
                 self._train_group(group, progress)
 
-    def _train_group(self, group: Mapping[train.Training, Job], progress: Progress) -> None:
+    def _train_group(self, group: Mapping[loop.Training, Job], progress: Progress) -> None:
         jobs = list(group.values())
         progress.group(jobs, self._optimisation(jobs[0]).steps)
 
         @contextmanager
-        def at(training: train.Training) -> Iterator[None]:
+        def at(training: loop.Training) -> Iterator[None]:
             with self.watch.on({group[training].train_id: group[training].name}), undisturbed():
                 yield
 
@@ -297,7 +298,7 @@ class Runner:
             return self.model(job, trained=True)
         model = self._start(job)
         progress.training(self._optimisation(job).steps if model.trained else 0)
-        log = train.TrainingLog()
+        log = loop.TrainingLog()
         if model.trained:
             training = self._training(job, model)
             self._train(job, [training], progress, None, lambda training: nullcontext())
@@ -322,8 +323,8 @@ class Runner:
         model.fit_prior(self._prior_depths())
         return model
 
-    def _training(self, job: Job, model: PointDepthModel) -> train.Training:
-        return train.Training(
+    def _training(self, job: Job, model: PointDepthModel) -> loop.Training:
+        return loop.Training(
             model,
             self.experiment.loss_of(job.composition),
             self._optimisation(job),
@@ -337,17 +338,17 @@ class Runner:
     def _train(
         self,
         job: Job,
-        trainings: Sequence[train.Training],
+        trainings: Sequence[loop.Training],
         progress: Progress,
         on_failure: OnFailure | None,
-        at: Callable[[train.Training], AbstractContextManager[None]],
+        at: Callable[[loop.Training], AbstractContextManager[None]],
     ) -> None:
         def on_step(step: int, loss: float) -> None:
             progress.step(step, loss)
             self.watch.at(f"training at step {step + 1}")
 
         self.watch.at(f"training at step {min(training.step for training in trainings) + 1}")
-        train.train(
+        loop.train(
             trainings,
             self._batches(job),
             self._frozen(trainings[0].model),
@@ -358,9 +359,9 @@ class Runner:
             workers=self.experiment.suite.train.workers,
         )
 
-    def _finish(self, job: Job, model: PointDepthModel, log: train.TrainingLog) -> None:
+    def _finish(self, job: Job, model: PointDepthModel, log: loop.TrainingLog) -> None:
         folder = self.folder(job)
-        digest = train.save(folder / "checkpoint.pt", model, None, self._optimisation(job).steps, log)
+        digest = loop.save(folder / "checkpoint.pt", model, None, self._optimisation(job).steps, log)
         records.write_record(folder / "done.json", asdict(log) | {records.VOUCHED: {"checkpoint.pt": digest}})
 
     def _record(self, job: Job, model: PointDepthModel) -> dict[str, Any]:
@@ -380,12 +381,12 @@ class Runner:
             "stand_ins": self.experiment.stand_ins(job.composition),
         }
 
-    def _optimisation(self, job: Job) -> train.Optimisation:
+    def _optimisation(self, job: Job) -> loop.Optimisation:
         recipe = job.composition.train
         epoch = self._steps_per_epoch(job)
         steps = recipe.steps or recipe.epochs * epoch  # type: ignore[operator]
         marks = {round(steps * (i + 1) / recipe.validations) for i in range(recipe.validations)}
-        return train.Optimisation(
+        return loop.Optimisation(
             steps=steps,
             lr=recipe.lr,
             min_lr=recipe.min_lr,
@@ -540,7 +541,7 @@ class Runner:
         if trained:
             folder = self.folder(job)
             digest = records.read_record(folder / "done.json").get(records.VOUCHED, {}).get("checkpoint.pt")
-            train.load_weights(folder / "checkpoint.pt", model, digest=digest)
+            loop.load_weights(folder / "checkpoint.pt", model, digest=digest)
         return model
 
     def probe(self, model: PointDepthModel) -> Probe:

@@ -98,9 +98,10 @@ def work(order: dict[str, Any]) -> None:
     """Runs the suite in this process, a fork, and ends it with the exit code that the command would have."""
     import torch
 
-    from spd_bench import session, train
+    from spd_bench import session
     from spd_bench.errors import SpdError
     from spd_bench.store import files
+    from spd_bench.train import loop
 
     torch.set_num_threads(1)
     null = os.open(os.devnull, os.O_RDWR)
@@ -109,13 +110,13 @@ def work(order: dict[str, Any]) -> None:
     disk = Disk(order["kind"], order["at"])
     files.os = sealed  # type: ignore[attr-defined]
     taken = os.open(order["steps"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    advance = train.Training.advance
+    advance = loop.Training.advance
 
     def counted(training: Any, *args: Any, **more: Any) -> float:
         os.write(taken, f"{training.checkpoint.parent.name} {training.step}\n".encode())
         return advance(training, *args, **more)
 
-    train.Training.advance = counted  # type: ignore[method-assign]
+    loop.Training.advance = counted  # type: ignore[method-assign]
     if order["defect"]:
         DEFECTS[order["defect"]]()
     code, told = 1, ""
@@ -203,25 +204,25 @@ def checkpoint_in_place() -> None:
 
 def flag_before_data() -> None:
     """done.json is there before the checkpoint that it vouches for, and its digest is not looked at."""
-    from spd_bench import train
+    from spd_bench.train import loop
 
-    sound, load = train.save, train.load_weights
+    sound, load = loop.save, loop.load_weights
 
     def save(path: Path, model: Any, optimiser: Any, step: int, log: Any) -> str:
         if optimiser is None:
             records.write_record(path.with_name("done.json"), {"rows": log.rows, "seconds": log.seconds})
         return sound(path, model, optimiser, step, log)
 
-    train.save = save
-    train.load_weights = lambda path, model, digest=None: load(path, model)
+    loop.save = save
+    loop.load_weights = lambda path, model, digest=None: load(path, model)
 
 
 def generator_not_restored() -> None:
     """Dropout draws from a generator that is seeded when training starts or goes on."""
-    from spd_bench import train
+    from spd_bench.train import loop
 
     seeded: list[int] = []
-    sound = train.torch_seed
+    sound = loop.torch_seed
 
     def seed(*key: Any) -> int:
         import torch
@@ -231,7 +232,7 @@ def generator_not_restored() -> None:
             return seeded[0]
         return int(torch.randint(2**31, ()))  # goes on from where the generator stands
 
-    train.torch_seed = seed
+    loop.torch_seed = seed
 
 
 def torn_record_trusted() -> None:

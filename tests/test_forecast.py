@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from spd_bench import plan, session, train
+from spd_bench import plan, session
 from spd_bench.cli import main
 from spd_bench.errors import ConfigError
 from spd_bench.forecast import UNKNOWN, Forecast
 from spd_bench.runs import Runner, told
 from spd_bench.store import records
 from spd_bench.suite.load import load_suite
+from spd_bench.train import loop
 
 SUITE = """\
 suite: tiny
@@ -149,13 +150,13 @@ def test_a_plan_says_what_is_unknown(suite: Path) -> None:
 def test_run_does_what_the_plan_says(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
     trained: list[Path] = []
-    original = train.Training.__init__
+    original = loop.Training.__init__
 
-    def noted(training: train.Training, *args: Any, **more: Any) -> None:
+    def noted(training: loop.Training, *args: Any, **more: Any) -> None:
         trained.append(more["checkpoint"].parent)
         original(training, *args, **more)
 
-    monkeypatch.setattr(train.Training, "__init__", noted)
+    monkeypatch.setattr(loop.Training, "__init__", noted)
     root = suite.parent / "runs"
 
     def check(*sets: str) -> tuple[list[str], str]:

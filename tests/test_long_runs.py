@@ -16,17 +16,17 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from spd_bench import train
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId, PointDepthModel
 from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.queries import Uniform
 from spd_bench.data.views import FrozenFeatures, Views
 from spd_bench.display import Display
 from spd_bench.evaluate import predict
-from spd_bench.losses import HuberSilog
 from spd_bench.process.watch import Watch
 from spd_bench.protocol import protocol
 from spd_bench.suite.schema import Augment
+from spd_bench.train import loop
+from spd_bench.train.losses import HuberSilog
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 STEPS = 100_000 if EVERYTHING else 300
@@ -129,7 +129,7 @@ def test_a_long_training(tmp_path: Path) -> None:
         steps=STEPS,
     )
     marks = tuple(range(STEPS // 10, STEPS + 1, STEPS // 10))
-    how = train.Optimisation(
+    how = loop.Optimisation(
         steps=STEPS,
         lr=1e-3,
         min_lr=1e-5,
@@ -154,7 +154,7 @@ def test_a_long_training(tmp_path: Path) -> None:
         return {"val/absrel": 0.5}
 
     loss = HuberSilog(HuberSilog.Config())
-    training = train.Training(model, loss, how, seed=0, checkpoint=checkpoint, validate=validate, device=CPU)
+    training = loop.Training(model, loss, how, seed=0, checkpoint=checkpoint, validate=validate, device=CPU)
     with log.open("w") as stream, Display(Console(file=stream), 1) as display:
         display.training(STEPS)
 
@@ -163,7 +163,7 @@ def test_a_long_training(tmp_path: Path) -> None:
             watch.at(f"training at step {step + 1}")
             meter.look(step)
 
-        train.train([training], plan, FrozenFeatures(model.encoder, limit_bytes=2**16), on_step=on_step)
+        loop.train([training], plan, FrozenFeatures(model.encoder, limit_bytes=2**16), on_step=on_step)
     told(f"{STEPS} steps", meter, started)
     assert training.step == STEPS
     assert len(training.log.rows) == 10

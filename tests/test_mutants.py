@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from spd_bench import evaluate, train
+from spd_bench import evaluate
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.data import pack
 from spd_bench.data.features import shards
@@ -37,6 +37,7 @@ from spd_bench.data.sets.nyu_scenes import labelled_frames
 from spd_bench.data.sets.packed import PackedFrames
 from spd_bench.errors import SpdError
 from spd_bench.external_files import open_maps
+from spd_bench.train import loop
 from spd_components.dav2_weights import read_tensors, refuse_non_finite
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
@@ -259,13 +260,13 @@ class Small(PointDepthModel):
 def make_checkpoint(path: Path) -> None:
     model = Small()
     optimiser = torch.optim.AdamW(model.parameters())
-    log = train.TrainingLog(rows=[(2, {"train/loss": 0.5})], sums={"loss": 1.5}, summed=3, seconds=2.0)
-    train.save(path, model, optimiser, 5, log)
+    log = loop.TrainingLog(rows=[(2, {"train/loss": 0.5})], sums={"loss": 1.5}, summed=3, seconds=2.0)
+    loop.save(path, model, optimiser, 5, log)
 
 
 def read_checkpoint(path: Path) -> str:
     model = Small()
-    state = train.load_weights(path, model)
+    state = loop.load_weights(path, model)
     tensors = {name: value.numpy() for name, value in model.state_dict().items()}
     return f"{state['step']} {state['log']} {state['optimiser']['param_groups']} " + digest_of(tensors)
 

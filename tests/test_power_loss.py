@@ -22,11 +22,12 @@ import pytest
 import torch
 from tiny import SMALL, write_frames
 
-from spd_bench import costs, session, train
+from spd_bench import costs, session
 from spd_bench.data import pack as packing
 from spd_bench.model import compose
 from spd_bench.report import figures
 from spd_bench.store import files, records, sealed
+from spd_bench.train import loop
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 TRIALS = 40
@@ -357,13 +358,13 @@ def quick() -> Iterator[None]:
         patch.setattr(costs, "peak_memory", lambda call, device: 0)
         patch.setattr(figures, "draw", lambda fill: "<svg></svg>")
         patch.setattr(files, "_is_alive", lambda process: False)
-        advance = train.Training.advance
+        advance = loop.Training.advance
 
         def counted(training: Any, *args: Any, **more: Any) -> float:
             TAKEN.append(training.checkpoint.parent)
             return advance(training, *args, **more)
 
-        patch.setattr(train.Training, "advance", counted)
+        patch.setattr(loop.Training, "advance", counted)
         yield
 
 
@@ -419,7 +420,7 @@ def steps_of(run: Path) -> int:
     checkpoint = run / "checkpoint.pt"
     try:
         content = checkpoint.read_bytes()
-        sealed.check_archive(content, train.CHECKPOINT)
+        sealed.check_archive(content, loop.CHECKPOINT)
         return int(torch.load(checkpoint, weights_only=True)["step"])
     except Exception:
         return 0
@@ -544,14 +545,14 @@ def folder_not_flushed(patch: pytest.MonkeyPatch) -> None:
 
 def flag_before_data(patch: pytest.MonkeyPatch) -> None:
     """done.json is there before the checkpoint that it vouches for."""
-    sound = train.save
+    sound = loop.save
 
     def save(path: Path, model: Any, optimiser: Any, step: int, log: Any) -> str:
         if optimiser is None:
             records.write_record(path.with_name("done.json"), {"rows": log.rows, "seconds": log.seconds})
         return sound(path, model, optimiser, step, log)
 
-    patch.setattr(train, "save", save)
+    patch.setattr(loop, "save", save)
 
 
 DEFECTS = (file_not_flushed, folder_not_flushed, flag_before_data)

@@ -13,11 +13,12 @@ from filelock import FileLock
 from PIL import Image
 from tiny import V13, write_frames
 
-from spd_bench import plan, session, train
+from spd_bench import plan, session
 from spd_bench.cli import main
 from spd_bench.errors import BusyError, DataError
 from spd_bench.report.collect import collect
 from spd_bench.runs import Outcome, Runner
+from spd_bench.train import loop
 from spd_components.encoder_patch_descriptors import PatchDescriptors
 
 SUITE = (
@@ -61,13 +62,13 @@ def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Every training step that is taken."""
     steps: list[int] = []
-    original = train.Training.advance
+    original = loop.Training.advance
 
-    def counted(training: train.Training, *args: Any, **more: Any) -> float:
+    def counted(training: loop.Training, *args: Any, **more: Any) -> float:
         steps.append(training.step)
         return original(training, *args, **more)
 
-    monkeypatch.setattr(train.Training, "advance", counted)
+    monkeypatch.setattr(loop.Training, "advance", counted)
     return steps
 
 

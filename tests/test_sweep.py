@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spd_bench import cli, session, train
+from spd_bench import cli, session
 from spd_bench.errors import ConfigError
 from spd_bench.report.sweep_page import sweep_page
 from spd_bench.report.sweep_suite import chosen_trial, confirming_suite
@@ -16,6 +16,7 @@ from spd_bench.suite.load import load_suite
 from spd_bench.sweep import run_sweep, show_sweep
 from spd_bench.sweep_file import Sweep
 from spd_bench.sweep_study import MOST_DEATHS, Claim, Database, Study, Waiting, default_url, study_name
+from spd_bench.train import loop
 
 ABOUT = {
     "why": "",
@@ -263,13 +264,13 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every training step that is taken; MLflow has tests of its own."""
     monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
     steps: list[int] = []
-    original = train.Training.advance
+    original = loop.Training.advance
 
-    def counted(training: train.Training, *args: Any, **more: Any) -> float:
+    def counted(training: loop.Training, *args: Any, **more: Any) -> float:
         steps.append(training.step)
         return original(training, *args, **more)
 
-    monkeypatch.setattr(train.Training, "advance", counted)
+    monkeypatch.setattr(loop.Training, "advance", counted)
     return steps
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from spd_bench import session, train
+from spd_bench import session
 from spd_bench.errors import Stopped
 from spd_bench.evaluate import Predictions
 from spd_bench.plan import Experiment
@@ -28,6 +28,7 @@ from spd_bench.sweep import _key, run_sweep, show_sweep
 from spd_bench.sweep_file import Sweep, load_sweep
 from spd_bench.sweep_study import Database, Study, default_url
 from spd_bench.sweep_trial import TrialRunner
+from spd_bench.train import loop
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 STEPS = 40
@@ -335,9 +336,9 @@ def test_what_has_ended_a_process_fails_at_once_where_it_comes_again(
         "objective: {metric: absrel, k: 256}\nsampler: grid\n",
     )
     steps: list[int] = []
-    advance = train.Training.advance
+    advance = loop.Training.advance
     monkeypatch.setattr(
-        train.Training, "advance", lambda self, *args, **more: steps.append(1) or advance(self, *args, **more)
+        loop.Training, "advance", lambda self, *args, **more: steps.append(1) or advance(self, *args, **more)
     )
     summary = run_here(folder, "runs", Watch(given_up={_key({"train.lambda_si": 0.25}): "it crashed"}))
     assert [(trial.state, trial.notes.get("failure")) for trial in summary.trials] == [

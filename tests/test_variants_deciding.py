@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from spd_bench import registry
 from spd_bench.api import CHAIN, Anchors, Block, Dims, Encoder, Features, Level, Pyramid, QueryState, Scene
 from spd_bench.geometry import cell_centres
-from spd_bench.losses import HuberSilog
 from spd_bench.model.compose import Composition, Part, build, build_encoder, check
 from spd_bench.model.describe import describe_component
 from spd_bench.testing import BlockContract
+from spd_bench.train.losses import HuberSilog
 from spd_components import b4_deformable_read, b4_nearest_read
 from spd_components.b4_deformable_read import DeformableRead, ring_offsets
 from spd_components.b4_fixed_offsets import FixedOffsets

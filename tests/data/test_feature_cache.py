@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from spd_bench import plan, runs, session, train
+from spd_bench import plan, runs, session
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId
 from spd_bench.data.features import shelf
 from spd_bench.data.features import stored as stored_features
@@ -30,6 +30,7 @@ from spd_bench.data.features.stored import StoredFeatures
 from spd_bench.data.views import FrozenFeatures, View, Views, unit_range
 from spd_bench.errors import BusyError, ConfigError, ResourceError, StateError
 from spd_bench.suite.schema import Augment
+from spd_bench.train import loop
 
 COUNTS = {"train": 7, "val": 2, "test": 4}
 SHARD = 3  # train: shards of 3, 3 and 1 views
@@ -703,7 +704,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained(runner(suite, tmp_path / "whole", ALONE))
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY_S", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0)
     cut = runner(suite, tmp_path / "cut", ALONE)
     with pytest.raises(KeyboardInterrupt):
         cut.run(cut.experiment.jobs[0], Quiet(stop_at=4))

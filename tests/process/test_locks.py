@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from tiny import SMALL, V13, write_frames
 
-from spd_bench import session, train
+from spd_bench import session
 from spd_bench.errors import BusyError
 from spd_bench.process.locks import holder, suite_lock, training_lock
 from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.store import records
+from spd_bench.train import loop
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 PATIENCE_S = 600
@@ -124,8 +125,8 @@ def test_every_job_is_done_once_by_whoever_is_free(suite: Path, monkeypatch: pyt
     """One helper while another process has a job; then the leader, which waits for that and does it when it is free."""
     monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
     trainings: list[str] = []
-    original = train.train
-    monkeypatch.setattr(train, "train", lambda *args, **more: (trainings.append(""), original(*args, **more)))
+    original = loop.train
+    monkeypatch.setattr(loop, "train", lambda *args, **more: (trainings.append(""), original(*args, **more)))
     root = suite.parent / "runs"
     given = {"profile": None, "sets": (), "data": None, "root": root, "device": "cpu"}
     rows, _ = session.plan_suite(str(suite), profile=None, sets=(), data=None, root=root)

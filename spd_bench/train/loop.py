@@ -22,9 +22,9 @@ from spd_bench.data.batches import Batch, BatchPlan
 from spd_bench.data.randomness import torch_seed
 from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import DataError, ResourceError, SpdError, StateError
-from spd_bench.losses import LossParts
 from spd_bench.model.compose import check_depth
 from spd_bench.store import sealed
+from spd_bench.train.losses import LossParts
 
 CHECKPOINT = "spd-bench checkpoint"
 """What checkpoints say that they are."""

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from spd_bench.losses import AbsoluteError, HuberOnly, HuberSilog, LossParts
+from spd_bench.train.losses import AbsoluteError, HuberOnly, HuberSilog, LossParts
 
 LN2 = math.log(2)
 

@@ -14,16 +14,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spd_bench import registry, train
+from spd_bench import registry
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId, PointDepthModel
 from spd_bench.data.batches import Batch, BatchPlan
 from spd_bench.data.queries import Uniform
 from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import DataError, StateError
-from spd_bench.losses import HuberSilog, LossParts
 from spd_bench.model.compose import Part, build, build_encoder
 from spd_bench.suite.schema import Augment
-from spd_bench.train import Optimisation, Training, TrainingDiverged, TrainingLog, load_weights, parameter_groups
+from spd_bench.train import loop
+from spd_bench.train.loop import Optimisation, Training, TrainingDiverged, TrainingLog, load_weights, parameter_groups
+from spd_bench.train.losses import HuberSilog, LossParts
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 CPU = torch.device("cpu")
@@ -389,7 +390,7 @@ def run(
     recipe = recipe or how()
     plan = plan or batch_plan(steps=recipe.steps)
     training = begun(folder, model, recipe, loss, seed=plan.seed)
-    train.train([training], plan, FrozenFeatures(model.encoder), on_step=on_step, workers=workers)
+    loop.train([training], plan, FrozenFeatures(model.encoder), on_step=on_step, workers=workers)
     return training.log
 
 
@@ -455,7 +456,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, make
 def test_a_training_without_its_random_state_would_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: the comparison above sees dropout that is not reseeded at each step."""
     run(tmp_path / "a", one := Probe())
-    monkeypatch.setattr(train, "torch_seed", lambda *key: 1234)
+    monkeypatch.setattr(loop, "torch_seed", lambda *key: 1234)
     run(tmp_path / "b", other := Probe())
     assert not same(weights(one), weights(other))
 
@@ -483,7 +484,7 @@ def stopped_after(folder: Path, make: Callable[[], PointDepthModel], step: int, 
         on_step = (lambda step, value: None) if last is None else interrupt(last)
         frozen = FrozenFeatures(training.model.encoder)
         with suppress(Stop):
-            train.train([training], plan, frozen, on_step=on_step, stopping=lambda: True, workers=workers)
+            loop.train([training], plan, frozen, on_step=on_step, stopping=lambda: True, workers=workers)
     moments = training.optimiser.state_dict()["state"]
     log = replace(training.log, seconds=0.0)
     return [weights(training.model), {f"{i} {key}": v for i, m in moments.items() for key, v in m.items()}, log]
@@ -522,7 +523,7 @@ def test_a_training_whose_generator_is_not_restored_would_differ(
         return drawn[-1]
 
     monkeypatch.setattr(Training, "__init__", begin_anew)
-    monkeypatch.setattr(train, "torch_seed", seed)
+    monkeypatch.setattr(loop, "torch_seed", seed)
     expected = stopped_after(tmp_path / "0", Probe, 0, workers=0)
     assert alike(stopped_after(tmp_path / "1", Probe, 0, workers=0), expected)
     assert not alike(stopped_after(tmp_path / "2", Probe, STOPPED[0], workers=0), expected)
@@ -532,7 +533,7 @@ def test_a_checkpoint_by_the_clock_keeps_the_sums_of_an_open_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = run(tmp_path / "undisturbed", undisturbed := Probe(), recipe=how(validate_at=(6,)))
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY_S", -1.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
     with pytest.raises(Stop):
         run(tmp_path / "killed", Probe(), recipe=how(validate_at=(6,)), on_step=interrupt(4))
     state = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
@@ -545,7 +546,7 @@ def test_a_checkpoint_by_the_clock_keeps_the_sums_of_an_open_row(
 def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
     """It died after its last weights were written, which come without the optimiser, and before its log was."""
     log = run(tmp_path, model := Probe())
-    train.save(tmp_path / "checkpoint.pt", model, None, 6, log)
+    loop.save(tmp_path / "checkpoint.pt", model, None, 6, log)
     steps: list[int] = []
     again_log = run(tmp_path, again := Probe(), on_step=lambda step, value: steps.append(step))
     assert steps == []
@@ -599,7 +600,7 @@ def test_models_side_by_side_end_as_each_would_alone_and_share_the_encoder(tmp_p
     plan = batch_plan(steps=how().steps)
     together = {name: begun(tmp_path / name, model, how(), seed=plan.seed) for name, model in models.items()}
     features = Counted(models["probe"])
-    train.train(list(together.values()), plan, features)
+    loop.train(list(together.values()), plan, features)
     assert features.asked == plan.steps * plan.batch_size  # once for both
     for name, training in together.items():
         assert same(weights(training.model), alone[name][0])
@@ -615,7 +616,7 @@ def test_a_model_that_is_ahead_waits_for_the_others(tmp_path: Path) -> None:
     ahead = begun(tmp_path / "ahead", Probe(), how(validate_at=(2, 6)), seed=plan.seed)
     behind = begun(tmp_path / "behind", Probe(), how(), seed=plan.seed)
     assert (ahead.step, behind.step) == (2, 0)
-    train.train([ahead, behind], plan, FrozenFeatures(behind.model.encoder))
+    loop.train([ahead, behind], plan, FrozenFeatures(behind.model.encoder))
     assert same(weights(ahead.model), weights(whole))
     assert same(weights(behind.model), weights(expected))
 
@@ -632,7 +633,7 @@ def test_a_model_that_fails_drops_out_and_the_others_go_on(tmp_path: Path) -> No
     good = begun(tmp_path / "good", Probe(), how(), seed=plan.seed)
     bad = begun(tmp_path / "bad", Broken(), how(), seed=plan.seed)
     told: list[tuple[Training, str]] = []
-    train.train(
+    loop.train(
         [bad, good],
         plan,
         FrozenFeatures(good.model.encoder),
@@ -792,7 +793,7 @@ def refused(path: Path, match: str = "cannot be read", model: PointDepthModel | 
 def test_damaged_weights_are_never_loaded(tmp_path: Path) -> None:
     """torch.load compares no checksum: a flipped bit of a weight would pass for the weight."""
     path = tmp_path / "checkpoint.pt"
-    train.save(path, model := Probe(), None, 6, TrainingLog())
+    loop.save(path, model := Probe(), None, 6, TrainingLog())
     whole = path.read_bytes()
     raw = weights(model)["read.weight"].numpy().tobytes()
     start = whole.index(raw)
@@ -816,7 +817,7 @@ def test_damaged_weights_are_never_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 10, 1000, -1])
 def test_cut_or_foreign_checkpoints_are_refused(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "checkpoint.pt"
-    train.save(path, Probe(), None, 6, TrainingLog())
+    loop.save(path, Probe(), None, 6, TrainingLog())
     path.write_bytes(path.read_bytes()[:kept])
     refused(path)
     with pytest.raises(StateError):  # a training does not start over on top of it either
@@ -837,9 +838,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
             super().__init__()
             self.more = nn.Linear(2, 2)
 
-    train.save(path := tmp_path / "checkpoint.pt", Probe(), None, 6, TrainingLog())
+    loop.save(path := tmp_path / "checkpoint.pt", Probe(), None, 6, TrainingLog())
     refused(path, r"does not fit the model: missing \['more.weight', 'more.bias'\]", Wider())
-    train.save(path, Wider(), None, 6, TrainingLog())
+    loop.save(path, Wider(), None, 6, TrainingLog())
     refused(path, "unexpected")
     model = Probe()
     model.read = nn.Linear(386, 9)

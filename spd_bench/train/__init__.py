@@ -1,0 +1,1 @@
+"""Training: the loop over shared batches, and the losses (§7)."""
