@@ -1,5 +1,6 @@
 """Predictions of one model on a split: `predictions.h5` is the record from which every number can be rebuilt."""
 
+from spd_bench.cost.timing import now
 import hashlib
 import io
 import time
@@ -121,11 +122,6 @@ def _to_fill(frames: Sequence[FrameId], draw_P: NDArray[np.integer[Any]]) -> Pre
     )
 
 
-def now(device: torch.device) -> float:
-    """Seconds of the monotonic clock, when the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> str:
