@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from spd_bench.api import Features, PointDepthModel
-from spd_bench.evaluate import now
 from spd_bench.flops import macs
+from spd_bench.score.predict import now
 from spd_bench.timing import peak_memory, spread
 
 TIMED_IMAGES = 9
@@ -40,7 +40,7 @@ class Costs:
 
 
 class Meter:
-    """Takes the costs of a model during its evaluation: `evaluate.predict` calls it with every image."""
+    """Takes the costs of a model during its evaluation: `score.predict.predict` calls it with every image."""
 
     def __init__(self, model: PointDepthModel, *, ks: Sequence[int], images: int, device: torch.device) -> None:
         self.model = model

@@ -18,19 +18,19 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench import evaluate, score
 from spd_bench.alignment import Alignment, How, Quantity, is_affine
 from spd_bench.api import FrameId
 from spd_bench.data.batches import ScoredImage, ScoredImages
 from spd_bench.data.reading.images import MEDIAN_RANGE_M
 from spd_bench.data.views import Views
 from spd_bench.errors import ConfigError, DataError, did_you_mean
-from spd_bench.evaluate import Predictions
 from spd_bench.external_files import Maps, check_there, open_maps, shortlist
-from spd_bench.plan import Judge
 from spd_bench.report.collect import metric_info
 from spd_bench.report.comparison import definitions, one_line
 from spd_bench.report.tables import decimals
+from spd_bench.score import predict, score
+from spd_bench.score.judge import Judge
+from spd_bench.score.predict import Predictions
 from spd_bench.store import records
 from spd_bench.suite.schema import SLUG, Suite
 
@@ -39,7 +39,7 @@ FORMAT = 1
 HELD_BYTES = 64 * 2**20
 """One frame is looked at twice, one after the other; none comes again."""
 RECORD_MARK = b"spd-bench predictions"
-"""What `evaluate.save` writes first."""
+"""What `score.predict.save` writes first."""
 SHOWN = 10
 """Frames that an error lists; the rest are counted."""
 UNITS = {"m": 1.0, "mm": 1000.0}
@@ -115,7 +115,7 @@ def score_predictions(
                 where=str(source),
                 hint="leave those options out",
             )
-        what = tally.take_record(evaluate.load(source), str(source))
+        what = tally.take_record(predict.load(source), str(source))
     else:
         opened = open_maps(source, [frame.frame for frame in frames], dataset_key=dataset_key, names=names)
         what = tally.take_maps(opened, reading, str(source))
@@ -347,8 +347,8 @@ def _keep(tally: _Tally, source: Path, *, name: str, root: Path, reading: Readin
     }
     id = records.sha256(identity)
     folder = root / "external" / f"{name}-{id[:10]}"
-    digest = evaluate.save(folder / "predictions.h5", tally.predictions(), {"identity": id, "protocol": judge.caption})
-    recorded = evaluate.load(folder / "predictions.h5")
+    digest = predict.save(folder / "predictions.h5", tally.predictions(), {"identity": id, "protocol": judge.caption})
+    recorded = predict.load(folder / "predictions.h5")
     values = score.reported(recorded, judge.metrics, judge.suite.eval.k, judge.protocol)
     difference = f"external: {name} (files of {source.name}: {what})"
     records.write_record(

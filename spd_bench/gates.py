@@ -19,9 +19,9 @@ from torch import Tensor
 
 from spd_bench.api import Features, QueryState, Scene
 from spd_bench.geometry import Table
-from spd_bench.metrics import Metric
 from spd_bench.model.compose import Composition
 from spd_bench.model.diagnose import diagnose
+from spd_bench.score.metrics import Metric
 from spd_bench.suite.schema import PATCH, Checks
 
 LOCAL_TOKENS = 91

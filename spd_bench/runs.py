@@ -25,7 +25,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from spd_bench import score
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.costs import Meter
 from spd_bench.data.batches import BatchPlan, ScoredImages
@@ -35,15 +34,16 @@ from spd_bench.data.preflight import check_frames
 from spd_bench.data.randomness import generator
 from spd_bench.data.views import FrozenFeatures, Views, unit_range
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, ResourceError, SpdError, shortage
-from spd_bench.evaluate import Predictions, predict
-from spd_bench.evaluate import load as load_predictions
-from spd_bench.evaluate import save as save_predictions
 from spd_bench.model.compose import Composition
 from spd_bench.model.diagnose import diagnose, label
 from spd_bench.plan import Experiment, Job
 from spd_bench.process.locks import training_lock
 from spd_bench.process.watch import Watch
 from spd_bench.quarantine import undisturbed
+from spd_bench.score import score
+from spd_bench.score.predict import Predictions, predict
+from spd_bench.score.predict import load as load_predictions
+from spd_bench.score.predict import save as save_predictions
 from spd_bench.store import files, records
 from spd_bench.store.records import UNFINISHED
 from spd_bench.train import loop

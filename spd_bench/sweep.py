@@ -15,13 +15,13 @@ from spd_bench import plan
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.display import Display
 from spd_bench.errors import ConfigError, DataError, ResourceError, SpdError, printable
-from spd_bench.evaluate import Predictions
 from spd_bench.plan import Experiment
 from spd_bench.process.watch import Watch
 from spd_bench.report.sweep_page import sweep_page
 from spd_bench.report.sweep_suite import chosen_trial, confirming_suite
 from spd_bench.report.sweep_tables import SweepSummary, caption, shown, terminal
 from spd_bench.runs import VALIDATION_QUERIES, Outcome
+from spd_bench.score.predict import Predictions
 from spd_bench.session import device_named, stderr_console
 from spd_bench.store import files, records
 from spd_bench.suite.axes import Composition, compositions

@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
-from spd_bench import score, timing
+from spd_bench import timing
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.errors import BusyError
-from spd_bench.evaluate import Predictions, predict
-from spd_bench.evaluate import load as load_predictions
-from spd_bench.evaluate import save as save_predictions
 from spd_bench.plan import Experiment, Job
 from spd_bench.process.locks import training_lock
 from spd_bench.process.watch import Watch
 from spd_bench.runs import VALIDATION_QUERIES, Outcome, Progress, Runner
+from spd_bench.score import score
+from spd_bench.score.predict import Predictions, predict
+from spd_bench.score.predict import load as load_predictions
+from spd_bench.score.predict import save as save_predictions
 from spd_bench.store import records
 from spd_bench.sweep_file import WITH_K
 

@@ -12,11 +12,11 @@ import pytest
 from spd_bench import cli
 from spd_bench.data.randomness import generator
 from spd_bench.errors import ConfigError, DataError
-from spd_bench.evaluate import NotFinite, Predictions, load, save
 from spd_bench.report.collect import comparison
 from spd_bench.report.compare import compared
 from spd_bench.report.sources import gather
 from spd_bench.report.verdicts import Verdicts, judge
+from spd_bench.score.predict import NotFinite, Predictions, load, save
 from spd_bench.store import records
 
 IMAGES, SCENES, POINTS = 24, 8, 6

@@ -15,7 +15,6 @@ from PIL import Image
 from spd_bench import plan
 from spd_bench.alignment import Alignment, inverse
 from spd_bench.errors import ConfigError, DataError, StateError
-from spd_bench.evaluate import load
 from spd_bench.external import Scored, score_predictions, table
 from spd_bench.external_files import match
 from spd_bench.report.collect import collect
@@ -23,6 +22,8 @@ from spd_bench.report.comparison import notes
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import ALIGNED_HEADING, FORMATS, render
 from spd_bench.runs import Runner, record_suite
+from spd_bench.score import judge
+from spd_bench.score.predict import load
 from spd_bench.store import records
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Suite
@@ -83,13 +84,13 @@ def suite_of(folder: Path, frames: Path, *sets: str, encoder: str = "patch_descr
 @pytest.fixture
 def names(suite: Suite) -> list[str]:
     """The last fifth: 00016 to 00019."""
-    return [frame.frame for frame in plan.Judge.of(suite).data.frames("test")]
+    return [frame.frame for frame in judge.Judge.of(suite).data.frames("test")]
 
 
 @pytest.fixture
 def truth(suite: Suite) -> Maps:
     """What a perfect method predicts; 1 m where the truth is unknown."""
-    data = plan.Judge.of(suite).data
+    data = judge.Judge.of(suite).data
     maps = np.stack([data.read(frame).depth_m_HW for frame in data.frames("test")])
     return np.where(maps > 0, maps, 1).astype(np.float32)
 
@@ -181,7 +182,7 @@ def test_all_pixels_are_the_mean_over_images_of_every_valid_pixel(
 ) -> None:
     predicted = (truth * np.random.default_rng(1).lognormal(0, 0.2, truth.shape)).astype(np.float32)
     scored = score(stack(tmp_path / "a.npy", predicted))
-    data = plan.Judge.of(suite).data
+    data = judge.Judge.of(suite).data
     per_image = []
     for frame, map_HW in zip(data.frames("test"), predicted.astype(np.float64), strict=True):
         g_HW = data.read(frame).depth_m_HW.astype(np.float64)

@@ -26,7 +26,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from spd_bench import evaluate
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.data import pack
 from spd_bench.data.features import shards
@@ -37,6 +36,7 @@ from spd_bench.data.sets.nyu_scenes import labelled_frames
 from spd_bench.data.sets.packed import PackedFrames
 from spd_bench.errors import SpdError
 from spd_bench.external_files import open_maps
+from spd_bench.score import predict
 from spd_bench.train import loop
 from spd_components.dav2_weights import read_tensors, refuse_non_finite
 
@@ -163,12 +163,12 @@ def make_predictions(path: Path) -> None:
     rng = np.random.default_rng(0)
     depth_m_IP = rng.uniform(1, 4, (3, 16)).astype(np.float32)
     uv_IP2, draw_P = rng.integers(0, 9, (3, 16, 2)).astype(np.int32), np.zeros(16, np.int32)
-    made = evaluate.Predictions(("a", "b", "c"), ("x", "x", "y"), uv_IP2, depth_m_IP, depth_m_IP + 1, draw_P)
-    evaluate.save(path, made, {"identity": "0123", "protocol": "whole"})
+    made = predict.Predictions(("a", "b", "c"), ("x", "x", "y"), uv_IP2, depth_m_IP, depth_m_IP + 1, draw_P)
+    predict.save(path, made, {"identity": "0123", "protocol": "whole"})
 
 
 def read_predictions(path: Path) -> str:
-    found = evaluate.load(path)
+    found = predict.load(path)
     names = ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P")
     return f"{found.frames} {found.scenes} " + digest_of({name: getattr(found, name) for name in names})
 

@@ -15,10 +15,10 @@ from spd_bench.data.batches import ScoredImages
 from spd_bench.data.preflight import check_frames
 from spd_bench.data.views import FrozenFeatures, Views, unit_range
 from spd_bench.errors import DataError
-from spd_bench.evaluate import NotFinite, Predictions, predict
-from spd_bench.metrics import RMSE, AbsRel, Delta1, Log10, Metric, RMSEPooled, SILog, SqRel
 from spd_bench.protocol import protocol
-from spd_bench.score import per_image, reported, summarise
+from spd_bench.score.metrics import RMSE, AbsRel, Delta1, Log10, Metric, RMSEPooled, SILog, SqRel
+from spd_bench.score.predict import NotFinite, Predictions, predict
+from spd_bench.score.score import per_image, reported, summarise
 from spd_bench.suite.schema import Augment
 
 METRICS: list[Metric] = [AbsRel(), RMSE(), RMSEPooled(), Log10(), SqRel(), SILog(), Delta1()]

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from spd_bench.errors import ConfigError, DataError
-from spd_bench.plan import Judge
 from spd_bench.protocol import POOLED, PROTOCOLS, Protocol, protocol
+from spd_bench.score.judge import Judge
 from spd_bench.suite.load import load_suite
 
 NYU = protocol("nyu_bts")

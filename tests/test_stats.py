@@ -18,7 +18,7 @@ from scipy import stats as scipy_stats
 
 from spd_bench import stats
 from spd_bench.errors import ConfigError, DataError
-from spd_bench.metrics import RMSEPooled
+from spd_bench.score.metrics import RMSEPooled
 from spd_bench.stats import Interval, Margin, PairedDifference, Scores, a_a_control, as_averaged, compare, family, holm
 
 

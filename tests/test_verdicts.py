@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from spd_bench.cli import app
 from spd_bench.data.randomness import generator
 from spd_bench.errors import StateError
-from spd_bench.evaluate import Predictions, load, save
 from spd_bench.report.collect import collect, recorded
 from spd_bench.report.tables import FORMATS, render
 from spd_bench.report.verdict_tables import banner, block, html_block, plain, rows
 from spd_bench.report.verdicts import judge, judged
+from spd_bench.score.predict import Predictions, load, save
 from spd_bench.store import files
 
 IMAGES, SCENES, POINTS = 24, 8, 6

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spd_bench import registry, score, stats
+from spd_bench import registry, stats
 from spd_bench.data.randomness import generator
 from spd_bench.errors import ConfigError, StateError, did_you_mean, quoted
-from spd_bench.evaluate import Predictions, load
-from spd_bench.metrics import Metric
 from spd_bench.protocol import protocol
 from spd_bench.report.collect import recorded
 from spd_bench.report.comparison import seed_pairs
+from spd_bench.score import score
+from spd_bench.score.metrics import Metric
+from spd_bench.score.predict import Predictions, load
 from spd_bench.stats import AAControl, Finding, Margin, PairedDifference, Scores
 from spd_bench.store import records
 
@@ -81,7 +82,7 @@ def judge(
 
     Raises ConfigError for a family that names nothing and for a reference that was asked for and has no complete
     result; StateError where two rows of a suite were not scored at the same points, ConfigError where those of several
-    suites were not; and what `evaluate.load` and `Scores` raise: an image without a finite value is never left out.
+    suites were not; and what `score.predict.load` and `Scores` raise: an image without a finite value is never left out.
     """
     several = "asked" in stored
     rows = _finished(stored["rows"])

@@ -19,11 +19,11 @@ from tiny import V13, write_frames
 
 from spd_bench import plan, session
 from spd_bench.errors import ConfigError, Stopped
-from spd_bench.evaluate import load
 from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.report.collect import collect, record
 from spd_bench.report.comparison import caption
 from spd_bench.runs import Runner
+from spd_bench.score.predict import load
 
 SUITE = (
     "\nsuite: tiny\n"

@@ -16,10 +16,10 @@ from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId, Point
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.views import FrozenFeatures, Views
 from spd_bench.errors import ConfigError, ResourceError, StateError
-from spd_bench.evaluate import NotFinite, Predictions, load, predict, save
-from spd_bench.metrics import RMSE, AbsRel, Delta1, Metric, RMSEPooled, SILog
 from spd_bench.protocol import protocol
-from spd_bench.score import AllPixels, per_image, pooled, reported, summarise
+from spd_bench.score.metrics import RMSE, AbsRel, Delta1, Metric, RMSEPooled, SILog
+from spd_bench.score.predict import NotFinite, Predictions, load, predict, save
+from spd_bench.score.score import AllPixels, per_image, pooled, reported, summarise
 from spd_bench.store import files
 from spd_bench.suite.schema import Augment
 

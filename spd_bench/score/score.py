@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spd_bench.errors import ConfigError
-from spd_bench.evaluate import NotFinite, Predictions
-from spd_bench.metrics import Metric
 from spd_bench.protocol import Protocol
+from spd_bench.score.metrics import Metric
+from spd_bench.score.predict import NotFinite, Predictions
 
 PerImage = Mapping[tuple[str, int], NDArray[np.float64]]
 """(metric, K) → one value per image."""

@@ -1,9 +1,7 @@
 """Predictions of one model on a split: `predictions.h5` is the record from which every number can be rebuilt."""
 
-from spd_bench.cost.timing import now
 import hashlib
 import io
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from spd_bench.api import Features, FrameId, PointDepthModel
+from spd_bench.cost.timing import now
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.views import FrozenFeatures, unit_range
 from spd_bench.errors import SpdError, StateError
@@ -120,8 +119,6 @@ def _to_fill(frames: Sequence[FrameId], draw_P: NDArray[np.integer[Any]]) -> Pre
         predicted_m_IP=np.empty(shape, np.float32),
         draw_P=draw_P.astype(np.int32),
     )
-
-
 
 
 def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> str:

@@ -7,18 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spd_bench import registry
-from spd_bench.metrics import (
-    RMSE,
-    AbsRel,
-    Delta1,
-    Delta2,
-    Delta3,
-    Log10,
-    Metric,
-    RMSEPooled,
-    SILog,
-    SqRel,
-)
+from spd_bench.score.metrics import RMSE, AbsRel, Delta1, Delta2, Delta3, Log10, Metric, RMSEPooled, SILog, SqRel
 
 EVERY = [AbsRel, SqRel, RMSE, RMSEPooled, Log10, SILog, Delta1, Delta2, Delta3]
 LN2 = math.log(2)
