@@ -226,7 +226,7 @@ def caption(comparison: Comparison) -> list[str]:
 
 def headline(comparison: Comparison) -> list[str]:
     """First and loudly what stands in for what; then data, protocol, images and seeds, and how far to trust them."""
-    from spd_bench.stats import VERDICT_SEEDS  # brings numpy along
+    from spd_bench.report.stats import VERDICT_SEEDS  # brings numpy along
 
     counts = f"Images scored: {comparison.images}. Seeds: {_seed_list(comparison)}. {_count_line(comparison.rows)}"
     suite = [f"Suite: {comparison.suite}, profile {comparison.profile}. {counts}"]

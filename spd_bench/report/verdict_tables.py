@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from spd_bench.report.comparison import markdown_escape, one_line
 
 if TYPE_CHECKING:
+    from spd_bench.report.stats import Finding, Interval, PairedDifference
     from spd_bench.report.verdicts import Verdicts
-    from spd_bench.stats import Finding, Interval, PairedDifference
 
 HEADERS = (
     "composition",

@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spd_bench import registry, stats
+from spd_bench import registry
 from spd_bench.data.randomness import generator
 from spd_bench.errors import ConfigError, StateError, did_you_mean, quoted
 from spd_bench.protocol import protocol
+from spd_bench.report import stats
 from spd_bench.report.collect import recorded
 from spd_bench.report.comparison import seed_pairs
+from spd_bench.report.stats import AAControl, Finding, Margin, PairedDifference, Scores
 from spd_bench.score import score
 from spd_bench.score.metrics import Metric
 from spd_bench.score.predict import Predictions, load
-from spd_bench.stats import AAControl, Finding, Margin, PairedDifference, Scores
 from spd_bench.store import records
 
 POINTS = {

@@ -16,10 +16,20 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from spd_bench import stats
 from spd_bench.errors import ConfigError, DataError
+from spd_bench.report import stats
+from spd_bench.report.stats import (
+    Interval,
+    Margin,
+    PairedDifference,
+    Scores,
+    a_a_control,
+    as_averaged,
+    compare,
+    family,
+    holm,
+)
 from spd_bench.score.metrics import RMSEPooled
-from spd_bench.stats import Interval, Margin, PairedDifference, Scores, a_a_control, as_averaged, compare, family, holm
 
 
 def scores(values_SI: Any, scenes: Sequence[str], name: str = "variant") -> Scores:
