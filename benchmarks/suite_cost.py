@@ -19,9 +19,9 @@ import torch
 import typer
 
 from spd_bench import timing
-from spd_bench.display import counting
 from spd_bench.profiling import profile_suite
 from spd_bench.report.profile import LITERAL, TrainingShape
+from spd_bench.run.display import counting
 from spd_bench.suite.load import load_suite
 
 FRAMES, BATCH, QUERIES, COMPOSITIONS = 8, 2, 256, 8

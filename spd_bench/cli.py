@@ -220,11 +220,11 @@ def profile(
 
     if device != "cuda" and not timing.is_pinned(threads):
         raise typer.Exit(timing.run_pinned(sys.orig_argv, threads))
-    from spd_bench.display import counting
     from spd_bench.profiling import profile_suite, track_profile, write_profile
     from spd_bench.report.profile import TrainingShape
     from spd_bench.report.profile_tables import profile_terminal
-    from spd_bench.session import device_named
+    from spd_bench.run.display import counting
+    from spd_bench.run.session import device_named
     from spd_bench.suite.load import load_suite
     from spd_bench.tracking import Tracker
 
@@ -299,7 +299,7 @@ def plan(
 
     Minutes are estimated from finished runs below the folder of all runs on the same kind of device.
     """
-    from spd_bench.session import plan_suite
+    from spd_bench.run.session import plan_suite
 
     rows, title = plan_suite(
         suite,
@@ -378,9 +378,9 @@ def score(
     runs: RootOption = RUNS,
 ) -> None:
     """Score somebody else's predictions as a suite's own, and add them to its comparisons."""
-    from spd_bench.display import counting
     from spd_bench.external import score_predictions, table
-    from spd_bench.plan import choose_data
+    from spd_bench.run.choose import choose_data
+    from spd_bench.run.display import counting
 
     with counting("scoring") as on_image:
         scored = score_predictions(
@@ -484,7 +484,7 @@ def data_inspect(
 ) -> None:
     """Say what data this is, and every problem with it, in one pass; exit code 3 if there is one."""
     from spd_bench.data.inspect import inspect_data
-    from spd_bench.display import counting
+    from spd_bench.run.display import counting
 
     with counting("reading frames") as on_frame:
         found = inspect_data(path, dataset=dataset, protocol=protocol, on_frame=on_frame, limit=limit)
@@ -505,7 +505,7 @@ def data_prepare(
 ) -> None:
     """Pack RGB-D data of any layout into one HDF5 file that trains fast; the same command goes on after a stop."""
     from spd_bench.data.pack import pack
-    from spd_bench.display import counting
+    from spd_bench.run.display import counting
     from spd_bench.suite.yaml import setting
 
     options: dict[str, Any] = {}
@@ -528,7 +528,7 @@ def cache_build(
     device: DeviceOption = "auto",
 ) -> None:
     """Encode what a suite's runs will read with data.cache: disk; its size is shown first, and nothing is trained."""
-    from spd_bench.session import build_cache
+    from spd_bench.run.session import build_cache
 
     chosen = _selection(only, skip)
     build_cache(suite, profile=profile, sets=set_ or (), data=data, root=runs, device=device, selection=chosen)
@@ -560,7 +560,7 @@ def cache_verify(
     runs: RootOption = RUNS,
 ) -> None:
     """Compare every checksum; damaged shards are listed (exit code 7) and made anew by the next run that needs them."""
-    from spd_bench.display import counting
+    from spd_bench.run.display import counting
 
     with counting("verifying") as on_shard:
         damaged = _cache(runs).verify(on_shard, key)
@@ -596,7 +596,7 @@ def cache_rm(
 
 def _cache(runs: Path) -> Any:
     from spd_bench.data.features.cache import FeatureCache
-    from spd_bench.runs import FEATURES
+    from spd_bench.run.runner import FEATURES
 
     return FeatureCache(runs / FEATURES)
 

@@ -18,14 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spd_bench import plan, registry
+from spd_bench import registry
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.data.randomness import torch_seed
 from spd_bench.errors import ConfigError, DataError, SpdError, quoted
 from spd_bench.flops import decode_work, prepare_work
 from spd_bench.model import compose
 from spd_bench.model.compose import Part
-from spd_bench.plan import build_model, with_width
 from spd_bench.report.profile import (
     DENSE,
     LITERAL,
@@ -38,6 +37,8 @@ from spd_bench.report.profile import (
 )
 from spd_bench.report.profile_figures import profile_svg
 from spd_bench.report.profile_tables import profile_markdown
+from spd_bench.run import plan
+from spd_bench.run.plan import build_model, with_width
 from spd_bench.store import files
 from spd_bench.suite.axes import Composition, Selection, compositions
 from spd_bench.suite.checks import check_options

@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from spd_bench import plan
 from spd_bench.api import Encoder, PointDepthModel
-from spd_bench.display import Display
 from spd_bench.errors import ConfigError, DataError, ResourceError, SpdError, printable
-from spd_bench.plan import Experiment
 from spd_bench.process.watch import Watch
 from spd_bench.report.sweep_page import sweep_page
 from spd_bench.report.sweep_suite import chosen_trial, confirming_suite
 from spd_bench.report.sweep_tables import SweepSummary, caption, shown, terminal
-from spd_bench.runs import VALIDATION_QUERIES, Outcome
+from spd_bench.run import plan
+from spd_bench.run.display import Display
+from spd_bench.run.outcome import Outcome
+from spd_bench.run.plan import Experiment
+from spd_bench.run.runner import VALIDATION_QUERIES
+from spd_bench.run.session import device_named, stderr_console
 from spd_bench.score.predict import Predictions
-from spd_bench.session import device_named, stderr_console
 from spd_bench.store import files, records
 from spd_bench.suite.axes import Composition, compositions
 from spd_bench.suite.load import load_suite

@@ -17,11 +17,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from spd_bench import plan, registry
+from spd_bench import registry
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.errors import ConfigError, DataError, SpdError, did_you_mean
 from spd_bench.model import compose
 from spd_bench.model.compose import Part
+from spd_bench.run import choose, plan
 from spd_bench.suite.axes import Composition, Selection, compositions
 from spd_bench.suite.checks import Problem, check_components, check_options, problems_of, refuse, schema_problems
 from spd_bench.suite.forms import long_form, names
@@ -273,7 +274,7 @@ def json_schema() -> dict[str, Any]:
 class Plan:
     """A sweep on its suite, ready to run.
 
-    base: the suite with the sweep's values set and everything but its base taken away. why: as in `plan.Chosen`.
+    base: the suite with the sweep's values set and everything but its base taken away. why: as in `run.choose.Chosen`.
     """
 
     sweep: Sweep
@@ -326,7 +327,7 @@ def load_sweep(
     refuse([*_problems(tree), *itertools.chain(*(_problems(_under(tree, name)) for name in known))])
     first = _parsed(tree)
     suite_path = _suite_path(first.suite, tree, path)
-    chosen = plan.choose(suite_path, profile=profile or first.profile, sets=sets, data=data, selection=BASE)
+    chosen = choose.choose(suite_path, profile=profile or first.profile, sets=sets, data=data, selection=BASE)
     if chosen.steps:
         raise ConfigError("suite: a build order cannot be swept", where=tree.nearest(("suite",)).head)
     tree = _under(tree, chosen.suite.profile) if chosen.suite.profile in known else tree
@@ -443,7 +444,7 @@ def _base(sweep: Sweep, tree: Node, suite: Suite, sets: Sequence[str], data: str
         report = {key: node for key, node in kept["report"].value.items() if key == "primary"}
         kept["report"] = Node(report, kept["report"].place, kept["report"].key)
     base = _suite_of(Node({key: node for key, node in kept.items() if key != "profiles"}, laid.place), suite.profile)
-    if lacks := plan.missing(base, BASE):
+    if lacks := choose.missing(base, BASE):
         raise DataError("cannot run here:\n  " + "\n  ".join(lacks), where=sweep.sweep)
     return base
 

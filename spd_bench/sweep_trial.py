@@ -13,10 +13,11 @@ import torch
 from spd_bench import timing
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.errors import BusyError
-from spd_bench.plan import Experiment, Job
 from spd_bench.process.locks import training_lock
 from spd_bench.process.watch import Watch
-from spd_bench.runs import VALIDATION_QUERIES, Outcome, Progress, Runner
+from spd_bench.run.outcome import Outcome, Progress
+from spd_bench.run.plan import Experiment, Job
+from spd_bench.run.runner import VALIDATION_QUERIES, Runner
 from spd_bench.score import score
 from spd_bench.score.predict import Predictions, predict
 from spd_bench.score.predict import load as load_predictions

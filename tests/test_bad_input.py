@@ -859,7 +859,7 @@ Command = Callable[..., Done]
 def _warm() -> None:
     """What one process imports once is not a case's own time."""
     from spd_bench import registry
-    from spd_bench.session import plan_suite
+    from spd_bench.run.session import plan_suite
 
     for name in registry.names("dataset"):
         registry.load("dataset", name)

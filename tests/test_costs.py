@@ -14,7 +14,7 @@ from spd_bench.flops import macs
 from spd_bench.fused import inference
 from spd_bench.model import compose
 from spd_bench.model.compose import Part
-from spd_bench.plan import build_model
+from spd_bench.run.plan import build_model
 from spd_bench.suite.axes import compositions
 from spd_bench.suite.load import load_suite
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from tiny import SMALL, write_frames
 
-from spd_bench import costs, session
+from spd_bench import costs
 from spd_bench.data import pack as packing
 from spd_bench.data.sets.packed import PackedFrames
 from spd_bench.errors import SpdError
@@ -27,6 +27,7 @@ from spd_bench.model import compose
 from spd_bench.report import figures
 from spd_bench.report.collect import collect, curves
 from spd_bench.report.verdicts import judged
+from spd_bench.run import session
 from spd_bench.store import records, sealed
 
 SUITE = (

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from spd_bench import plan
 from spd_bench.alignment import Alignment, inverse
 from spd_bench.errors import ConfigError, DataError, StateError
 from spd_bench.external import Scored, score_predictions, table
@@ -21,7 +20,9 @@ from spd_bench.report.collect import collect
 from spd_bench.report.comparison import notes
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import ALIGNED_HEADING, FORMATS, render
-from spd_bench.runs import Runner, record_suite
+from spd_bench.run import plan
+from spd_bench.run.record import record_suite
+from spd_bench.run.runner import Runner
 from spd_bench.score import judge
 from spd_bench.score.predict import load
 from spd_bench.store import records

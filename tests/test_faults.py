@@ -98,8 +98,8 @@ def work(order: dict[str, Any]) -> None:
     """Runs the suite in this process, a fork, and ends it with the exit code that the command would have."""
     import torch
 
-    from spd_bench import session
     from spd_bench.errors import SpdError
+    from spd_bench.run import session
     from spd_bench.store import files
     from spd_bench.train import loop
 
@@ -139,9 +139,10 @@ def serve() -> None:
     """
     import torch
 
-    from spd_bench import costs, session
+    from spd_bench import costs
     from spd_bench.model import compose
     from spd_bench.report import figures
+    from spd_bench.run import session
 
     torch.set_num_threads(1)
     # MLflow has tests of its own; what is to be recorded there counts as recorded

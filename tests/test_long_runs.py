@@ -20,9 +20,9 @@ from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId, Point
 from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.queries import Uniform
 from spd_bench.data.views import FrozenFeatures, Views
-from spd_bench.display import Display
 from spd_bench.process.watch import Watch
 from spd_bench.protocol import protocol
+from spd_bench.run.display import Display
 from spd_bench.score.predict import predict
 from spd_bench.suite.schema import Augment
 from spd_bench.train import loop

@@ -157,7 +157,9 @@ def test_light_commands_import_nothing_heavy(args: list[str], tmp_path: Path, mo
 
 
 def test_probe_for_heavy_imports_can_fail() -> None:
-    loaded = python("import sys; import spd_bench.session; print(*{name.partition('.')[0] for name in sys.modules})")
+    loaded = python(
+        "import sys; import spd_bench.run.session; print(*{name.partition('.')[0] for name in sys.modules})"
+    )
     assert "torch" in loaded.split()
 
 

@@ -22,10 +22,11 @@ import pytest
 import torch
 from tiny import SMALL, write_frames
 
-from spd_bench import costs, session
+from spd_bench import costs
 from spd_bench.data import pack as packing
 from spd_bench.model import compose
 from spd_bench.report import figures
+from spd_bench.run import session
 from spd_bench.store import files, records, sealed
 from spd_bench.train import loop
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from spd_bench import cli, session
+from spd_bench import cli
 from spd_bench.errors import ConfigError
 from spd_bench.report.sweep_page import sweep_page
 from spd_bench.report.sweep_suite import chosen_trial, confirming_suite
 from spd_bench.report.sweep_tables import terminal
+from spd_bench.run import session
 from spd_bench.suite.load import load_suite
 from spd_bench.sweep import run_sweep, show_sweep
 from spd_bench.sweep_file import Sweep

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 import torch
 
-from spd_bench import session
 from spd_bench.errors import Stopped
-from spd_bench.plan import Experiment
 from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.report.sweep_tables import SweepSummary
+from spd_bench.run import session
+from spd_bench.run.plan import Experiment
 from spd_bench.score.predict import Predictions
 from spd_bench.sweep import _key, run_sweep, show_sweep
 from spd_bench.sweep_file import Sweep, load_sweep

@@ -27,7 +27,7 @@ def run_suite(
     command: str,
     tell: Callable[[str], None],
 ) -> Mapping[str, Any]:
-    """`session.run_suite` under supervision; what it leaves (`session.Finished`) as a mapping.
+    """`run.session.run_suite` under supervision; what it leaves (`run.session.Finished`) as a mapping.
 
     join: help the process that leads this suite, if there is one. Raises BusyError, without it, if there is one.
     """
@@ -46,7 +46,7 @@ def run_suite(
     def go(leader: Holder, *, leads: bool) -> Mapping[str, Any]:
         watch = common | {"session": leader.session, "leads": leads}
         ended: Mapping[str, Any] = supervised(
-            "spd_bench.session:work", arguments, watch=watch, limits=limits, tell=tell
+            "spd_bench.run.session:work", arguments, watch=watch, limits=limits, tell=tell
         )
         return ended
 

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from spd_bench import plan, runs, session
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId
 from spd_bench.data.features import shelf
 from spd_bench.data.features import stored as stored_features
@@ -29,6 +28,8 @@ from spd_bench.data.features.shelf import Pass
 from spd_bench.data.features.stored import StoredFeatures
 from spd_bench.data.views import FrozenFeatures, View, Views, unit_range
 from spd_bench.errors import BusyError, ConfigError, ResourceError, StateError
+from spd_bench.run import choose, plan, session
+from spd_bench.run import runner as runs
 from spd_bench.suite.schema import Augment
 from spd_bench.train import loop
 
@@ -649,7 +650,7 @@ class Quiet:
 
 
 def runner(suite: Path, root: Path, *sets: str) -> runs.Runner:
-    chosen = plan.choose(suite, profile=None, sets=sets)
+    chosen = choose.choose(suite, profile=None, sets=sets)
     made = runs.Runner(plan.Experiment(chosen.suite), root, CPU)
     made.build_features(lambda text: None, lambda done, total: None)
     return made
@@ -715,7 +716,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
 
 def test_float16_is_part_of_the_identity(suite: Path) -> None:
     def ids(*sets: str) -> list[str]:
-        experiment = plan.Experiment(plan.choose(suite, profile=None, sets=[ALONE, *sets]).suite)
+        experiment = plan.Experiment(choose.choose(suite, profile=None, sets=[ALONE, *sets]).suite)
         return [job.train_id for job in experiment.jobs]
 
     assert set(ids()).isdisjoint(ids("data.cache=memory"))
@@ -724,8 +725,8 @@ def test_float16_is_part_of_the_identity(suite: Path) -> None:
 
 def test_a_cache_of_views_that_never_come_again_is_refused(suite: Path) -> None:
     with pytest.raises(ConfigError, match=r"with augment.views: 0 no training view does\n.*augment.enabled: false"):
-        plan.choose(suite, profile=None, sets=["data.augment.views=0"])
-    plan.choose(suite, profile=None, sets=["data.augment.views=0", "data.augment.enabled=false"])
+        choose.choose(suite, profile=None, sets=["data.augment.views=0"])
+    choose.choose(suite, profile=None, sets=["data.augment.views=0", "data.augment.enabled=false"])
 
 
 def test_a_run_says_what_it_builds(

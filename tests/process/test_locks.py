@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from tiny import SMALL, V13, write_frames
 
-from spd_bench import session
 from spd_bench.errors import BusyError
 from spd_bench.process.locks import holder, suite_lock, training_lock
 from spd_bench.process.watch import Watch, read_crumb
+from spd_bench.run import session
 from spd_bench.store import records
 from spd_bench.train import loop
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 from tiny import V13, write_frames
 
-from spd_bench import plan, session
 from spd_bench.errors import ConfigError, Stopped
 from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.report.collect import collect, record
 from spd_bench.report.comparison import caption
-from spd_bench.runs import Runner
+from spd_bench.run import choose, plan, session
+from spd_bench.run.runner import Runner
 from spd_bench.score.predict import load
 
 SUITE = (
@@ -78,7 +78,7 @@ class Countdown(Watch):
 
 
 def planned(suite: Path) -> plan.Experiment:
-    return plan.Experiment(plan.choose(suite, profile=None).suite)
+    return plan.Experiment(choose.choose(suite, profile=None).suite)
 
 
 def finish(experiment: plan.Experiment, root: Path, watch: Watch) -> Path:

@@ -243,8 +243,9 @@ WATCH = Watch()
 @pytest.mark.slow
 def test_one_module_writes_below_a_run_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, evaluation, features, report and comparison; h5py opens files by itself, so it is asked here."""
-    from spd_bench import costs, session
+    from spd_bench import costs
     from spd_bench.model import compose
+    from spd_bench.run import session
 
     root = tmp_path / "runs"
     for i in range(15):

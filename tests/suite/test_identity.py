@@ -17,10 +17,11 @@ from PIL import Image
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from spd_bench import plan, registry
+from spd_bench import registry
 from spd_bench.api import ComponentConfig, Encoder
 from spd_bench.model import compose
-from spd_bench.plan import Experiment
+from spd_bench.run import plan
+from spd_bench.run.plan import Experiment
 from spd_bench.suite.identity import EVALUATION, IDENTITY, TRAINING
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice, Suite

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from spd_bench.plan import Job
-from spd_bench.runs import Runner
+from spd_bench.run.plan import Job
+from spd_bench.run.runner import Runner
 from spd_bench.store import records
 
 UNKNOWN = "unknown (no run here yet; the first one tells)"

@@ -13,11 +13,12 @@ from filelock import FileLock
 from PIL import Image
 from tiny import V13, write_frames
 
-from spd_bench import plan, session
 from spd_bench.cli import main
 from spd_bench.errors import BusyError, DataError
 from spd_bench.report.collect import collect
-from spd_bench.runs import Outcome, Runner
+from spd_bench.run import choose, plan, session
+from spd_bench.run.outcome import Outcome
+from spd_bench.run.runner import Runner
 from spd_bench.train import loop
 from spd_components.encoder_patch_descriptors import PatchDescriptors
 
@@ -87,7 +88,7 @@ class Quiet:
 
 def outcome(suite: Path, root: Path, progress: Any = None) -> Outcome:
     """What the base's only job comes to."""
-    experiment = plan.Experiment(plan.choose(suite, profile=None).suite)
+    experiment = plan.Experiment(choose.choose(suite, profile=None).suite)
     return Runner(experiment, root, torch.device("cpu")).run(experiment.jobs[0], progress or Quiet())
 
 
@@ -236,7 +237,7 @@ def test_a_suite_that_runs_elsewhere_is_refused(suite: Path) -> None:
 
 
 def identity(suite: Path, *sets: str, index: int = 0) -> tuple[str, str]:
-    job = plan.Experiment(plan.choose(suite, profile=None, sets=sets).suite).jobs[index]
+    job = plan.Experiment(choose.choose(suite, profile=None, sets=sets).suite).jobs[index]
     return job.train_id, job.eval_id
 
 
@@ -289,7 +290,7 @@ def test_data_and_component_versions_are_part_of_the_identity(
 def test_without_data_and_weights_the_suite_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NYU_ROOT", raising=False)
     monkeypatch.delenv("DAV2_WEIGHTS", raising=False)
-    chosen = plan.choose("v13_ablation", profile=None)
+    chosen = choose.choose("v13_ablation", profile=None)
     assert chosen.suite.profile == "smoke"
     assert "nyu_depth_v2_labeled.mat" in chosen.why
     assert "depth_anything_v2_vits" in chosen.why
@@ -299,7 +300,7 @@ def test_an_asked_for_profile_never_falls_back(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("NYU_ROOT", raising=False)
     monkeypatch.delenv("DAV2_WEIGHTS", raising=False)
     with pytest.raises(DataError, match="NYU_ROOT") as caught:
-        plan.choose("v13_ablation", profile="full")
+        choose.choose("v13_ablation", profile="full")
     assert caught.value.exit_code == 3
     assert "DAV2_WEIGHTS" in str(caught.value)
 
@@ -393,5 +394,5 @@ def test_too_few_valid_pixels_are_refused_before_anything_is_trained(suite: Path
 @pytest.mark.usefixtures("no_tracking")
 def test_data_is_checked_once(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(suite)
-    monkeypatch.setattr("spd_bench.runs.check_frames", lambda *args, **kw: pytest.fail("checked again"))
+    monkeypatch.setattr("spd_bench.run.runner.check_frames", lambda *args, **kw: pytest.fail("checked again"))
     run(suite)

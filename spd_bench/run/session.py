@@ -16,11 +16,7 @@ import torch
 from rich.console import Console
 from rich.logging import RichHandler
 
-from spd_bench import plan
-from spd_bench.build_order import BuildOrder
-from spd_bench.display import Display
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, SpdError, quoted
-from spd_bench.forecast import UNKNOWN, Estimate, Forecast
 from spd_bench.fused import build
 from spd_bench.process.locks import suite_lock
 from spd_bench.process.watch import Watch
@@ -29,7 +25,13 @@ from spd_bench.report.comparison import Comparison
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
 from spd_bench.report.verdicts import Verdicts, judged
-from spd_bench.runs import Outcome, Runner, record_suite, told
+from spd_bench.run import choose, plan
+from spd_bench.run.build_order import BuildOrder
+from spd_bench.run.display import Display
+from spd_bench.run.forecast import UNKNOWN, Estimate, Forecast
+from spd_bench.run.outcome import Outcome
+from spd_bench.run.record import record_suite
+from spd_bench.run.runner import Runner, told
 from spd_bench.store import files, records
 from spd_bench.store.records import UNFINISHED
 from spd_bench.suite.axes import Selection
@@ -76,7 +78,7 @@ def run_suite(
     data: str | None,
     root: Path,
     device: str,
-    selection: Selection = plan.EVERYTHING,
+    selection: Selection = choose.EVERYTHING,
     watch: Watch | None = None,
 ) -> Finished:
     """Plans, trains, evaluates, logs and reports a suite; what is done already is skipped.
@@ -87,7 +89,7 @@ def run_suite(
     watch = watch or Watch()
     watch.at("planning")
     console = stderr_console()
-    chosen = plan.choose(suite, profile=profile, sets=sets, data=data, selection=selection, watch=watch)
+    chosen = choose.choose(suite, profile=profile, sets=sets, data=data, selection=selection, watch=watch)
     where = device_named(device)
     name = chosen.suite.suite
     if watch.joined and chosen.steps:
@@ -119,19 +121,19 @@ def plan_suite(
     data: str | None,
     root: Path,
     device: str = "auto",
-    selection: Selection = plan.EVERYTHING,
+    selection: Selection = choose.EVERYTHING,
 ) -> tuple[list[dict[str, Any]], str]:
     """Every job with its difference from the base, its state and what it will take, and a title; writes nothing.
 
     device: that of the runs that the estimates are for.
     """
-    chosen = plan.choose(suite, profile=profile, sets=sets, data=data, selection=selection)
+    chosen = choose.choose(suite, profile=profile, sets=sets, data=data, selection=selection)
     where = device_named(device)
     rows: list[dict[str, Any]] = []
     estimates: list[Estimate] = []
     begun: dict[str, set[str]] = {}
     for step, planned in chosen.steps.items() or [("", chosen.suite)]:
-        experiment = plan.Experiment(planned, selection=plan.EVERYTHING if chosen.steps else selection)
+        experiment = plan.Experiment(planned, selection=choose.EVERYTHING if chosen.steps else selection)
         runner = Runner(experiment, root, where)
         forecast = Forecast(runner)
         for job in experiment.jobs:
@@ -185,18 +187,18 @@ def build_cache(
     data: str | None,
     root: Path,
     device: str,
-    selection: Selection = plan.EVERYTHING,
+    selection: Selection = choose.EVERYTHING,
 ) -> None:
     """Encodes, with `data.cache: disk`, what a suite's runs will read and is not there yet; trains nothing."""
     console = stderr_console()
-    chosen = plan.choose(suite, profile=profile, sets=[*sets, "data.cache=disk"], data=data, selection=selection)
+    chosen = choose.choose(suite, profile=profile, sets=[*sets, "data.cache=disk"], data=data, selection=selection)
     where = device_named(device)
     for planned in chosen.steps.values() or [chosen.suite]:
-        experiment = plan.Experiment(planned, selection=plan.EVERYTHING if chosen.steps else selection)
+        experiment = plan.Experiment(planned, selection=choose.EVERYTHING if chosen.steps else selection)
         _build_features(Runner(experiment, root, where), console)
 
 
-def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console, watch: Watch) -> Finished:
+def _run(chosen: choose.Chosen, root: Path, device: torch.device, console: Console, watch: Watch) -> Finished:
     experiment = plan.Experiment(chosen.suite, selection=chosen.selection, watch=watch)
     console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
     runner = Runner(experiment, root, device, watch=watch)
@@ -228,7 +230,7 @@ def _run(chosen: plan.Chosen, root: Path, device: torch.device, console: Console
     return Finished(table, report, tracker.store, failed, starved=starved)
 
 
-def _run_steps(chosen: plan.Chosen, root: Path, device: torch.device, console: Console, watch: Watch) -> Finished:
+def _run_steps(chosen: choose.Chosen, root: Path, device: torch.device, console: Console, watch: Watch) -> Finished:
     """A build order (§10.3): each step's model, then its checks; the first step that fails is the last one run."""
     tracker, source = Tracker(root), _provenance(device, watch)
     walk = BuildOrder(chosen, source, root / "reports" / chosen.suite.suite)
@@ -311,7 +313,7 @@ def _run_jobs(
 
 @contextmanager
 def _tracked_suite(
-    tracker: Tracker, chosen: plan.Chosen, experiment: plan.Experiment, source: dict[str, str], root: Path
+    tracker: Tracker, chosen: choose.Chosen, experiment: plan.Experiment, source: dict[str, str], root: Path
 ) -> Iterator[str | None]:
     """The MLflow run of a suite, closed as finished or, where an error passes through, as killed."""
     parent = tracker.open_suite(
@@ -386,7 +388,7 @@ def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
     tracker.close(run_id, "FAILED" if outcome.failure else "FINISHED")
 
 
-def _title(chosen: plan.Chosen, experiment: plan.Experiment) -> str:
+def _title(chosen: choose.Chosen, experiment: plan.Experiment) -> str:
     suite = experiment.suite
     lines = []
     if chosen.why:

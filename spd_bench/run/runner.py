@@ -18,9 +18,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,10 +36,11 @@ from spd_bench.data.views import FrozenFeatures, Views, unit_range
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, ResourceError, SpdError, shortage
 from spd_bench.model.compose import Composition
 from spd_bench.model.diagnose import diagnose, label
-from spd_bench.plan import Experiment, Job
 from spd_bench.process.locks import training_lock
 from spd_bench.process.watch import Watch
-from spd_bench.quarantine import undisturbed
+from spd_bench.run.outcome import Outcome, Progress
+from spd_bench.run.plan import Experiment, Job
+from spd_bench.run.quarantine import undisturbed
 from spd_bench.score import score
 from spd_bench.score.predict import Predictions, predict
 from spd_bench.score.predict import load as load_predictions
@@ -55,37 +56,6 @@ WATCHED_IMAGES, WATCHED_QUERIES = 4, 64
 """Validation images and queries of each on which the blocks are watched once per epoch."""
 PRIOR_FRAMES, PRIOR_POINTS = 500, 256
 """How many training frames and points of each a model sees before training (`fit_prior`)."""
-
-
-class Progress(Protocol):
-    """What a display is told about a run."""
-
-    def job(self, job: Job) -> None:
-        """A job starts."""
-
-    def group(self, jobs: Sequence[Job], steps: int) -> None:
-        """Several jobs start to train side by side."""
-
-    def training(self, steps: int) -> None:
-        """Its training starts, or goes on."""
-
-    def step(self, step: int, loss: float) -> None:
-        """A training step is done."""
-
-    def image(self, done: int, total: int) -> None:
-        """A test image is predicted."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one job came to: its folder and numbers, or why it failed."""
-
-    job: Job
-    folder: Path
-    scores: Mapping[str, Any] | None
-    log: Mapping[str, Any] | None
-    failure: str = ""
-    reused: bool = False
 
 
 OnFailure = Callable[[loop.Training, BaseException], None]
@@ -590,55 +560,3 @@ def told(device: torch.device) -> str:
     """A device, its kind and the threads that this process may use."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return f"{device} ({machine or platform.machine()}), {torch.get_num_threads()} threads"
-
-
-def record_suite(
-    root: Path,
-    experiment: Experiment,
-    outcomes: Sequence[Outcome],
-    *,
-    why: str,
-    provenance: Mapping[str, str],
-    tracked: Mapping[str, str | None],
-) -> Path:
-    """Writes which folders the suite's latest table is made of, and under which MLflow run it is tracked.
-
-    A job that is still to be done is an outcome whose failure is UNFINISHED.
-    """
-    suite = experiment.suite
-    rows = [
-        {
-            "composition": outcome.job.composition.name,
-            "kind": outcome.job.composition.kind,
-            "axis": outcome.job.composition.axis,
-            "difference": outcome.job.composition.difference,
-            "aliases": [list(alias) for alias in outcome.job.composition.aliases],
-            "gt_aligned": experiment.is_gt_aligned(outcome.job.composition),
-            "stand_ins": experiment.stand_ins(outcome.job.composition),
-            "seed": outcome.job.seed,
-            "folder": str(outcome.folder.relative_to(root)),
-            "evaluation": f"eval-{outcome.job.eval_id[:10]}",
-            "failure": outcome.failure,
-        }
-        for outcome in outcomes
-    ]
-    path = root / "suites" / f"{suite.suite}.json"
-    records.write_record(
-        path,
-        {
-            "suite": suite.dump(),
-            "profile": suite.profile,
-            "why_fallback": why,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "dataset": experiment.data.describe(),
-            "protocol": experiment.judge.caption,
-            "averaging": experiment.protocol.averaging,
-            "judge": experiment.judge.id,
-            "stand_ins": experiment.stand_ins(experiment.compositions[0]),
-            "provenance": provenance,
-            "tracked": tracked,
-            "unfinished": sum(outcome.failure == UNFINISHED for outcome in outcomes),
-            "rows": rows,
-        },
-    )
-    return path

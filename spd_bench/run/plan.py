@@ -4,133 +4,26 @@ What a training depends on and what an evaluation depends on are hashed apart: a
 nothing. Names, places, numbers of workers and paths are not part of either (docs/adr/0003-identity.md).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from spd_bench import registry
 from spd_bench.api import Component, Encoder, Features, PointDepthModel
-from spd_bench.errors import DataError, SpdError
+from spd_bench.errors import SpdError
 from spd_bench.model import compose
 from spd_bench.model.compose import Part
 from spd_bench.model.matching import matched
 from spd_bench.process.watch import Watch
-from spd_bench.quarantine import Quarantine, undisturbed
+from spd_bench.run.choose import EVERYTHING
+from spd_bench.run.quarantine import Quarantine, undisturbed
 from spd_bench.score.judge import Judge, _component
 from spd_bench.store import records
 from spd_bench.suite.axes import Composition, Selection
 from spd_bench.suite.checks import check_options
 from spd_bench.suite.identity import FORMAT
-from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import WITHOUT_EFFECT, Choice, Suite
-
-EVERYTHING = Selection()
-
-
-def missing(suite: Suite, selection: Selection = EVERYTHING, watch: Watch | None = None) -> list[str]:
-    """What this machine lacks for a suite, one line each with how to get it; empty if nothing.
-
-    watch: as for `Experiment`; nothing is then said of a composition that cannot be planned.
-    """
-    quarantine = Quarantine(watch)
-    chosen = selection.of(quarantine.compositions(suite))
-    found = {lack: lack for choice in (suite.data.dataset, suite.data.test) for lack in _lack("dataset", choice)}
-    for composition in chosen:
-        whose = "" if composition.kind == "base" else f"{composition.name} (--skip {composition.name} leaves it out): "
-        for lack in quarantine.attempt(composition, partial(_lacks_parts, composition)) or ():
-            found.setdefault(lack, whose + lack)
-    return list(found.values())
-
-
-def _lacks_parts(composition: Composition) -> list[str]:
-    return [*_lack("encoder", composition.slots["encoder"]), *_lack("baseline", composition.baseline)]
-
-
-def _lack(slot: str, choice: Choice | None) -> list[str]:
-    """What this machine lacks for a component, if anything."""
-    ask = None if choice is None else getattr(registry.load(slot, choice.use), "missing", None)
-    lack = ask(check_options(choice, slot)) if ask is not None and choice is not None else None
-    return [lack] if lack else []
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A suite ready to run, and why a fallback profile was taken ("" if none was)."""
-
-    suite: Suite
-    why: str = ""
-    steps: Mapping[str, Suite] = field(default_factory=dict)
-    """For a build order: each step as a suite of its own."""
-    selection: Selection = EVERYTHING
-
-
-def choose(
-    path_or_name: str | Path,
-    *,
-    profile: str | None,
-    sets: Sequence[str] = (),
-    data: str | Path | None = None,
-    selection: Selection = EVERYTHING,
-    watch: Watch | None = None,
-) -> Chosen:
-    """The suite in the asked profile; without one, the suite itself or, where something is missing, its fallback.
-
-    watch: as for `Experiment`. Raises DataError, saying what is missing and how to get it, where nothing may be
-    substituted.
-    """
-    asked = _chosen(path_or_name, profile, sets, data, selection)
-    lacks = _lacks(asked, watch)
-    if not lacks:
-        return asked
-    if profile is None and asked.suite.fallback is not None:
-        fallback = _chosen(path_or_name, asked.suite.fallback.profile, sets, data, selection)
-        why, lacks = "; ".join(lacks), _lacks(fallback, watch)
-        if not lacks:
-            return replace(fallback, why=why)
-    raise DataError(
-        "cannot run here:\n  " + "\n  ".join(lacks),
-        where=asked.suite.suite + (f" --profile {profile}" if profile else ""),
-    )
-
-
-def choose_data(
-    path_or_name: str | Path, *, profile: str | None, sets: Sequence[str] = (), data: str | Path | None = None
-) -> Suite:
-    """The suite in the asked profile, for what needs its data set alone; nothing is substituted.
-
-    Raises DataError where the data set is not here.
-    """
-    suite = load_suite(path_or_name, profile=profile, sets=sets, data=data)
-    if lack := _lacks_data(suite):
-        raise DataError(lack, where=suite.suite, hint="or name a profile whose data are here, with --profile")
-    return suite
-
-
-def _lacks_data(suite: Suite) -> str | None:
-    choices = [choice for choice in (suite.data.dataset, suite.data.test) if choice is not None]
-    lacks = [registry.load("dataset", choice.use).missing(check_options(choice, "dataset")) for choice in choices]
-    return next(filter(None, lacks), None)
-
-
-def _chosen(
-    path_or_name: str | Path,
-    profile: str | None,
-    sets: Sequence[str],
-    data: str | Path | None,
-    selection: Selection,
-) -> Chosen:
-    suite = load_suite(path_or_name, profile=profile, sets=sets, data=data)
-    steps = {name: load_suite(path_or_name, profile=profile, sets=sets, data=data, step=name) for name in suite.steps}
-    return Chosen(suite, steps=steps, selection=selection)
-
-
-def _lacks(chosen: Chosen, watch: Watch | None) -> list[str]:
-    found = missing(chosen.suite, chosen.selection, watch)
-    for step in chosen.steps.values():  # a step has baselines of its own, which no selection names
-        found += missing(step, watch=watch)
-    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, kw_only=True)

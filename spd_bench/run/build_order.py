@@ -7,11 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
-from spd_bench import gates
-from spd_bench.gates import Evidence, Finding
 from spd_bench.model.compose import Composition
-from spd_bench.plan import Chosen
-from spd_bench.runs import Outcome, Runner
+from spd_bench.run import gates
+from spd_bench.run.choose import Chosen
+from spd_bench.run.gates import Evidence, Finding
+from spd_bench.run.outcome import Outcome
+from spd_bench.run.runner import Runner
 from spd_bench.store import files
 
 HEADERS = ("step", "check", "expected", "found", "")

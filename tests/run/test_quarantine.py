@@ -10,12 +10,13 @@ from tiny import SMALL, write_frames
 
 from spd_baselines.bilinear_mlp import BilinearMLP
 from spd_baselines.constant import Constant
-from spd_bench import plan, registry, session
+from spd_bench import registry
 from spd_bench.errors import ConfigError, DataError, ResourceError
 from spd_bench.process.watch import Watch
-from spd_bench.quarantine import undisturbed
 from spd_bench.registry import PluginError
 from spd_bench.report.collect import collect
+from spd_bench.run import choose, plan, session
+from spd_bench.run.quarantine import undisturbed
 from spd_bench.store import records
 
 SUITE = (
@@ -52,7 +53,7 @@ def broken(*args: Any, **more: Any) -> Any:
 
 
 def experiment(suite: Path, watch: Watch | None, *sets: str) -> plan.Experiment:
-    return plan.Experiment(plan.choose(suite, profile=None, sets=sets, watch=watch).suite, watch=watch)
+    return plan.Experiment(choose.choose(suite, profile=None, sets=sets, watch=watch).suite, watch=watch)
 
 
 def failures(planned: plan.Experiment) -> dict[str, str]:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from spd_bench import plan, session
 from spd_bench.cli import main
 from spd_bench.errors import ConfigError
-from spd_bench.forecast import UNKNOWN, Forecast
-from spd_bench.runs import Runner, told
+from spd_bench.run import choose, plan, session
+from spd_bench.run.forecast import UNKNOWN, Forecast
+from spd_bench.run.runner import Runner, told
 from spd_bench.store import records
 from spd_bench.suite.load import load_suite
 from spd_bench.train import loop
@@ -55,7 +55,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def runner(suite: Path, *sets: str) -> Runner:
-    experiment = plan.Experiment(plan.choose(suite, profile=None, sets=sets).suite)
+    experiment = plan.Experiment(choose.choose(suite, profile=None, sets=sets).suite)
     return Runner(experiment, suite.parent / "runs", torch.device("cpu"))
 
 

@@ -9,8 +9,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from spd_bench.plan import Job
-from spd_bench.runs import Outcome
+from spd_bench.run.outcome import Outcome
+from spd_bench.run.plan import Job
 
 
 def _bar(console: Console) -> Progress:

@@ -1,0 +1,121 @@
+"""The suite in the profile that this machine can run, and what the machine lacks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from spd_bench import registry
+from spd_bench.errors import DataError
+from spd_bench.process.watch import Watch
+from spd_bench.run.quarantine import Quarantine
+from spd_bench.suite.axes import Composition, Selection
+from spd_bench.suite.checks import check_options
+from spd_bench.suite.load import load_suite
+from spd_bench.suite.schema import Choice, Suite
+
+EVERYTHING = Selection()
+
+
+def missing(suite: Suite, selection: Selection = EVERYTHING, watch: Watch | None = None) -> list[str]:
+    """What this machine lacks for a suite, one line each with how to get it; empty if nothing.
+
+    watch: as for `Experiment`; nothing is then said of a composition that cannot be planned.
+    """
+    quarantine = Quarantine(watch)
+    chosen = selection.of(quarantine.compositions(suite))
+    found = {lack: lack for choice in (suite.data.dataset, suite.data.test) for lack in _lack("dataset", choice)}
+    for composition in chosen:
+        whose = "" if composition.kind == "base" else f"{composition.name} (--skip {composition.name} leaves it out): "
+        for lack in quarantine.attempt(composition, partial(_lacks_parts, composition)) or ():
+            found.setdefault(lack, whose + lack)
+    return list(found.values())
+
+
+def _lacks_parts(composition: Composition) -> list[str]:
+    return [*_lack("encoder", composition.slots["encoder"]), *_lack("baseline", composition.baseline)]
+
+
+def _lack(slot: str, choice: Choice | None) -> list[str]:
+    """What this machine lacks for a component, if anything."""
+    ask = None if choice is None else getattr(registry.load(slot, choice.use), "missing", None)
+    lack = ask(check_options(choice, slot)) if ask is not None and choice is not None else None
+    return [lack] if lack else []
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A suite ready to run, and why a fallback profile was taken ("" if none was)."""
+
+    suite: Suite
+    why: str = ""
+    steps: Mapping[str, Suite] = field(default_factory=dict)
+    """For a build order: each step as a suite of its own."""
+    selection: Selection = EVERYTHING
+
+
+def choose(
+    path_or_name: str | Path,
+    *,
+    profile: str | None,
+    sets: Sequence[str] = (),
+    data: str | Path | None = None,
+    selection: Selection = EVERYTHING,
+    watch: Watch | None = None,
+) -> Chosen:
+    """The suite in the asked profile; without one, the suite itself or, where something is missing, its fallback.
+
+    watch: as for `Experiment`. Raises DataError, saying what is missing and how to get it, where nothing may be
+    substituted.
+    """
+    asked = _chosen(path_or_name, profile, sets, data, selection)
+    lacks = _lacks(asked, watch)
+    if not lacks:
+        return asked
+    if profile is None and asked.suite.fallback is not None:
+        fallback = _chosen(path_or_name, asked.suite.fallback.profile, sets, data, selection)
+        why, lacks = "; ".join(lacks), _lacks(fallback, watch)
+        if not lacks:
+            return replace(fallback, why=why)
+    raise DataError(
+        "cannot run here:\n  " + "\n  ".join(lacks),
+        where=asked.suite.suite + (f" --profile {profile}" if profile else ""),
+    )
+
+
+def choose_data(
+    path_or_name: str | Path, *, profile: str | None, sets: Sequence[str] = (), data: str | Path | None = None
+) -> Suite:
+    """The suite in the asked profile, for what needs its data set alone; nothing is substituted.
+
+    Raises DataError where the data set is not here.
+    """
+    suite = load_suite(path_or_name, profile=profile, sets=sets, data=data)
+    if lack := _lacks_data(suite):
+        raise DataError(lack, where=suite.suite, hint="or name a profile whose data are here, with --profile")
+    return suite
+
+
+def _lacks_data(suite: Suite) -> str | None:
+    choices = [choice for choice in (suite.data.dataset, suite.data.test) if choice is not None]
+    lacks = [registry.load("dataset", choice.use).missing(check_options(choice, "dataset")) for choice in choices]
+    return next(filter(None, lacks), None)
+
+
+def _chosen(
+    path_or_name: str | Path,
+    profile: str | None,
+    sets: Sequence[str],
+    data: str | Path | None,
+    selection: Selection,
+) -> Chosen:
+    suite = load_suite(path_or_name, profile=profile, sets=sets, data=data)
+    steps = {name: load_suite(path_or_name, profile=profile, sets=sets, data=data, step=name) for name in suite.steps}
+    return Chosen(suite, steps=steps, selection=selection)
+
+
+def _lacks(chosen: Chosen, watch: Watch | None) -> list[str]:
+    found = missing(chosen.suite, chosen.selection, watch)
+    for step in chosen.steps.values():  # a step has baselines of its own, which no selection names
+        found += missing(step, watch=watch)
+    return list(dict.fromkeys(found))
