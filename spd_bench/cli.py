@@ -378,7 +378,7 @@ def score(
     runs: RootOption = RUNS,
 ) -> None:
     """Score somebody else's predictions as a suite's own, and add them to its comparisons."""
-    from spd_bench.external import score_predictions, table
+    from spd_bench.external.score import score_predictions, table
     from spd_bench.run.choose import choose_data
     from spd_bench.run.display import counting
 

@@ -35,7 +35,7 @@ from spd_bench.data.sets.nyu_mat import DEPTH_FIELD, NYUEigen, _check_splits, _r
 from spd_bench.data.sets.nyu_scenes import labelled_frames
 from spd_bench.data.sets.packed import PackedFrames
 from spd_bench.errors import SpdError
-from spd_bench.external_files import open_maps
+from spd_bench.external.files import open_maps
 from spd_bench.score import predict
 from spd_bench.train import loop
 from spd_components.dav2_weights import read_tensors, refuse_non_finite

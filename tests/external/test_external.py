@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from spd_bench.alignment import Alignment, inverse
 from spd_bench.errors import ConfigError, DataError, StateError
-from spd_bench.external import Scored, score_predictions, table
-from spd_bench.external_files import match
+from spd_bench.external.alignment import Alignment, inverse
+from spd_bench.external.files import match
+from spd_bench.external.score import Scored, score_predictions, table
 from spd_bench.report.collect import collect
 from spd_bench.report.comparison import notes
 from spd_bench.report.html import html_report

@@ -18,13 +18,13 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench.alignment import Alignment, How, Quantity, is_affine
 from spd_bench.api import FrameId
 from spd_bench.data.batches import ScoredImage, ScoredImages
 from spd_bench.data.reading.images import MEDIAN_RANGE_M
 from spd_bench.data.views import Views
 from spd_bench.errors import ConfigError, DataError, did_you_mean
-from spd_bench.external_files import Maps, check_there, open_maps, shortlist
+from spd_bench.external.alignment import Alignment, How, Quantity, is_affine
+from spd_bench.external.files import Maps, check_there, open_maps, shortlist
 from spd_bench.report.collect import metric_info
 from spd_bench.report.comparison import definitions, one_line
 from spd_bench.report.tables import decimals
@@ -91,7 +91,7 @@ def score_predictions(
 ) -> Scored:
     """Scores the predictions at `source` as the suite's own, and keeps them below `root` for its comparisons.
 
-    source: a stack or a folder of dense maps (`external_files`), or the `predictions.h5` of a run, which holds the
+    source: a stack or a folder of dense maps (`external.files`), or the `predictions.h5` of a run, which holds the
     query points alone. unit: "m", "mm", or the number of file units in one metre. quantity: "depth" or "disparity".
     align: "none" for predictions in metres, else lsq_disparity, lsq_depth or median (`alignment`).
     gt_aligned: whether ground truth entered the predictions before they came here. dataset_key, names: see `open_maps`.

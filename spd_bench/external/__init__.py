@@ -1,0 +1,1 @@
+"""Scores somebody else's predictions as a suite's own."""
