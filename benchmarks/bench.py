@@ -22,8 +22,8 @@ import typer
 
 from spd_bench import timing
 from spd_bench.data.features import shards
-from spd_bench.profiling import profile_suite
-from spd_bench.report.profile import DENSE, LITERAL, Profile, TrainingShape, over_dense
+from spd_bench.profile.measure import profile_suite
+from spd_bench.profile.results import DENSE, LITERAL, Profile, TrainingShape, over_dense
 from spd_bench.run.display import counting
 from spd_bench.suite.load import load_suite
 

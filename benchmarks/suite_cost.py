@@ -19,8 +19,8 @@ import torch
 import typer
 
 from spd_bench import timing
-from spd_bench.profiling import profile_suite
-from spd_bench.report.profile import LITERAL, TrainingShape
+from spd_bench.profile.measure import profile_suite
+from spd_bench.profile.results import LITERAL, TrainingShape
 from spd_bench.run.display import counting
 from spd_bench.suite.load import load_suite
 

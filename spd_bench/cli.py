@@ -220,9 +220,9 @@ def profile(
 
     if device != "cuda" and not timing.is_pinned(threads):
         raise typer.Exit(timing.run_pinned(sys.orig_argv, threads))
-    from spd_bench.profiling import profile_suite, track_profile, write_profile
-    from spd_bench.report.profile import TrainingShape
-    from spd_bench.report.profile_tables import profile_terminal
+    from spd_bench.profile.measure import profile_suite, track_profile, write_profile
+    from spd_bench.profile.results import TrainingShape
+    from spd_bench.profile.tables import profile_terminal
     from spd_bench.run.display import counting
     from spd_bench.run.session import device_named
     from spd_bench.suite.load import load_suite

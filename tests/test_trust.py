@@ -19,10 +19,10 @@ import pytest
 
 from spd_bench import registry
 from spd_bench.errors import ConfigError, printable, quoted
+from spd_bench.profile.results import ModelProfile, Profile, TrainingShape
+from spd_bench.profile.tables import profile_markdown, profile_terminal
 from spd_bench.report.comparison import Comparison, MetricInfo, Row
 from spd_bench.report.html import html_report
-from spd_bench.report.profile import ModelProfile, Profile, TrainingShape
-from spd_bench.report.profile_tables import profile_markdown, profile_terminal
 from spd_bench.report.sweep_page import sweep_page
 from spd_bench.report.sweep_tables import SweepSummary, TrialRow, terminal
 from spd_bench.report.tables import render
@@ -313,8 +313,8 @@ def test_nothing_acts_in_the_page(evil: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("evil", INJECTIONS[::8])  # drawing takes a while
 def test_figures_hold_no_script_and_no_reference(evil: str) -> None:
+    from spd_bench.profile.figures import profile_svg
     from spd_bench.report.figures import curves_svg, primary_svg
-    from spd_bench.report.profile_figures import profile_svg
     from spd_bench.report.sweep_figures import figures
 
     drawn = [primary_svg(compared(evil)), curves_svg({evil: [(0, 1.0), (1, 0.5)]}), profile_svg(profiled(evil))]

@@ -4,8 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from spd_bench.report.comparison import markdown_escape, one_line
-from spd_bench.report.profile import (
+from spd_bench.profile.results import (
     DENSE,
     LITERAL,
     SPARSE,
@@ -19,6 +18,7 @@ from spd_bench.report.profile import (
     spread_text,
     targets,
 )
+from spd_bench.report.comparison import markdown_escape, one_line
 from spd_bench.timing import Spread, ratio
 
 WIDTH = 160

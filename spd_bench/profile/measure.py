@@ -25,7 +25,8 @@ from spd_bench.errors import ConfigError, DataError, SpdError, quoted
 from spd_bench.flops import decode_work, prepare_work
 from spd_bench.model import compose
 from spd_bench.model.compose import Part
-from spd_bench.report.profile import (
+from spd_bench.profile.figures import profile_svg
+from spd_bench.profile.results import (
     DENSE,
     LITERAL,
     SPARSE,
@@ -35,8 +36,7 @@ from spd_bench.report.profile import (
     crossovers,
     over_dense,
 )
-from spd_bench.report.profile_figures import profile_svg
-from spd_bench.report.profile_tables import profile_markdown
+from spd_bench.profile.tables import profile_markdown
 from spd_bench.run import plan
 from spd_bench.run.plan import build_model, with_width
 from spd_bench.store import files

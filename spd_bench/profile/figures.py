@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from spd_bench.profile.results import Profile, crossovers
 from spd_bench.report.comparison import one_line
 from spd_bench.report.figures import BASE_LOOK, BLACK, COLOURS, draw, line_axes, looks, name_lines
-from spd_bench.report.profile import Profile, crossovers
 
 
 def profile_svg(profile: Profile) -> str:

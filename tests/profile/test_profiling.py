@@ -11,23 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spd_bench import profiling, registry
+from spd_bench import registry
 from spd_bench.api import CHAIN, Encoder, Features, PointDepthModel
 from spd_bench.errors import ConfigError
 from spd_bench.flops import REST, decode_work, prepare_work
 from spd_bench.model.compose import Part, build, build_baseline
-from spd_bench.profiling import metrics, profile_suite, track_profile, write_profile
-from spd_bench.report.profile import (
-    Crossover,
-    ModelProfile,
-    Profile,
-    TrainingShape,
-    crossover,
-    crossovers,
-    targets,
-)
-from spd_bench.report.profile_figures import profile_svg
-from spd_bench.report.profile_tables import WIDTH, profile_markdown, profile_terminal
+from spd_bench.profile import measure
+from spd_bench.profile.figures import profile_svg
+from spd_bench.profile.measure import metrics, profile_suite, track_profile, write_profile
+from spd_bench.profile.results import Crossover, ModelProfile, Profile, TrainingShape, crossover, crossovers, targets
+from spd_bench.profile.tables import WIDTH, profile_markdown, profile_terminal
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Suite
 from spd_bench.testing import PatchEncoder
@@ -340,7 +333,7 @@ def test_the_literal_transcription_gets_the_options_of_the_base(suite: Suite) ->
     from spd_bench.suite.axes import compositions
 
     base = compositions(suite)[0]
-    literal = profiling._reference("spd_v13_literal", base, PatchEncoder())
+    literal = measure._reference("spd_v13_literal", base, PatchEncoder())
     assert literal.config.r == 2  # type: ignore[union-attr]  # 32 on its own
 
 
@@ -360,7 +353,7 @@ def test_an_encoder_without_its_weights_gets_random_ones_and_says_so(
     monkeypatch.delenv("DAV2_WEIGHTS")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     base = suite.base.model_copy(update={"encoder": suite.base.encoder.model_copy(update={"use": "dav2_small"})})
-    encoder, stand_ins = profiling._encoder(suite.model_copy(update={"base": base}))
+    encoder, stand_ins = measure._encoder(suite.model_copy(update={"base": base}))
     assert stand_ins == ("random weights instead of DAv2-S",)
     assert encoder.channels == 384
 
