@@ -424,7 +424,7 @@ def sweep_run(
     Any number of processes that are given the same command share the trials. Nothing is trained twice: what a suite or
     another sweep has trained counts, and the same command goes on after a stop, with the trial at hand first.
     """
-    from spd_bench.sweep_launch import run_sweep
+    from spd_bench.sweep.launch import run_sweep
 
     ended = run_sweep(
         sweep,
@@ -460,8 +460,8 @@ def sweep_show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a sweep's best trials or its front, what mattered, and what stood in for the real thing."""
-    from spd_bench.report.sweep_tables import terminal
-    from spd_bench.sweep import show_sweep, write_confirming, write_page
+    from spd_bench.sweep.tables import terminal
+    from spd_bench.sweep.worker import show_sweep, write_confirming, write_page
 
     summary = show_sweep(name, root=runs, storage=storage)
     if write_suite is not None:

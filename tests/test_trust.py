@@ -23,11 +23,11 @@ from spd_bench.profile.results import ModelProfile, Profile, TrainingShape
 from spd_bench.profile.tables import profile_markdown, profile_terminal
 from spd_bench.report.comparison import Comparison, MetricInfo, Row
 from spd_bench.report.html import html_report
-from spd_bench.report.sweep_page import sweep_page
-from spd_bench.report.sweep_tables import SweepSummary, TrialRow, terminal
 from spd_bench.report.tables import render
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import MODEL_SLOTS
+from spd_bench.sweep.page import sweep_page
+from spd_bench.sweep.tables import SweepSummary, TrialRow, terminal
 from spd_bench.timing import DecodeWork, Settings, Timing, Work
 
 ROOT = Path(__file__).parents[1]
@@ -315,7 +315,7 @@ def test_nothing_acts_in_the_page(evil: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_figures_hold_no_script_and_no_reference(evil: str) -> None:
     from spd_bench.profile.figures import profile_svg
     from spd_bench.report.figures import curves_svg, primary_svg
-    from spd_bench.report.sweep_figures import figures
+    from spd_bench.sweep.figures import figures
 
     drawn = [primary_svg(compared(evil)), curves_svg({evil: [(0, 1.0), (1, 0.5)]}), profile_svg(profiled(evil))]
     for svg in drawn + [svg for svg, _ in figures(replace(swept(evil), directions={evil: True, "parameters": True}))]:
@@ -370,7 +370,7 @@ def swept(evil: str) -> SweepSummary:
 
 @pytest.mark.parametrize("evil", INJECTIONS, ids=range(len(INJECTIONS)))
 def test_nothing_acts_in_the_page_of_a_sweep(evil: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spd_bench.report.sweep_page.figures", lambda summary: [(f"<svg>{evil}</svg>", evil)])
+    monkeypatch.setattr("spd_bench.sweep.page.figures", lambda summary: [(f"<svg>{evil}</svg>", evil)])
     for directions in ({evil: True}, {evil: True, "parameters": True}):  # a best trial, a front
         text = sweep_page(replace(swept(evil), directions=directions))
         page = Page(text)

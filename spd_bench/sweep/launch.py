@@ -23,7 +23,7 @@ def run_sweep(
     limits: Limits,
     tell: Callable[[str], None],
 ) -> Mapping[str, Any]:
-    """`sweep.run_sweep` under supervision; what it leaves, in words, as a mapping (`sweep.work`).
+    """`sweep.worker.run_sweep` under supervision; what it leaves, in words, as a mapping (`sweep.worker.work`).
 
     A trial that ends the process has failed, and another process goes on with the next.
     """
@@ -41,5 +41,7 @@ def run_sweep(
     }
     with _made(root):
         watch = {"session": uuid.uuid4().hex}
-        ended: Mapping[str, Any] = supervised("spd_bench.sweep:work", arguments, watch=watch, limits=limits, tell=tell)
+        ended: Mapping[str, Any] = supervised(
+            "spd_bench.sweep.worker:work", arguments, watch=watch, limits=limits, tell=tell
+        )
         return ended

@@ -23,7 +23,7 @@ from spd_bench.score.predict import Predictions, predict
 from spd_bench.score.predict import load as load_predictions
 from spd_bench.score.predict import save as save_predictions
 from spd_bench.store import records
-from spd_bench.sweep_file import WITH_K
+from spd_bench.sweep.file import WITH_K
 
 ROUNDS = 9
 """Times that every cost is measured; medians count."""

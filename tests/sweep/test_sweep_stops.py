@@ -20,14 +20,14 @@ import torch
 
 from spd_bench.errors import Stopped
 from spd_bench.process.watch import Watch, read_crumb
-from spd_bench.report.sweep_tables import SweepSummary
 from spd_bench.run import session
 from spd_bench.run.plan import Experiment
 from spd_bench.score.predict import Predictions
-from spd_bench.sweep import _key, run_sweep, show_sweep
-from spd_bench.sweep_file import Sweep, load_sweep
-from spd_bench.sweep_study import Database, Study, default_url
-from spd_bench.sweep_trial import TrialRunner
+from spd_bench.sweep.file import Sweep, load_sweep
+from spd_bench.sweep.study import Database, Study, default_url
+from spd_bench.sweep.tables import SweepSummary
+from spd_bench.sweep.trial import TrialRunner
+from spd_bench.sweep.worker import _key, run_sweep, show_sweep
 from spd_bench.train import loop
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"

@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from spd_bench.errors import ConfigError, ResourceError, did_you_mean
-from spd_bench.report.sweep_tables import REFUSED, SweepSummary, TrialRow
 from spd_bench.store import files, records
-from spd_bench.sweep_file import Dimension, Sweep, label
+from spd_bench.sweep.file import Dimension, Sweep, label
+from spd_bench.sweep.tables import REFUSED, SweepSummary, TrialRow
 
 HEARTBEAT_S = 15
 """How often a running trial says that its worker lives."""

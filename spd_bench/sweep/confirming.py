@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spd_bench.errors import ConfigError, printable
-from spd_bench.report.sweep_tables import SweepSummary, TrialRow, shown
+from spd_bench.sweep.tables import SweepSummary, TrialRow, shown
 
 FRESH_SEEDS = 3
 """Seeds of the confirmation, none of them the sweep's: a trial chosen for its number under one seed owes that seed

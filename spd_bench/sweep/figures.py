@@ -5,7 +5,7 @@ from typing import Any
 
 from spd_bench.report.comparison import one_line
 from spd_bench.report.figures import BLACK, COLOURS, GREY, draw
-from spd_bench.report.sweep_tables import SweepSummary, TrialRow, shown
+from spd_bench.sweep.tables import SweepSummary, TrialRow, shown
 
 COLUMNS = 3
 """Panels side by side."""

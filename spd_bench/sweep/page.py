@@ -4,8 +4,8 @@ import base64
 import json
 from importlib import resources
 
-from spd_bench.report.sweep_figures import figures
-from spd_bench.report.sweep_tables import SweepSummary, terminal
+from spd_bench.sweep.figures import figures
+from spd_bench.sweep.tables import SweepSummary, terminal
 
 
 def sweep_page(summary: SweepSummary) -> str:

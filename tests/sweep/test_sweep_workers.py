@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from spd_bench.errors import ConfigError
-from spd_bench.sweep import show_sweep
-from spd_bench.sweep_study import Database
+from spd_bench.sweep.study import Database
+from spd_bench.sweep.worker import show_sweep
 
 SWEEP = """
 sweep: tiny

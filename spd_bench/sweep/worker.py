@@ -14,9 +14,6 @@ from rich.console import Console
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.errors import ConfigError, DataError, ResourceError, SpdError, printable
 from spd_bench.process.watch import Watch
-from spd_bench.report.sweep_page import sweep_page
-from spd_bench.report.sweep_suite import chosen_trial, confirming_suite
-from spd_bench.report.sweep_tables import SweepSummary, caption, shown, terminal
 from spd_bench.run import plan
 from spd_bench.run.display import Display
 from spd_bench.run.outcome import Outcome
@@ -28,18 +25,12 @@ from spd_bench.store import files, records
 from spd_bench.suite.axes import Composition, compositions
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Suite
-from spd_bench.sweep_file import Constraint, Objective, Plan, built, keys_of, load_sweep
-from spd_bench.sweep_study import (
-    Claim,
-    Database,
-    Study,
-    Taken,
-    Waiting,
-    database_lost,
-    default_url,
-    study_name,
-)
-from spd_bench.sweep_trial import Costs, OnValidation, Pruned, TrialRunner
+from spd_bench.sweep.confirming import chosen_trial, confirming_suite
+from spd_bench.sweep.file import Constraint, Objective, Plan, built, keys_of, load_sweep
+from spd_bench.sweep.page import sweep_page
+from spd_bench.sweep.study import Claim, Database, Study, Taken, Waiting, database_lost, default_url, study_name
+from spd_bench.sweep.tables import SweepSummary, caption, shown, terminal
+from spd_bench.sweep.trial import Costs, OnValidation, Pruned, TrialRunner
 from spd_bench.tracking import Status, Tracker
 
 POLL_S = 2.0

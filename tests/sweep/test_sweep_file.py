@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from spd_bench.errors import ConfigError
-from spd_bench.sweep_file import Dimension, Plan, json_schema, load_sweep
+from spd_bench.sweep.file import Dimension, Plan, json_schema, load_sweep
 
 HEAD = """sweep: mine
 suite: smoke

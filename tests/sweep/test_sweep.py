@@ -9,14 +9,14 @@ import pytest
 
 from spd_bench import cli
 from spd_bench.errors import ConfigError
-from spd_bench.report.sweep_page import sweep_page
-from spd_bench.report.sweep_suite import chosen_trial, confirming_suite
-from spd_bench.report.sweep_tables import terminal
 from spd_bench.run import session
 from spd_bench.suite.load import load_suite
-from spd_bench.sweep import run_sweep, show_sweep
-from spd_bench.sweep_file import Sweep
-from spd_bench.sweep_study import MOST_DEATHS, Claim, Database, Study, Waiting, default_url, study_name
+from spd_bench.sweep.confirming import chosen_trial, confirming_suite
+from spd_bench.sweep.file import Sweep
+from spd_bench.sweep.page import sweep_page
+from spd_bench.sweep.study import MOST_DEATHS, Claim, Database, Study, Waiting, default_url, study_name
+from spd_bench.sweep.tables import terminal
+from spd_bench.sweep.worker import run_sweep, show_sweep
 from spd_bench.train import loop
 
 ABOUT = {
@@ -141,7 +141,7 @@ def test_a_worker_that_dies_while_it_claims_loses_nothing(database: Database, mo
 def test_a_worker_whose_trial_was_given_away_stops_without_harm(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spd_bench.sweep_study import Taken
+    from spd_bench.sweep.study import Taken
 
     study = study_of(database, sweep_of(trials=1))
     slow = claimed(study)

@@ -1,0 +1,1 @@
+"""`spd-bench sweep`: an Optuna study over a suite, its trials, tables and figures."""
