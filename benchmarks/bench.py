@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import typer
 
-from spd_bench import timing
+from spd_bench.cost import timing
 from spd_bench.data.features import shards
 from spd_bench.profile.measure import profile_suite
 from spd_bench.profile.results import DENSE, LITERAL, Profile, TrainingShape, over_dense

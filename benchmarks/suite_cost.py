@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 import typer
 
-from spd_bench import timing
+from spd_bench.cost import timing
 from spd_bench.profile.measure import profile_suite
 from spd_bench.profile.results import LITERAL, TrainingShape
 from spd_bench.run.display import counting

@@ -216,7 +216,7 @@ def profile(
     device: DeviceOption = "auto",
 ) -> None:
     """Measure T_encode, T_prepare, T_decode(K), memory and arithmetic beside the literal form and the dense heads."""
-    from spd_bench import timing
+    from spd_bench.cost import timing
 
     if device != "cuda" and not timing.is_pinned(threads):
         raise typer.Exit(timing.run_pinned(sys.orig_argv, threads))

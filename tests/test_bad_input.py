@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from spd_bench import cli, timing
+from spd_bench import cli
+from spd_bench.cost import timing
 from spd_bench.errors import ConfigError
 from spd_bench.suite.load import load_suite, shipped
 

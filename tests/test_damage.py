@@ -19,7 +19,7 @@ import pytest
 import torch
 from tiny import SMALL, write_frames
 
-from spd_bench import costs
+from spd_bench.cost import meter
 from spd_bench.data import pack as packing
 from spd_bench.data.sets.packed import PackedFrames
 from spd_bench.errors import SpdError
@@ -179,9 +179,9 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session.Tracker, "_guarded", lambda self, act: "recorded")
         patch.setattr(compose, "check", lambda model, **more: None)
-        patch.setattr(costs, "TIMED_IMAGES", 1)
-        patch.setattr(costs, "macs", lambda call: 0.0)
-        patch.setattr(costs, "peak_memory", lambda call, device: 0)
+        patch.setattr(meter, "TIMED_IMAGES", 1)
+        patch.setattr(meter, "macs", lambda call: 0.0)
+        patch.setattr(meter, "peak_memory", lambda call, device: 0)
         patch.setattr(figures, "draw", lambda fill: "<svg></svg>")
         yield
 

@@ -108,7 +108,7 @@ def work(order: dict[str, Any]) -> None:
     for stream in (1, 2):
         os.dup2(null, stream)
     disk = Disk(order["kind"], order["at"])
-    files.os = sealed  # type: ignore[attr-defined]
+    files.os = disk  # type: ignore[attr-defined]
     taken = os.open(order["steps"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     advance = loop.Training.advance
 
@@ -128,7 +128,7 @@ def work(order: dict[str, Any]) -> None:
         code, told = error.exit_code, str(error)
     except BaseException:
         told = traceback.format_exc()
-    Path(order["said"]).write_text(json.dumps({"told": told, "names": sealed.names}), encoding="utf-8")
+    Path(order["said"]).write_text(json.dumps({"told": told, "names": disk.names}), encoding="utf-8")
     os._exit(code)
 
 
@@ -139,7 +139,7 @@ def serve() -> None:
     """
     import torch
 
-    from spd_bench import costs
+    from spd_bench.cost import meter
     from spd_bench.model import compose
     from spd_bench.report import figures
     from spd_bench.run import session
@@ -149,7 +149,7 @@ def serve() -> None:
     session.Tracker._guarded = lambda self, act: "recorded"  # type: ignore[method-assign,assignment]
     # what takes long and decides no result
     compose.check = lambda model, **more: None
-    costs.TIMED_IMAGES, costs.macs, costs.peak_memory = 1, lambda call: 0.0, lambda call, device: 0
+    meter.TIMED_IMAGES, meter.macs, meter.peak_memory = 1, lambda call: 0.0, lambda call, device: 0
     figures.draw = lambda fill: "<svg></svg>"
     suite, root = sys.argv[1:]
     session.run_suite(suite, profile=None, sets=(), data=None, root=Path(root), device="cpu")

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from spd_bench import registry
+from spd_bench.cost.timing import DecodeWork, Settings, Timing, Work
 from spd_bench.errors import ConfigError, printable, quoted
 from spd_bench.profile.results import ModelProfile, Profile, TrainingShape
 from spd_bench.profile.tables import profile_markdown, profile_terminal
@@ -28,7 +29,6 @@ from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import MODEL_SLOTS
 from spd_bench.sweep.page import sweep_page
 from spd_bench.sweep.tables import SweepSummary, TrialRow, terminal
-from spd_bench.timing import DecodeWork, Settings, Timing, Work
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from spd_bench import registry
 from spd_bench.api import Encoder, Features, PointDepthModel
+from spd_bench.cost.flops import decode_work, prepare_work
+from spd_bench.cost.timing import Timing, measure, peak_memory, settings
 from spd_bench.data.randomness import torch_seed
 from spd_bench.errors import ConfigError, DataError, SpdError, quoted
-from spd_bench.flops import decode_work, prepare_work
 from spd_bench.model import compose
 from spd_bench.model.compose import Part
 from spd_bench.profile.figures import profile_svg
@@ -43,7 +44,6 @@ from spd_bench.store import files
 from spd_bench.suite.axes import Composition, Selection, compositions
 from spd_bench.suite.checks import check_options
 from spd_bench.suite.schema import Choice, Suite
-from spd_bench.timing import Timing, measure, peak_memory, settings
 from spd_bench.tracking import Tracker
 from spd_bench.train.loop import autocast, parameter_groups
 

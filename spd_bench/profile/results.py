@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from spd_bench.timing import DecodeWork, Settings, Spread, Timing, Work, ratio
+from spd_bench.cost.timing import DecodeWork, Settings, Spread, Timing, Work, ratio
 
 DENSE, SPARSE, LITERAL = "dpt_trained", "dpt_sparse", "spd_v13_literal"
 """Baselines that ratios are taken to: the dense head, the same head where queries need it, the plain transcription."""

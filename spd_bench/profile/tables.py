@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from spd_bench.cost.timing import Spread, ratio
 from spd_bench.profile.results import (
     DENSE,
     LITERAL,
@@ -19,7 +20,6 @@ from spd_bench.profile.results import (
     targets,
 )
 from spd_bench.report.comparison import markdown_escape, one_line
-from spd_bench.timing import Spread, ratio
 
 WIDTH = 160
 NONE = "–"

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from spd_bench.api import Encoder, Features, PointDepthModel
-from spd_bench.costs import Meter
+from spd_bench.cost.meter import Meter
 from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.features.shelf import Pass
 from spd_bench.data.features.stored import StoredFeatures, build

@@ -51,7 +51,7 @@ class Cost:
 
 
 class OnScene(Protocol):
-    """Who looks at every image when it has been decoded (`costs.Meter`)."""
+    """Who looks at every image when it has been decoded (`cost.meter.Meter`)."""
 
     def __call__(self, index: int, features: Features, scene: Any, xy_1P2: torch.Tensor) -> None:
         """The image of this index: its features, the scene that was decoded, and its query points."""

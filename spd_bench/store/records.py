@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spd_bench.errors import StateError
-from spd_bench.store.files import log, write_json
+from spd_bench.store.files import write_json
+
+log = logging.getLogger(__name__)
 
 RECORD_VERSION = 1
 """Version of the form of records. Raise it when an older spd-bench would misread one."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from spd_bench import timing
 from spd_bench.api import Features, PointDepthModel
+from spd_bench.cost import timing
 from spd_bench.errors import BusyError
 from spd_bench.process.locks import training_lock
 from spd_bench.process.watch import Watch
@@ -204,7 +204,7 @@ class Costs:
         *,
         on_call: Callable[[int, int], None],
     ) -> None:
-        """on_call: as for `timing.measure`."""
+        """on_call: as for `cost.timing.measure`."""
         self.parameters = {who: sum(p.numel() for _, p in model.trainable()) for who, model in models.items()}
         calls: dict[tuple[str, int | None], Callable[[], object]] = {}
         for who, model in models.items():

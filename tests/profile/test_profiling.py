@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from spd_bench import registry
 from spd_bench.api import CHAIN, Encoder, Features, PointDepthModel
+from spd_bench.cost.flops import REST, decode_work, prepare_work
+from spd_bench.cost.timing import DecodeWork, Settings, Timing, Work
 from spd_bench.errors import ConfigError
-from spd_bench.flops import REST, decode_work, prepare_work
 from spd_bench.model.compose import Part, build, build_baseline
 from spd_bench.profile import measure
 from spd_bench.profile.figures import profile_svg
@@ -24,7 +25,6 @@ from spd_bench.profile.tables import WIDTH, profile_markdown, profile_terminal
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Suite
 from spd_bench.testing import PatchEncoder
-from spd_bench.timing import DecodeWork, Settings, Timing, Work
 from spd_bench.tracking import Tracker
 
 CPU = torch.device("cpu")

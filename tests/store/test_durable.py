@@ -243,7 +243,7 @@ WATCH = Watch()
 @pytest.mark.slow
 def test_one_module_writes_below_a_run_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, evaluation, features, report and comparison; h5py opens files by itself, so it is asked here."""
-    from spd_bench import costs
+    from spd_bench.cost import meter
     from spd_bench.model import compose
     from spd_bench.run import session
 
@@ -266,7 +266,7 @@ def test_one_module_writes_below_a_run_root(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: "recorded")
     # what takes long and writes nothing
     monkeypatch.setattr(compose, "check", lambda model, **more: None)
-    monkeypatch.setattr(costs, "TIMED_IMAGES", 1)
+    monkeypatch.setattr(meter, "TIMED_IMAGES", 1)
     suite = tmp_path / "tiny.yaml"
     suite.write_text(TINY.format(root=tmp_path / "frames"), encoding="utf-8")
     monkeypatch.setattr(WATCH, "root", str(root))

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spd_bench.timing import (
+from spd_bench.cost.timing import (
     PINNED,
     Timing,
     highest,
@@ -118,7 +118,7 @@ def test_settings_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_child_process_is_pinned_whatever_this_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
     assert not is_pinned(3)
-    check = "import sys; from spd_bench.timing import is_pinned; sys.exit(7 if is_pinned(3) else 1)"
+    check = "import sys; from spd_bench.cost.timing import is_pinned; sys.exit(7 if is_pinned(3) else 1)"
     assert run_pinned([sys.executable, "-c", check], threads=3) == 7
     for name, value in pinned_environment(3).items():
         monkeypatch.setenv(name, value)
@@ -127,7 +127,7 @@ def test_a_child_process_is_pinned_whatever_this_one_is(monkeypatch: pytest.Monk
 
 
 def test_asking_whether_it_is_pinned_imports_nothing_heavy() -> None:
-    code = "import sys, spd_bench.timing; sys.exit('torch' in sys.modules)"
+    code = "import sys, spd_bench.cost.timing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from spd_bench.api import Features, PointDepthModel
-from spd_bench.flops import macs
-from spd_bench.score.predict import now
-from spd_bench.timing import peak_memory, spread
+from spd_bench.cost.flops import macs
+from spd_bench.cost.timing import now, peak_memory, spread
 
 TIMED_IMAGES = 9
 """Images of an evaluation on which decoding is timed, an odd number: each decodes every K twice more."""

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spd_bench import costs, registry
+from spd_bench import registry
 from spd_bench.api import Encoder, Features, PointDepthModel
-from spd_bench.costs import Costs, Meter
-from spd_bench.flops import macs
+from spd_bench.cost import meter as costs
+from spd_bench.cost.flops import macs
+from spd_bench.cost.meter import Costs, Meter
 from spd_bench.fused import inference
 from spd_bench.model import compose
 from spd_bench.model.compose import Part

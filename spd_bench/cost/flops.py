@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_bench.api import Features, PointDepthModel
+from spd_bench.cost.timing import DecodeWork, Work
 from spd_bench.fused import inference
 from spd_bench.model.compose import QUERY_CHUNK, Composition
-from spd_bench.timing import DecodeWork, Work
 
 REST = "(rest)"
 """What a model computes outside its blocks."""
