@@ -34,7 +34,7 @@ def tests(session: nox.Session) -> None:
 def reliability(session: nox.Session) -> None:
     """Every fault at every operation, every planted defect and 200 kills of the command: an hour."""
     session.install("--editable", ".[dev]", *WITHIN)
-    files = [f"tests/test_{name}.py" for name in RELIABILITY]
+    files = [str(next(Path("tests").rglob(f"test_{name}.py"))) for name in RELIABILITY]
     session.run("pytest", "-rA", *files, *session.posargs, env={"SPD_BENCH_RELIABILITY": "1"})
 
 

@@ -149,7 +149,7 @@ class Table:
         return out_BNC.view(batch, count, size * size, -1)
 
     def around(self, size: int) -> inference.Around:
-        """This map for reads at a size×size neighbourhood of points of the unit square, for `inference.local_tokens`."""
+        """This map for reads at a size×size neighbourhood of points of the unit square (`inference.local_tokens`)."""
         self._check_border(size)
         cells = self.width / self.extent[0], self.height / self.extent[1]
         return inference.Around(self.rows_NC, self._size, size, cells)

@@ -267,7 +267,7 @@ class TrainedContract(ModuleContract):
         require(not alive, f"named in no_gradient, but has a gradient: {', '.join(sorted(alive))}")
 
     def test_runs_under_bfloat16_autocast(self) -> None:
-        """Forward and backward are finite: suites train so by default (`train.loop.precision`)."""
+        """Forward and backward are finite: suites train so by default (`train.precision`)."""
         module, example = self.built(dtype=torch.float32).train(), _cast(self.example(), torch.float32)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

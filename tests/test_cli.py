@@ -155,7 +155,7 @@ def test_list_check_imports_every_component(command: Command) -> None:
 def test_describe_shows_formula_fields_and_replacement(command: Command) -> None:
     done = command("describe", "b4/deformable_read")
     assert done.code == 0
-    assert "spd_components.b4_deformable_read:DeformableRead" in done.out
+    assert "spd_components.blocks.b4_deformable_read:DeformableRead" in done.out
     assert "§6.4" in done.out
     for line in ("reads: anchors, h, tokens", "writes: tokens", "left out: b4 → skip, routing → none"):
         assert line in done.out.splitlines()

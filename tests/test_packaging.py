@@ -176,7 +176,7 @@ def test_registered_components_import_at_most_the_one_that_they_are_a_variant_of
         if base.__module__ in modules
     }
     assert arrows <= of_variants
-    assert ("spd_components.b4_nearest_read", "spd_components.b4_fixed_offsets") in arrows
+    assert ("spd_components.blocks.b4_nearest_read", "spd_components.blocks.b4_fixed_offsets") in arrows
 
 
 # --- what is written down beside the code ---------------------------------------------------------------------------

@@ -255,6 +255,8 @@ def settings(device: Any, *, precision: str) -> Settings:
     """The settings of this process, now."""
     import torch
 
+    from spd_bench.fused import build
+
     pins = [*PINNED, "OMP_NUM_THREADS", "LD_PRELOAD"]
     return Settings(
         device=str(device),

@@ -1,4 +1,4 @@
-"""The process that does a supervisor's work (`spd_bench.process.supervise`): it may end in any way without harm to others.
+"""The child process of `spd_bench.process.supervise`: it may end in any way without harm to other processes.
 
 It reads one line of JSON from its standard input: what to call, with what, and where to say how it ended. Standard
 input then stays open for as long as the supervisor lives, and this process ends when it closes.

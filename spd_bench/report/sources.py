@@ -1,6 +1,6 @@
 """Several suites, or single rows of them, as one record: what `compare SUITE_A SUITE_B` makes its table of.
 
-Numbers may stand side by side exactly where the test was the same (`score.judge.Judge`), so what was scored on another one is
+Numbers may stand side by side exactly where the test was the same (`score.judge.Judge`), so other rows are
 refused by the fields that differ. Everything else may differ, and is said: the suites, the training, the machine.
 """
 

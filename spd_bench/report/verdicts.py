@@ -83,7 +83,7 @@ def judge(
 
     Raises ConfigError for a family that names nothing and for a reference that was asked for and has no complete
     result; StateError where two rows of a suite were not scored at the same points, ConfigError where those of several
-    suites were not; and what `score.predict.load` and `Scores` raise: an image without a finite value is never left out.
+    suites were not; also what `score.predict.load` and `Scores` raise: no image is left out.
     """
     several = "asked" in stored
     rows = _finished(stored["rows"])

@@ -130,7 +130,7 @@ class BuildOrder:
         from jinja2 import Environment, StrictUndefined
 
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        text = (resources.files("spd_bench.report") / "build_order.html.j2").read_text(encoding="utf-8")
+        text = (resources.files(__package__) / "build_order.html.j2").read_text(encoding="utf-8")
         pictures = [
             (name, self._picture(name)) for name, step in self.chosen.suite.steps.items() if step.checks.picture
         ]

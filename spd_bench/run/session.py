@@ -62,7 +62,7 @@ class Finished:
 
 
 def work(arguments: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
-    """`run_suite` in a worker process (`spd_bench.process.supervise`): its arguments and what it leaves, as JSON has them."""
+    """`run_suite` in a worker process (`process.supervise`): its arguments and what it leaves, as JSON has them."""
     selection = Selection(*map(tuple, arguments["selection"]))
     given = {key: arguments[key] for key in ("profile", "sets", "data", "device")}
     root = Path(arguments["root"])

@@ -32,7 +32,7 @@ def shipped_sweeps() -> dict[str, Path]:
 
 
 def _shipped_files() -> list[Path]:
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     folder = package / "suites"  # in a wheel; in a checkout they lie beside the package
     found = folder if folder.is_dir() else package.parent / "suites"
     return sorted(found.glob("*.yaml"))

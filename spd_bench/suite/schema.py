@@ -258,7 +258,7 @@ class Target(NamedTuple):
 
 
 def target(path: str) -> Target | None:
-    """What `slot`, `slot.option`, `train.loop.value`, `train.loop.loss` or `train.loss.option` means; None for another path."""
+    """What `slot`, `slot.option`, `train.value`, `train.loss` or `train.loss.option` means; None for another path."""
     match path.split("."):
         case ["train", "loss", *option] if len(option) < 2 and "" not in option:
             return Target("loss", *option or [""])

@@ -13,7 +13,7 @@ def sweep_page(summary: SweepSummary) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((resources.files(__package__) / "sweep.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string((resources.files(__package__) / "page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=summary.study,
         stand_ins="; ".join(summary.about["stand_ins"]),

@@ -1,4 +1,4 @@
-"""The training loss of §7.2 and what it is compared with. λ_si belongs to the training (`train.loop.lambda_si`)."""
+"""The training loss of §7.2 and what it is compared with. λ_si belongs to the training (`train.lambda_si`)."""
 
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ class HuberSilog(Component):
     slot = "loss"
 
     class Config(ComponentConfig):
-        """Options of the loss; λ_si belongs to the training (`train.loop.lambda_si`)."""
+        """Options of the loss; λ_si belongs to the training (`train.lambda_si`)."""
 
         huber_delta: float = Field(default=1.0, gt=0)
         """Threshold of the Huber loss in 1/m (R-16)."""

@@ -617,7 +617,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each call of the encoder got; the check of shapes, on no images at all, left out."""
-    from spd_components.encoder_patch_descriptors import PatchDescriptors
+    from spd_components.encoders.patch_descriptors import PatchDescriptors
 
     calls: list[int] = []
     original = PatchDescriptors.forward

@@ -35,8 +35,8 @@ from spd_bench.data.reading.images import read_depth_m, read_rgb
 from spd_bench.data.sets.nyu_mat import read_splits
 from spd_bench.errors import DataError
 from spd_bench.external.files import open_maps
-from spd_components.dav2_sizes import SIZES
-from spd_components.dav2_weights import read_tensors, read_weights
+from spd_components.encoders.dav2_sizes import SIZES
+from spd_components.encoders.dav2_weights import read_tensors, read_weights
 
 LONGEST_S = 10
 MOST_MEMORY = 2**30

@@ -22,21 +22,21 @@ from torch import Tensor, nn
 from spd_bench.api import Block, Dims, Features, Pyramid, QueryState, Scene, TokenPart
 from spd_bench.fused import build, inference
 from spd_bench.geometry import Table
-from spd_components.b1_centre_token import CentreToken
-from spd_components.b1_l1_only import L1Only
-from spd_components.b1_local_tokens import LocalTokens
-from spd_components.b1_no_learned_offsets import NoLearnedOffsets
-from spd_components.b1_ring_3x3 import Ring3x3
-from spd_components.b2_local_cross_attention import LocalCrossAttention
-from spd_components.b3_global_cross_attention import GlobalCrossAttention
-from spd_components.b4_deformable_read import DeformableRead
-from spd_components.b4_fixed_offsets import FixedOffsets
-from spd_components.b4_nearest_read import NearestRead
-from spd_components.b5_fused_cross_attention import FusedCrossAttention
-from spd_components.layers import SiteAttentionLayer, TokenAttentionLayer
-from spd_components.neck_pyramid import PyramidNeck
-from spd_components.pyramid_levels import EnlargedLevel, ProjectedLevel, upsample
-from spd_components.routing_topk_attention import TopKAttention
+from spd_components.blocks.b1_centre_token import CentreToken
+from spd_components.blocks.b1_l1_only import L1Only
+from spd_components.blocks.b1_local_tokens import LocalTokens
+from spd_components.blocks.b1_no_learned_offsets import NoLearnedOffsets
+from spd_components.blocks.b1_ring_3x3 import Ring3x3
+from spd_components.blocks.b2_local_cross_attention import LocalCrossAttention
+from spd_components.blocks.b3_global_cross_attention import GlobalCrossAttention
+from spd_components.blocks.b4_deformable_read import DeformableRead
+from spd_components.blocks.b4_fixed_offsets import FixedOffsets
+from spd_components.blocks.b4_nearest_read import NearestRead
+from spd_components.blocks.b5_fused_cross_attention import FusedCrossAttention
+from spd_components.blocks.layers import SiteAttentionLayer, TokenAttentionLayer
+from spd_components.necks.levels import EnlargedLevel, ProjectedLevel, upsample
+from spd_components.necks.pyramid import PyramidNeck
+from spd_components.routing.topk_attention import TopKAttention
 
 TYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 WITHIN = {torch.float64: 1e-12, torch.float32: 1e-5}

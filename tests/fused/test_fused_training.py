@@ -18,17 +18,17 @@ from spd_bench.api import Anchors, Block, Dims, Features, Level, Pyramid, QueryS
 from spd_bench.fused import build, inference
 from spd_bench.fused import training as fused_training
 from spd_bench.geometry import Table
-from spd_components.b1_local_tokens import LocalTokens
-from spd_components.b2_local_cross_attention import LocalCrossAttention
-from spd_components.b3_global_cross_attention import GlobalCrossAttention
-from spd_components.b4_deformable_read import DeformableRead
-from spd_components.b4_fixed_offsets import FixedOffsets
-from spd_components.b4_nearest_read import NearestRead
-from spd_components.b5_fused_cross_attention import FusedCrossAttention
-from spd_components.b5_mean_tokens import MeanTokens
-from spd_components.layers import TokenAttentionLayer
-from spd_components.neck_pyramid import PyramidNeck
-from spd_components.routing_topk_attention import TopKAttention
+from spd_components.blocks.b1_local_tokens import LocalTokens
+from spd_components.blocks.b2_local_cross_attention import LocalCrossAttention
+from spd_components.blocks.b3_global_cross_attention import GlobalCrossAttention
+from spd_components.blocks.b4_deformable_read import DeformableRead
+from spd_components.blocks.b4_fixed_offsets import FixedOffsets
+from spd_components.blocks.b4_nearest_read import NearestRead
+from spd_components.blocks.b5_fused_cross_attention import FusedCrossAttention
+from spd_components.blocks.b5_mean_tokens import MeanTokens
+from spd_components.blocks.layers import TokenAttentionLayer
+from spd_components.necks.pyramid import PyramidNeck
+from spd_components.routing.topk_attention import TopKAttention
 
 TYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 WITHIN = {torch.float64: 1e-12, torch.float32: 3e-5}

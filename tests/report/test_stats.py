@@ -605,7 +605,7 @@ REPEATS = 400
 
 @cache
 def nyu_scenes() -> tuple[str, ...]:
-    with (files("spd_bench.data") / "nyu_scenes.csv").open(encoding="utf-8") as table:
+    with (files("spd_bench.data.sets") / "nyu_scenes.csv").open(encoding="utf-8") as table:
         return tuple(row["scene"] for row in csv.DictReader(table) if row["split"] == "test")
 
 

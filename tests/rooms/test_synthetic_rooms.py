@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from spd_bench.api import FrameId
+from spd_bench.errors import ConfigError, DataError
 from spd_rooms import cache
 from spd_rooms.camera import NYU_INTRINSICS, View
 from spd_rooms.layout import Light, Room, furnish
@@ -23,9 +26,6 @@ from spd_rooms.sensor import measure, projector_shadow
 from spd_rooms.shading import shade
 from spd_rooms.solids import Ball, Box, Cylinder, Solid
 from spd_rooms.synthetic_rooms import SyntheticRooms
-
-from spd_bench.api import FrameId
-from spd_bench.errors import ConfigError, DataError
 
 GREY = Material("plaster", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SMALL = Options(seed=0, height=48, width=64, holes=True, depth_noise=True)

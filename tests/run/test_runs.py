@@ -20,7 +20,7 @@ from spd_bench.run import choose, plan, session
 from spd_bench.run.outcome import Outcome
 from spd_bench.run.runner import Runner
 from spd_bench.train import loop
-from spd_components.encoder_patch_descriptors import PatchDescriptors
+from spd_components.encoders.patch_descriptors import PatchDescriptors
 
 SUITE = (
     "\nsuite: tiny\n"
@@ -202,7 +202,7 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(suite: Path, tmp_pa
 
 @pytest.mark.usefixtures("no_tracking")
 def test_a_composition_that_fails_fails_alone(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spd_components.skip import SkipB3
+    from spd_components.blocks.skip import SkipB3
 
     def broken(self: Any, state: Any, scene: Any) -> Any:
         if state.xy_BK2.is_meta:
@@ -281,7 +281,7 @@ def test_data_and_component_versions_are_part_of_the_identity(
     moved.symlink_to(frames, target_is_directory=True)
     assert identity(suite, f"data.dataset.root={moved}") == before  # the same frames at another place
     assert identity(suite, "data.dataset.depth_scale=500")[0] != before[0]
-    from spd_components.b4_deformable_read import DeformableRead
+    from spd_components.blocks.b4_deformable_read import DeformableRead
 
     monkeypatch.setattr(DeformableRead, "version", 2)
     assert identity(suite)[0] != before[0]

@@ -16,7 +16,7 @@ from spd_bench.run import choose, plan
 from spd_bench.suite.axes import Alias, Composition, compositions
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice, json_schema
-from spd_components.encoder_patch_descriptors import PatchDescriptors
+from spd_components.encoders.patch_descriptors import PatchDescriptors
 
 SUITE = """\
 suite: mine

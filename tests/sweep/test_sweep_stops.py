@@ -206,7 +206,7 @@ def test_a_sweep_that_is_stopped_ends_as_an_undisturbed_one(
 PLUGIN = """
 import ctypes, os, time
 from typing import Literal
-from spd_components.depth_head_calibrated_inverse import CalibratedInverse
+from spd_components.depth_heads.calibrated_inverse import CalibratedInverse
 
 
 class Bad(CalibratedInverse):

@@ -1,0 +1,26 @@
+"""B4 whose samples never move."""
+
+from torch import Tensor
+
+from spd_components.blocks.b4_deformable_read import DeformableRead
+
+
+class FixedOffsets(DeformableRead):
+    """As `deformable_read` (§6.4), with Δ = the ring that it starts on (R-13), the same for every anchor and for good.
+
+    The weights a are learned as before. A fair comparison: the same levels, number of samples, attention and start;
+    only that W^Δ and b^Δ do not exist is different (27,792 parameters fewer).
+    """
+
+    def _start_offsets(self, ring: Tensor) -> None:
+        """The ring as constants."""
+        self.register_buffer("ring", ring, persistent=False)
+
+    def _offsets(self, u_QD: Tensor, axis: int) -> Tensor:
+        """The ring along x or y for every anchor: [Q, T]."""
+        return self._constant_offsets()[axis].expand(len(u_QD), -1)
+
+    def _constant_offsets(self) -> tuple[Tensor, Tensor]:
+        """The ring along x and along y."""
+        ring = self.get_buffer("ring")
+        return ring[::2], ring[1::2]

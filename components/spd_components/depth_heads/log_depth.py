@@ -1,0 +1,24 @@
+"""The depth head of §6.5 with the logarithm of depth as its link."""
+
+import math
+
+from torch import Tensor
+
+from spd_components.depth_heads.shared import TYPICAL_DEPTH_M, CalibratedHead
+
+LARGEST_LOG = math.log(1e6)
+"""Depths beyond 1e-6 … 1e6 m are cut off there, so that no power of a depth leaves float32."""
+
+
+class LogDepth(CalibratedHead):
+    """d = exp(s·r + b) metres, r = MLP(h), (s, b) from mean-pooled L4 as in §5.4; the exponent stays within ±ln 1e6.
+
+    A fair comparison with `calibrated_inverse`: the same MLP, the same calibration and the same start at 2.7 m; only
+    the link between code and depth is different. Equal steps of the code are equal ratios of depth.
+    """
+
+    start = math.log(TYPICAL_DEPTH_M)
+
+    def link(self, z_BK: Tensor) -> Tensor:
+        """Metres from ln d = z."""
+        return z_BK.clamp(-LARGEST_LOG, LARGEST_LOG).exp()

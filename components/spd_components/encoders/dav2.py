@@ -1,0 +1,255 @@
+"""The frozen encoder of §3: Depth Anything V2's ViT, through transformers' DINOv2.
+
+Four maps, each through the final LayerNorm, without the CLS token (R-22). None of the parameters is trained.
+
+    dav2_small   ViT-S/14    22,056,576 parameters (R-21)   layers 2, 5, 8, 11     Apache-2.0
+    dav2_base    ViT-B/14    86,580,480                     layers 2, 5, 8, 11     CC-BY-NC-4.0
+    dav2_large   ViT-L/14   304,368,640                     layers 4, 11, 17, 23   CC-BY-NC-4.0
+
+Letters: B images, C channels, H W pixels or cells of the named map, T tokens.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from spd_bench.api import ComponentConfig, Encoder, Features
+from spd_bench.errors import DataError
+from spd_components.encoders import dav2_weights
+from spd_components.encoders.backends import Backend, Precision, TorchBackend
+from spd_components.encoders.dav2_release import SHA256, Release, ReleasedFile, find_weights
+from spd_components.encoders.dav2_sizes import BASE, LARGE, SMALL, DAv2Size
+from spd_components.encoders.dav2_weights import read_weights
+from spd_components.encoders.openvino import OpenVINOBackend
+from spd_components.encoders.support import PATCH, patch_grid
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+BACKENDS: Mapping[str, type[Backend]] = {"torch": TorchBackend, "openvino": OpenVINOBackend}
+"""Who can compute the ViT."""
+
+
+class DAv2Encoder(Encoder):
+    """A frozen ViT of Depth Anything V2 (§3); a subclass names its `size`.
+
+    Raises DataError for weights that are not there, damaged or of another model, and ConfigError for a backend that
+    this machine cannot run and for an input whose sides are not multiples of 14.
+    """
+
+    version = 2
+    places = frozenset({"weights", "repo", "revision", "hub"})
+    size: ClassVar[DAv2Size]
+
+    class Config(ComponentConfig):
+        """Where the weights are, and how to compute."""
+
+        weights: str | None = None
+        """File or folder with the weights; when not given, DAV2_WEIGHTS or DAV2_METRIC_WEIGHTS (see release)."""
+        release: Release = "relative"
+        """relative: inverse depth (DAV2_WEIGHTS). metric_indoor: metres (DAV2_METRIC_WEIGHTS, then DAV2_WEIGHTS)."""
+        repo: str | None = None
+        """Hugging Face repository to take model.safetensors from, instead of `weights`."""
+        revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
+        """Commit of `repo`, 40 hexadecimal digits."""
+        hub: bool = False
+        """Whether `repo` may be downloaded; otherwise only the local cache is read."""
+        random_weights: bool = False
+        """Run without weights, on random ones: for trying the machinery, never for results."""
+        precision: Precision = "fp32"
+        """Precision of matrix products; the four maps are float32 in both."""
+        backend: Literal["torch", "openvino"] = "torch"
+        """Who computes the ViT: PyTorch, or OpenVINO, faster on CPUs (pip install 'spd-bench[openvino]')."""
+        position_embeddings: Literal["authors", "transformers"] = "authors"
+        """Whose resize of the position embeddings inputs other than 518×518 get; there nothing is resized (R-23)."""
+
+        @model_validator(mode="after")
+        def _one_source(self) -> Self:
+            if sum([self.weights is not None, self.repo is not None, self.random_weights]) > 1:
+                raise ValueError("give only one of weights, repo and random_weights")
+            if (self.repo is None) != (self.revision is None):
+                raise ValueError("repo and revision (40 hexadecimal digits) go together")
+            if self.hub and self.repo is None:
+                raise ValueError("hub allows the download of a repo; give repo and revision")
+            return self
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.channels = self.size.dim
+        self._backend = BACKENDS[config.backend](config.precision)
+        self.backbone: nn.Module
+        if config.random_weights:
+            self.stand_in = f"random weights instead of DAv2-{self.size.name[0]}"
+            self.backbone = random_backbone(self.size)
+            self._digest = digest_of_tensors(self.backbone.state_dict())
+        else:
+            self._path = find_weights(config, self.size)
+            released = read_weights(self._path, self.size)
+            self._digest = released.sha256
+            _refuse_other_release(self._path, self._digest, ReleasedFile(self.size, config.release))
+            self.backbone = pretrained_backbone(released.backbone, self.size)
+        if config.position_embeddings == "authors":
+            from spd_components.encoders.dav2_positions import use_authors_positions
+
+            use_authors_positions(self.backbone)
+        mean_3, std_3 = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        self.register_buffer("mean_311", mean_3.view(3, 1, 1), persistent=False)
+        self.register_buffer("std_311", std_3.view(3, 1, 1), persistent=False)
+        self.to(torch.get_default_device())  # weights are always read on the CPU, also under the meta device
+        self.requires_grad_(False)
+        self.eval()
+
+    @classmethod
+    def missing(cls, config: Any) -> str | None:
+        """What is missing to build it with this config and how to get it; None if nothing is."""
+        if gap := BACKENDS[config.backend].missing(config.precision):
+            return gap
+        try:
+            if not config.random_weights and not (config.repo and config.hub):
+                find_weights(config, cls.size)
+        except DataError as error:
+            return str(error).replace("\n  hint: ", "; ")
+        return None
+
+    @classmethod
+    def describe_weights(cls, path: Any) -> Mapping[str, str] | None:
+        """What a file or folder of weights is, of whichever size (`dav2_weights.describe`)."""
+        return dav2_weights.describe(Path(path).expanduser())
+
+    @property
+    def release(self) -> Release:
+        """Which release the weights are; a file that is known to be the other one is never taken."""
+        return self.config.release
+
+    def digest(self) -> str:
+        """SHA-256 of the file of weights; of the tensors themselves where they are random."""
+        return self._digest
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode: the encoder is frozen (§3)."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, image_B3HW: Tensor) -> Features:
+        """RGB in [0, 1] with sides that are multiples of 14 → four maps [B, H/14, W/14, channels]."""
+        grid = patch_grid(image_B3HW, encoder=self.size.encoder)
+        mean, std = self.get_buffer("mean_311"), self.get_buffer("std_311")
+        normal_B3HW = (image_B3HW.to(mean.dtype) - mean) / std
+        taps_BTC = self._backend.taps(self.backbone, normal_B3HW)
+        first, second, third, fourth = (tap[:, 1:].unflatten(1, grid).to(mean.dtype) for tap in taps_BTC)
+        return Features((first, second, third, fourth))
+
+    def depth_head_state(self) -> Mapping[str, Tensor]:
+        """The DPT head that the same file holds, by Hugging Face name (neck.*, head.*), for the dense baselines.
+
+        Raises DataError if there is none, or if the file has changed since the encoder was read.
+        """
+        wanted = ReleasedFile(self.size, self.config.release)
+        if self.config.random_weights:
+            raise DataError("an encoder with random weights has no depth head", hint=wanted.how_to_get)
+        released = read_weights(self._path, self.size)
+        if released.sha256 != self._digest:
+            raise DataError("the file has changed since its encoder was read", where=str(self._path))
+        if released.head is None:
+            raise DataError(
+                "holds an encoder without a depth head",
+                where=str(self._path),
+                hint=f"{wanted.name} holds both: {wanted.how_to_get}",
+            )
+        return released.head
+
+
+class DAv2Small(DAv2Encoder):
+    """Depth Anything V2 Small: ViT-S/14, the encoder of §3. Licence Apache-2.0."""
+
+    size = SMALL
+
+
+class DAv2Base(DAv2Encoder):
+    """Depth Anything V2 Base: ViT-B/14. Its weights are CC-BY-NC-4.0, no commercial use."""
+
+    size = BASE
+
+
+class DAv2Large(DAv2Encoder):
+    """Depth Anything V2 Large: ViT-L/14. Its weights are CC-BY-NC-4.0, no commercial use."""
+
+    size = LARGE
+
+
+def _refuse_other_release(path: Path, sha256: str, wanted: ReleasedFile) -> None:
+    """The two releases cannot be told apart by their tensors, but swapping them gives nonsense."""
+    known = SHA256.get(sha256, wanted)
+    if known.name != wanted.name:
+        raise DataError(
+            f"is the {known.title}, expected the {wanted.title}",
+            where=str(path),
+            hint=f"set the encoder's release to {known.release}, or {wanted.how_to_get}",
+        )
+
+
+def backbone_config(size: DAv2Size) -> Any:
+    """transformers' description of the ViT: features of the layers `taps`, normalised, CLS still in front."""
+    from transformers import Dinov2Config
+
+    return Dinov2Config(
+        hidden_size=size.dim,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        mlp_ratio=4,
+        image_size=size.grid * PATCH,
+        patch_size=PATCH,
+        out_indices=[tap + 1 for tap in size.taps],  # 0 is the embedding
+        apply_layernorm=True,
+        reshape_hidden_states=False,
+        attn_implementation="sdpa",
+    )
+
+
+def pretrained_backbone(state: Mapping[str, Tensor], size: DAv2Size) -> nn.Module:
+    """The ViT on the CPU with these weights, by the names of a Hugging Face file, which `read_weights` has checked.
+
+    transformers renames them to those of its own version. What it then lacks it fills with random numbers and only
+    logs it, so anything that it reports is an error here.
+    """
+    from transformers import Dinov2Backbone
+    from transformers.utils import logging
+
+    bar_was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with torch.device("cpu"):
+            backbone, report = Dinov2Backbone.from_pretrained(
+                None, config=backbone_config(size), state_dict=dict(state), output_loading_info=True
+            )
+    finally:
+        if bar_was_on:
+            logging.enable_progress_bar()
+    if any(report.values()):
+        raise RuntimeError(f"this version of transformers does not take DINOv2's published tensors: {report}")
+    model: nn.Module = backbone
+    return model
+
+
+def random_backbone(size: DAv2Size) -> nn.Module:
+    """The ViT with transformers' initial weights from seed 0, the same in every run; global state is untouched."""
+    from transformers import Dinov2Backbone
+
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: nn.Module = Dinov2Backbone(backbone_config(size))
+    return model
+
+
+def digest_of_tensors(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and values."""
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        digest.update(name.encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

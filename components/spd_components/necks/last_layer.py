@@ -1,0 +1,16 @@
+"""A pyramid from the encoder's last map alone."""
+
+from spd_bench.api import Features, Pyramid
+from spd_components.necks.levels import PyramidLevels
+
+
+class LastLayerNeck(PyramidLevels):
+    """The pyramid of §4 with layer 11 as the source of all four levels.
+
+    A fair comparison: the same sizes, resizes and parameters; only the shallow and middle maps are withheld.
+    """
+
+    def forward(self, features: Features) -> Pyramid:
+        """Pyramid of a batch of images."""
+        deep = features.maps_BHWC[3]
+        return self.pyramid(deep, deep, deep, deep)

@@ -1,0 +1,1 @@
+"""components/spd_components/routing."""
