@@ -58,7 +58,7 @@ class Rays:
 
 
 @dataclass(frozen=True)
-class View:
+class CameraView:
     """A posed camera. axes_33: rows are camera right, down and forward in the world."""
 
     position_3: Vector
@@ -71,7 +71,7 @@ class View:
     @classmethod
     def posed(
         cls, position: tuple[float, float, float], *, yaw: float, pitch: float, roll: float, height: int, width: int
-    ) -> "View":
+    ) -> "CameraView":
         """A view of `height` × `width` pixels. At yaw 0 it looks along +y; positive pitch looks up."""
         lens = NYU_INTRINSICS.resized(down=height / NYU_HEIGHT, across=width / NYU_WIDTH)
         ahead = np.array([-sin(yaw), cos(yaw), 0.0])

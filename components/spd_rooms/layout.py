@@ -83,7 +83,7 @@ USES: tuple[Use, ...] = (
 ON_WALLS: tuple[Maker, ...] = (window, picture, window, picture, wall_shelf, radiator, picture)
 
 
-class Plan:
+class FloorPlan:
     """Pieces placed so far. Each keeps an axis-aligned box of space to itself."""
 
     def __init__(self, size: Triple) -> None:
@@ -144,7 +144,7 @@ def _along(rng: Generator, width: float, length: float) -> float:
 def furnish(rng: Generator) -> Room:
     """A random furnished room."""
     size = (rng.uniform(3.0, 7.0), rng.uniform(3.0, 8.0), rng.uniform(2.4, 3.2))
-    plan = Plan(size)
+    plan = FloorPlan(size)
     use = USES[rng.integers(len(USES))]
     plan.against_wall(door(rng), rng)
     plan.against_wall(use.along_walls[0](rng), rng)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_rooms.camera import NEAR_M, Plane, Vector, View, Window
+from spd_rooms.camera import NEAR_M, CameraView, Plane, Vector, Window
 from spd_rooms.layout import Room
 from spd_rooms.solids import Solid
 
@@ -24,7 +24,7 @@ class Hits(NamedTuple):
     solid_HW: NDArray[np.int16]
 
 
-def cast(room: Room, view: View) -> Hits:
+def cast(room: Room, view: CameraView) -> Hits:
     """The nearest thing along every pixel's ray."""
     with np.errstate(divide="ignore", invalid="ignore"):
         depth_m_HW = room.shell.span(view.rays(view.whole))[1]
@@ -41,7 +41,7 @@ def cast(room: Room, view: View) -> Hits:
     return Hits(depth_m_HW, solid_HW)
 
 
-def shadows(solids: Sequence[Solid], light_3: Vector, view: View, depth_m_HW: Plane) -> NDArray[np.bool_]:
+def shadows(solids: Sequence[Solid], light_3: Vector, view: CameraView, depth_m_HW: Plane) -> NDArray[np.bool_]:
     """Pixels whose surface something hides from a light. What reaches above the light throws no shadow."""
     dark_HW = np.zeros(depth_m_HW.shape, np.bool_)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -54,7 +54,7 @@ def shadows(solids: Sequence[Solid], light_3: Vector, view: View, depth_m_HW: Pl
     return dark_HW
 
 
-def _shadow_window(solid: Solid, light_3: Vector, view: View) -> Window | None:
+def _shadow_window(solid: Solid, light_3: Vector, view: CameraView) -> Window | None:
     """Part of the image that can hold a solid's shadow: the hull of the solid and of its shadow on the floor."""
     drop_8 = light_3[2] - solid.corners_83[:, 2]
     if (drop_8 <= 0).any():

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from spd_rooms.camera import Vector, View
+from spd_rooms.camera import CameraView, Vector
 from spd_rooms.layout import Room, furnish
 from spd_rooms.raycast import SHELL, cast
 from spd_rooms.sensor import answered, measure, photograph
@@ -61,7 +61,7 @@ def render(options: Options, split: str, scene: int, frame: int) -> Rendered:
     return Rendered(photograph(shaded.radiance_3HW, stream(PICTURE)), depth_mm_HW)
 
 
-def choose_view(room: Room, rng: Generator, height: int, width: int) -> View:
+def choose_view(room: Room, rng: Generator, height: int, width: int) -> CameraView:
     """A pose from which the room shows well: the first of some random ones with full merit, or else the best."""
     poses = [_random_pose(room, rng) for _ in range(TRIES)]
     merits = []
@@ -80,9 +80,11 @@ class Pose(NamedTuple):
     pitch: float
     roll: float
 
-    def view(self, height: int, width: int) -> View:
+    def view(self, height: int, width: int) -> CameraView:
         """A picture of this size from here."""
-        return View.posed(self.position, yaw=self.yaw, pitch=self.pitch, roll=self.roll, height=height, width=width)
+        return CameraView.posed(
+            self.position, yaw=self.yaw, pitch=self.pitch, roll=self.roll, height=height, width=width
+        )
 
 
 def _random_pose(room: Room, rng: Generator) -> Pose:
@@ -93,7 +95,7 @@ def _random_pose(room: Room, rng: Generator) -> Pose:
     return Pose((x, y, rng.uniform(0.8, 1.7)), yaw, rng.normal(-0.17, 0.12), rng.normal(0, 0.03))
 
 
-def _merit(room: Room, preview: View) -> float:
+def _merit(room: Room, preview: CameraView) -> float:
     """1 for a view with the depths of an indoor data set, free space around it and furniture; less for others."""
     clearance_m = min(_distance_m(solid, preview.position_3) for solid in room.solids)
     if clearance_m < 0.3:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_rooms.camera import Plane, View
+from spd_rooms.camera import CameraView, Plane
 from spd_rooms.layout import Light, Room
 from spd_rooms.raycast import SHELL, Hits, shadows
 from spd_rooms.solids import Patch
@@ -28,7 +28,7 @@ class Shaded(NamedTuple):
     answers_HW: NDArray[np.bool_]
 
 
-def shade(room: Room, view: View, hits: Hits) -> Shaded:
+def shade(room: Room, view: CameraView, hits: Hits) -> Shaded:
     """Shades every pixel, one patch of equal material after the other."""
     size = hits.depth_m_HW.size
     points_3N = view.points(hits.depth_m_HW).reshape(3, size)
@@ -64,7 +64,9 @@ def _patches(room: Room, hits: Hits, points_3N: NDArray[np.float32]) -> Iterator
             yield pixels[patch.chosen_N], patch
 
 
-def _foreshortening(points_3N: NDArray[np.float32], normal: Sequence[float | Plane], view: View) -> tuple[Plane, Plane]:
+def _foreshortening(
+    points_3N: NDArray[np.float32], normal: Sequence[float | Plane], view: CameraView
+) -> tuple[Plane, Plane]:
     """Cosine of the angle at which each point is seen, and the width in metres that a pixel covers there."""
     ray: list[Plane] = [points_3N[i] - float(view.position_3[i]) for i in range(3)]
     distance_m = np.sqrt(ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2])

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.cost.timing import DecodeWork, Work
 from spd_bench.fused import inference
-from spd_bench.model.compose import QUERY_CHUNK, Composition
+from spd_bench.model.compose import QUERY_CHUNK, ComposedModel
 
 REST = "(rest)"
 """What a model computes outside its blocks."""
@@ -71,7 +71,7 @@ def macs(call: Callable[[], object]) -> float:
 @torch.no_grad()
 def prepare_work(model: PointDepthModel, features: Features) -> dict[str, Work]:
     """Work of `prepare` by block, for the images of `features`."""
-    if not isinstance(model, Composition):
+    if not isinstance(model, ComposedModel):
         return _by_block(model, lambda: model.prepare(features))
     found = {}
     with _counted() as count:

@@ -37,7 +37,7 @@ WHITE, BLACK = 220, 16
 
 
 @dataclass(frozen=True)
-class Problem:
+class DataProblem:
     """One kind of problem: how often, the first places, and its mend as its first case has it."""
 
     message: str
@@ -47,7 +47,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Spread:
+class DepthSpread:
     """Least, median and greatest of a number that each frame has."""
 
     least: float
@@ -62,8 +62,8 @@ class Split:
     frames: int
     scenes: int
     read: int
-    known: Spread | None
-    counted: Spread | None
+    known: DepthSpread | None
+    counted: DepthSpread | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Inspection:
     sizes: dict[str, int] = field(default_factory=dict)
     depth: Depth | None = None
     notes: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[DataProblem, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -152,7 +152,7 @@ class Inspection:
         return str(tabulate(rows, headers="keys", tablefmt="simple"))
 
 
-def _percent(spread: Spread | None) -> str:
+def _percent(spread: DepthSpread | None) -> str:
     """Least, median and greatest, as a reader of a table wants them."""
     values = (spread.least, spread.median, spread.greatest) if spread else ()
     return " / ".join(f"{100 * value:.1f} %" for value in values) or "–"
@@ -237,13 +237,13 @@ class _Problems:
         kind = self.VARIES.sub("…", error.message)
         _, known, counts = self._kinds.setdefault(kind, (error, [], []))
         counts.append(count)
-        told = [f"{place}: {error.where}" if error.where not in (None, place) else place for place in places]
-        known += told[: PLACES - len(known)]
+        named = [f"{place}: {error.where}" if error.where not in (None, place) else place for place in places]
+        known += named[: PLACES - len(known)]
 
-    def found(self) -> tuple[Problem, ...]:
+    def found(self) -> tuple[DataProblem, ...]:
         """In the order in which the first of each kind was met."""
         return tuple(
-            Problem(first.message, sum(counts), tuple(places), first.hint)
+            DataProblem(first.message, sum(counts), tuple(places), first.hint)
             for first, places, counts in self._kinds.values()
         )
 
@@ -408,8 +408,8 @@ def _truth_notes(data: DepthDataset, protocol: Protocol) -> list[str]:
     return []
 
 
-def _spread(values: Sequence[float]) -> Spread | None:
-    return Spread(min(values), float(np.median(values)), max(values)) if values else None
+def _spread(values: Sequence[float]) -> DepthSpread | None:
+    return DepthSpread(min(values), float(np.median(values)), max(values)) if values else None
 
 
 def _border(image_HW3: NDArray[np.uint8], colour: str) -> int:

@@ -28,7 +28,7 @@ import numpy as np
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
 from spd_bench.data.preflight import layout_of, open_dataset, refuse_malformed
 from spd_bench.data.sets import packed
-from spd_bench.data.sets.packed import About, PackedFrames
+from spd_bench.data.sets.packed import PackedFrames, PackRecord
 from spd_bench.errors import BusyError, ConfigError, DataError, ResourceError
 from spd_bench.store import files, records, sealed
 
@@ -133,7 +133,7 @@ def _verify(data: PackedFrames, on_frame: OnFrame) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
+class PackPart:
     """Some consecutive frames of the source, their size, and the file that they go to."""
 
     path: Path
@@ -155,11 +155,11 @@ class Part:
 class _Plan:
     """What is packed and in which parts. frame_bytes: what the first frame takes, from which disk use is foreseen."""
 
-    about: About
+    about: PackRecord
     rows: Sequence[Row]
     shape: tuple[int, int]
     frame_bytes: int
-    parts: Sequence[Part]
+    parts: Sequence[PackPart]
 
     def bytes_needed(self) -> int:
         """Disk that this pack will still take at most: its parts and the file lie there together for a while."""
@@ -167,9 +167,9 @@ class _Plan:
         return int(2 * 1.1 * self.frame_bytes * len(self.rows)) - present
 
 
-def _about(data: DepthDataset, name: str) -> About:
+def _about(data: DepthDataset, name: str) -> PackRecord:
     tools = ("spd-bench", "numpy", "h5py", "pillow")  # what decides which bytes come out
-    return About(
+    return PackRecord(
         source=name,
         source_digest=data.digest(),
         description=data.describe(),
@@ -179,7 +179,7 @@ def _about(data: DepthDataset, name: str) -> About:
     )
 
 
-def _plan(data: DepthDataset, about: About, folder: Path) -> _Plan:
+def _plan(data: DepthDataset, about: PackRecord, folder: Path) -> _Plan:
     """The parts of this pack; what it is made of is kept beside them, so that no others are taken for its own."""
     rows = [(split, frame) for split in SPLITS for frame in data.frames(split)]
     _refuse_names(rows, about)
@@ -196,11 +196,11 @@ def _plan(data: DepthDataset, about: About, folder: Path) -> _Plan:
     for index, first in enumerate(range(0, len(rows), step)):
         chosen = rows[first : first + step]
         pack_id = records.sha256([identity, shape, [[split, frame.frame, frame.scene] for split, frame in chosen]])
-        parts.append(Part(folder / f"part-{index:05d}.h5", chosen, shape, pack_id))
+        parts.append(PackPart(folder / f"part-{index:05d}.h5", chosen, shape, pack_id))
     return _Plan(about, rows, shape, known["frame_bytes"], parts)
 
 
-def _identity(about: About) -> dict[str, Any]:
+def _identity(about: PackRecord) -> dict[str, Any]:
     """What decides the bytes of the parts; the description may name the folder that the source lies in."""
     return {key: value for key, value in asdict(about).items() if key != "description"} | {"format": packed.FORMAT}
 
@@ -218,7 +218,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _refuse_names(rows: Sequence[Row], about: About) -> None:
+def _refuse_names(rows: Sequence[Row], about: PackRecord) -> None:
     """A pack finds a frame by its name, and keeps names as bytes that end where they end."""
     if not rows:
         raise DataError("has no frames", where=about.description)
@@ -249,7 +249,7 @@ def _measure(data: DepthDataset, row: Row) -> tuple[int, int, int]:
     return height, width, len(_content([(row[1], frame)], 1, (height, width)))
 
 
-def _same_pack(output: Path, about: About, on_frame: OnFrame) -> int:
+def _same_pack(output: Path, about: PackRecord, on_frame: OnFrame) -> int:
     """Number of frames of a file that is this very pack already, every one of them read and compared.
 
     ConfigError if it is anything else, DataError if a frame is damaged.
@@ -280,7 +280,7 @@ def _same_pack(output: Path, about: About, on_frame: OnFrame) -> int:
 # --------------------------------------------------------------------------------------------------------- the parts
 
 
-def _write_parts(data: DepthDataset, parts: Sequence[Part], workers: int, on_done: Callable[[int], None]) -> None:
+def _write_parts(data: DepthDataset, parts: Sequence[PackPart], workers: int, on_done: Callable[[int], None]) -> None:
     """Writes parts, each whole or not at all, in this process or in several."""
     done = 0
     for count in _in_turn(data, parts) if workers == 1 else _in_processes(data, parts, workers):
@@ -288,11 +288,11 @@ def _write_parts(data: DepthDataset, parts: Sequence[Part], workers: int, on_don
         on_done(done)
 
 
-def _in_turn(data: DepthDataset, parts: Sequence[Part]) -> Iterator[int]:
+def _in_turn(data: DepthDataset, parts: Sequence[PackPart]) -> Iterator[int]:
     return (_write(data, part) for part in parts)
 
 
-def _in_processes(data: DepthDataset, parts: Sequence[Part], workers: int) -> Iterator[int]:
+def _in_processes(data: DepthDataset, parts: Sequence[PackPart], workers: int) -> Iterator[int]:
     # The data set is pickled once and not with each part: it knows all its frames.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(
@@ -329,11 +329,11 @@ def _start(pickled: bytes) -> None:
     _started.append(pickle.loads(pickled))  # noqa: S301 our own parent's
 
 
-def _write_started(part: Part) -> int:
+def _write_started(part: PackPart) -> int:
     return _write(_started[0], part)
 
 
-def _write(data: DepthDataset, part: Part) -> int:
+def _write(data: DepthDataset, part: PackPart) -> int:
     """Reads a part's frames and publishes its file; the number of frames."""
     frames = ((name, data.read(name)) for _, name in part.rows)
     content = _content(frames, len(part.rows), part.shape)
@@ -456,7 +456,7 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def _told(where: Path) -> AbstractContextManager[None]:
-    return sealed.told(where, hint=f"free space or give another output; {GO_ON}")
+    return sealed.translate_os_errors(where, hint=f"free space or give another output; {GO_ON}")
 
 
 def _delete(folder: Path) -> None:

@@ -38,7 +38,7 @@ def is_affine(how: How, quantity: Quantity) -> bool:
 
 
 @dataclass(frozen=True)
-class Alignment:
+class FittedAlignment:
     """Scale and shift of one image's predictions, in depth or in disparity as `how` says."""
 
     how: How
@@ -47,7 +47,7 @@ class Alignment:
     shift: float
 
     @classmethod
-    def fit(cls, how: How, quantity: Quantity, predicted_V: Values, truth_m_V: Values) -> "Alignment":
+    def fit(cls, how: How, quantity: Quantity, predicted_V: Values, truth_m_V: Values) -> "FittedAlignment":
         """Fit to all valid pixels of one image.
 
         Raises DataError for fewer than two pixels, and for predictions of one value, which no scale fits.

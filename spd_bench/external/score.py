@@ -23,7 +23,7 @@ from spd_bench.data.batches import ScoredImage, ScoredImages
 from spd_bench.data.reading.images import MEDIAN_RANGE_M
 from spd_bench.data.views import Views
 from spd_bench.errors import ConfigError, DataError, did_you_mean
-from spd_bench.external.alignment import Alignment, How, Quantity, is_affine
+from spd_bench.external.alignment import FittedAlignment, How, Quantity, is_affine
 from spd_bench.external.files import Maps, check_there, open_maps, shortlist
 from spd_bench.report.collect import metric_info
 from spd_bench.report.comparison import definitions, one_line
@@ -302,7 +302,7 @@ def _in_metres(
         raise DataError(f"at {bad} of {usable_V.size} valid pixels the predictions are not {wanted}")
     if reading.align is None:
         return file_HW.astype(np.float32), 1.0
-    fit = Alignment.fit(reading.align, reading.quantity, file_V, depth_m_HW[valid_HW])
+    fit = FittedAlignment.fit(reading.align, reading.quantity, file_V, depth_m_HW[valid_HW])
     return fit.depth_m(file_HW).astype(np.float32), fit.scale
 
 

@@ -24,7 +24,7 @@ QUERY_CHUNK = 256
 
 
 @dataclass(frozen=True)
-class Part:
+class ChosenPart:
     """One component to build: its registered name, validated config and the place that asked for it."""
 
     name: str
@@ -32,7 +32,7 @@ class Part:
     where: str | None = None
 
 
-class Composition(PointDepthModel):
+class ComposedModel(PointDepthModel):
     """encoder → neck → b1 → b2 → b3 → routing → b4 → b5 → depth_head as one `PointDepthModel`."""
 
     def __init__(self, encoder: Encoder, neck: Neck, blocks: Mapping[str, Block]) -> None:
@@ -90,13 +90,13 @@ def _read_last(blocks: Mapping[str, Block]) -> dict[str, dict[str, None]]:
     return found
 
 
-def build_encoder(part: Part) -> Encoder:
+def build_encoder(part: ChosenPart) -> Encoder:
     """The frozen encoder of a composition."""
     encoder = cast(Encoder, registry.load("encoder", part.name)(part.config))
     return encoder.requires_grad_(False).eval()
 
 
-def build(parts: Mapping[str, Part], encoder: Encoder, *, seed: int, ffn: int | None = None) -> Composition:
+def build(parts: Mapping[str, ChosenPart], encoder: Encoder, *, seed: int, ffn: int | None = None) -> ComposedModel:
     """A composition with the initial weights that (seed, slot, component) determine.
 
     ffn: hidden width of feed-forward layers where it is not the paper's. Raises ConfigError for a chain that reads
@@ -109,10 +109,10 @@ def build(parts: Mapping[str, Part], encoder: Encoder, *, seed: int, ffn: int | 
     for slot in CHAIN:
         with _initial_weights(seed, slot, parts[slot].name):
             built[slot] = classes[slot](parts[slot].config, dims)
-    return Composition(encoder, cast(Neck, built.pop("neck")), cast(dict[str, Block], built))
+    return ComposedModel(encoder, cast(Neck, built.pop("neck")), cast(dict[str, Block], built))
 
 
-def build_baseline(part: Part, encoder: Encoder, *, seed: int) -> PointDepthModel:
+def build_baseline(part: ChosenPart, encoder: Encoder, *, seed: int) -> PointDepthModel:
     """A baseline on the same encoder, initialised from (seed, name), or as the baseline that it names instead."""
     cls = registry.load("baseline", part.name)
     with _initial_weights(seed, "baseline", cls.trained_as or part.name):
@@ -134,7 +134,7 @@ class _initial_weights:  # reads as a verb: with _initial_weights(...)
         self.fork.__exit__(*exc)  # type: ignore[arg-type]
 
 
-def _check_chain(classes: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
+def _check_chain(classes: Mapping[str, Any], parts: Mapping[str, ChosenPart]) -> None:
     """Refuses a block that reads a field which no block before it writes."""
     writers: dict[str, str] = {"features": "encoder"}
     for slot in CHAIN:
@@ -212,6 +212,6 @@ def _check_gradients(model: PointDepthModel, name: str) -> None:
 
 
 def _exempt_patterns(model: PointDepthModel) -> list[str]:
-    if not isinstance(model, Composition):
+    if not isinstance(model, ComposedModel):
         return []
     return [f"{slot}.{pattern}" for slot in model.block_slots for pattern in model.block(slot).no_gradient]

@@ -129,7 +129,7 @@ def parameter_budget(suite_name: str) -> list[dict[str, Any]]:
     base = compositions(suite)[0]
     dims = Dims()
     counted = dict.fromkeys(PAPER_BUDGET, 0)
-    parts = {s: compose.Part(c.use, check_options(c, s)) for s, c in base.slots.items() if s != "encoder"}
+    parts = {s: compose.ChosenPart(c.use, check_options(c, s)) for s, c in base.slots.items() if s != "encoder"}
     for slot in CHAIN:
         block = registry.load(slot, parts[slot].name)(parts[slot].config, dims)
         for name, parameter in block.named_parameters():

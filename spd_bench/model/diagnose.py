@@ -15,11 +15,11 @@ from torch import Tensor
 
 from spd_bench.api import Features, QueryState, Scene
 from spd_bench.geometry import cell_centres
-from spd_bench.model.compose import Composition
+from spd_bench.model.compose import ComposedModel
 
 
 @torch.no_grad()
-def diagnose(model: Composition, features: Features, xy_BK2: Tensor) -> dict[str, float]:
+def diagnose(model: ComposedModel, features: Features, xy_BK2: Tensor) -> dict[str, float]:
     """{"<slot>/<name>": value} of every block for these queries of a few images; sets the model to evaluation mode."""
     model.eval()
     scene = model.prepare(features)

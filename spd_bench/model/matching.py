@@ -11,15 +11,15 @@ from dataclasses import replace
 
 from spd_bench.api import Dims
 from spd_bench.errors import ConfigError
-from spd_bench.suite.axes import Composition
+from spd_bench.suite.axes import CompositionSpec
 
 TOLERANCE = 0.02
 """Largest share by which a control's parameters may differ from the base's."""
 
-Count = Callable[[Composition], int]
+Count = Callable[[CompositionSpec], int]
 
 
-def matched(composition: Composition, base: Composition, count: Count) -> Composition:
+def matched(composition: CompositionSpec, base: CompositionSpec, count: Count) -> CompositionSpec:
     """The composition itself or, where it is a control, the control with its width and what that comes to.
 
     count: trainable parameters of a composition. Raises ConfigError where no width comes within `TOLERANCE` of the
@@ -40,5 +40,7 @@ def matched(composition: Composition, base: Composition, count: Count) -> Compos
             where=composition.where,
             hint="take it out of axes.leave_one_out or axes.leave_group_out, or parameter_matched away",
         )
-    told = f"{composition.difference}, feed-forward width: {width} → {found} ({ratio:.2%} of {base.name}'s parameters)"
-    return replace(control, difference=told)
+    difference = (
+        f"{composition.difference}, feed-forward width: {width} → {found} ({ratio:.2%} of {base.name}'s parameters)"
+    )
+    return replace(control, difference=difference)

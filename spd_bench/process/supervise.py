@@ -92,9 +92,9 @@ def _outcome(ended: Mapping[str, Any], signals: "_Signals") -> Any:
     if "bug" in ended:
         raise WorkerBug(ended["bug"], ended["traceback"])
     if "error" in ended:
-        told = ended["error"]
-        error = SpdError(told["message"], where=told["where"], hint=told["hint"])
-        error.exit_code = told["exit_code"]
+        raised = ended["error"]
+        error = SpdError(raised["message"], where=raised["where"], hint=raised["hint"])
+        error.exit_code = raised["exit_code"]
         raise error
     return ended["returned"]
 
@@ -185,10 +185,10 @@ class _Worker:
         One of Python's own library is passed over where there is another.
         """
         try:
-            told = (self.folder / FAULT).read_text(encoding="utf-8", errors="replace")
+            text = (self.folder / FAULT).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
-        _, _, current = told.partition("most recent call first")
+        _, _, current = text.partition("most recent call first")
         frames = re.findall(r'File "([^"]+)", line (\d+) in (\S+)', current)
         others = [frame for frame in frames if Path(frame[0]).parent.parent != LIBRARY]
         return "".join(f" ({Path(file).name}:{line} in {name})" for file, line, name in (others or frames)[:1])

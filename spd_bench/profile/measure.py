@@ -25,7 +25,7 @@ from spd_bench.cost.timing import Timing, measure, peak_memory, settings
 from spd_bench.data.randomness import torch_seed
 from spd_bench.errors import ConfigError, DataError, SpdError, quoted
 from spd_bench.model import compose
-from spd_bench.model.compose import Part
+from spd_bench.model.compose import ChosenPart
 from spd_bench.profile.figures import profile_svg
 from spd_bench.profile.results import (
     DENSE,
@@ -41,7 +41,7 @@ from spd_bench.profile.tables import profile_markdown
 from spd_bench.run import plan
 from spd_bench.run.plan import build_model, with_width
 from spd_bench.store import files
-from spd_bench.suite.axes import Composition, Selection, compositions
+from spd_bench.suite.axes import CompositionSpec, Selection, compositions
 from spd_bench.suite.checks import check_options
 from spd_bench.suite.schema import Choice, Suite
 from spd_bench.tracking import Tracker
@@ -149,7 +149,9 @@ def _encoder(suite: Suite) -> tuple[Encoder, tuple[str, ...]]:
             raise DataError(lack, where=suite.suite)
         kept = {option: value for option, value in choice.options.items() if option not in known.places}
         choice = Choice(use=choice.use, options={**kept, "random_weights": True})
-    encoder = compose.build_encoder(Part(choice.use, check_options(choice, "encoder"), suite.place("base", "encoder")))
+    encoder = compose.build_encoder(
+        ChosenPart(choice.use, check_options(choice, "encoder"), suite.place("base", "encoder"))
+    )
     return encoder, (encoder.stand_in,) if encoder.stand_in else ()
 
 
@@ -200,13 +202,13 @@ def _try(model: PointDepthModel, features: Features) -> None:
     model.decode(model.prepare(features), torch.full((1, 1, 2), 0.5, device=like.device))
 
 
-def _reference(name: str, base: Composition, encoder: Encoder) -> PointDepthModel:
+def _reference(name: str, base: CompositionSpec, encoder: Encoder) -> PointDepthModel:
     """A baseline with its defaults, but for options that a block of the base knows by the same name."""
     known = registry.load("baseline", name).Config.model_fields
     blocks = [choice.options for slot, choice in base.slots.items() if slot != "encoder"]
     options = {option: value for given in blocks for option, value in given.items() if option in known}
     config = check_options(Choice(use=name, options=options), "baseline")
-    return compose.build_baseline(Part(name, config), encoder, seed=0)
+    return compose.build_baseline(ChosenPart(name, config), encoder, seed=0)
 
 
 # Encoding, preparing and decoding

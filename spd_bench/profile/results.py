@@ -154,7 +154,7 @@ def crossovers(profile: Profile) -> dict[str, Crossover]:
 
 
 @dataclass(frozen=True)
-class Target:
+class SpeedTarget:
     """One aim for the base, in words: what a first version must reach and where it must end, and what was measured."""
 
     what: str
@@ -180,7 +180,7 @@ class _Aim(NamedTuple):
             return False
         return self.measured <= limit if self.at_most else self.measured >= limit
 
-    def target(self) -> Target:
+    def target(self) -> SpeedTarget:
         """With every number as text."""
         sign = "≤" if self.at_most else "≥"
         first, final = (f"{sign} {x:g}{self.unit}" if x is not None else "–" for x in (self.first, self.final))
@@ -191,10 +191,10 @@ class _Aim(NamedTuple):
             met = "final"
         elif self.reached(self.first):
             met = "first"
-        return Target(self.what, first, final, self.text, met)
+        return SpeedTarget(self.what, first, final, self.text, met)
 
 
-def targets(profile: Profile) -> list[Target]:
+def targets(profile: Profile) -> list[SpeedTarget]:
     """The aims of the project for a DAv2-S encoder at 518×518, with what this profile measured.
 
     On a GPU there is one: the decode at K = 1024. Ratios and crossovers have other values at other image sizes.

@@ -25,7 +25,7 @@ WIDTH = 160
 NONE = "–"
 
 
-class Table(NamedTuple):
+class ProfileTable(NamedTuple):
     """One section: its heading, column titles, rows whose first cell names them, and remarks below."""
 
     heading: str
@@ -51,14 +51,14 @@ def profile_markdown(profile: Profile) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _escaped(table: Table) -> Table:
+def _escaped(table: ProfileTable) -> ProfileTable:
     """With nothing on which Markdown would act."""
     titles, remarks = [list(map(markdown_escape, texts)) for texts in (table.titles, table.remarks)]
     rows = [list(map(markdown_escape, row)) for row in table.rows]
-    return Table(markdown_escape(table.heading), titles, rows, remarks)
+    return ProfileTable(markdown_escape(table.heading), titles, rows, remarks)
 
 
-def _grid(table: Table, form: str) -> str:
+def _grid(table: ProfileTable, form: str) -> str:
     from tabulate import tabulate
 
     align = ["left", *["right"] * (len(table.titles) - 1)]
@@ -83,7 +83,7 @@ def _headline(profile: Profile) -> list[str]:
     return [one_line(line) for line in lines]
 
 
-def _tables(profile: Profile) -> Iterator[Table]:
+def _tables(profile: Profile) -> Iterator[ProfileTable]:
     yield _times(profile)
     if profile.model(DENSE):
         yield _ratios(profile)
@@ -104,7 +104,7 @@ def _titles(profile: Profile, what: str) -> list[str]:
     return [f"{what} K={k}".strip() for k in profile.ks]
 
 
-def _times(profile: Profile) -> Table:
+def _times(profile: Profile) -> ProfileTable:
     rows = [
         [
             one_line(model.name),
@@ -114,14 +114,14 @@ def _times(profile: Profile) -> Table:
         for model in profile.models
     ]
     encode = f"T_encode, the same for all: {spread_text(profile.encode.spread, scale=1e3)} ms"
-    return Table("Times in ms", ["model", "T_prepare", *_titles(profile, "T_decode")], rows, [encode])
+    return ProfileTable("Times in ms", ["model", "T_prepare", *_titles(profile, "T_decode")], rows, [encode])
 
 
 def _share(found: Spread | None) -> str:
     return NONE if found is None else spread_text(found)
 
 
-def _ratios(profile: Profile) -> Table:
+def _ratios(profile: Profile) -> ProfileTable:
     rows = [
         [
             one_line(model.name),
@@ -131,10 +131,10 @@ def _ratios(profile: Profile) -> Table:
         for model in profile.models
     ]
     remark = f"T_dpt: T_prepare + T_decode(K) of {DENSE}, the dense head in the same precision"
-    return Table("Shares of T_dpt", ["model", "T_prepare", *_titles(profile, "T_decode")], rows, [remark])
+    return ProfileTable("Shares of T_dpt", ["model", "T_prepare", *_titles(profile, "T_decode")], rows, [remark])
 
 
-def _end_to_end(profile: Profile) -> Table:
+def _end_to_end(profile: Profile) -> ProfileTable:
     dense = profile.model(DENSE)
     assert dense is not None
     rows = [
@@ -150,25 +150,25 @@ def _end_to_end(profile: Profile) -> Table:
     free = ratio(profile.encode, profile.encode + dense.whole(profile.ks[0]))
     remark = f"The encoder alone, all that a decoder could leave: {spread_text(free)}"
     title = "End to end: T_encode + T_prepare + T_decode(K), as a share of the dense model's"
-    return Table(title, ["model", *_titles(profile, "")], rows, [remark])
+    return ProfileTable(title, ["model", *_titles(profile, "")], rows, [remark])
 
 
-def _literal(profile: Profile) -> Table:
+def _literal(profile: Profile) -> ProfileTable:
     cells = [_share(literal_over(profile, k)) for k in profile.ks]
-    return Table(
+    return ProfileTable(
         "Literal transcription over base, T_decode(K)", ["", *_titles(profile, "")], [[LITERAL, *cells]],
         ["The transcription decodes all K together, as its formulas stand; the base in chunks"],
     )  # fmt: skip
 
 
-def _crossovers(profile: Profile) -> Table:
+def _crossovers(profile: Profile) -> ProfileTable:
     names = {DENSE: "dense head", SPARSE: "sparse-tail DPT"}
     rows = [[f"{one_line(profile.base.name)} and {names[n]} ({n})", at.text] for n, at in crossovers(profile).items()]
     remark = "Between two measured K the logarithm of the ratio is taken as linear in log K"
-    return Table("Crossover: T_prepare + T_decode(K) equal at", ["", "K"], rows, [remark])
+    return ProfileTable("Crossover: T_prepare + T_decode(K) equal at", ["", "K"], rows, [remark])
 
 
-def _memory(profile: Profile) -> Table:
+def _memory(profile: Profile) -> ProfileTable:
     rows = [
         [
             one_line(model.name),
@@ -180,10 +180,10 @@ def _memory(profile: Profile) -> Table:
     on_gpu = profile.settings.device.startswith("cuda")
     how = "by the caching allocator" if on_gpu else "of tensors; a library's own scratch is not seen"
     remark = f"Highest above what was held before the call, {how}"
-    return Table("Peak memory in MB", ["model", "prepare", *_titles(profile, "decode")], rows, [remark])
+    return ProfileTable("Peak memory in MB", ["model", "prepare", *_titles(profile, "decode")], rows, [remark])
 
 
-def _work(profile: Profile) -> Table:
+def _work(profile: Profile) -> ProfileTable:
     rows = [
         [
             one_line(model.name),
@@ -196,10 +196,10 @@ def _work(profile: Profile) -> Table:
     ]
     titles = ["model", "trainable parameters", "M per image", "M per chunk of queries", "M per query"]
     remark = "Matrix products, convolutions, attention and bilinear reads; one FLOP count is two multiply-adds"
-    return Table("Multiply-adds", titles, rows, [remark])
+    return ProfileTable("Multiply-adds", titles, rows, [remark])
 
 
-def _blocks(model: ModelProfile) -> Table:
+def _blocks(model: ModelProfile) -> ProfileTable:
     rows = []
     for block in dict.fromkeys([*model.prepare_work, *model.decode_work]):
         image, decode = model.prepare_work.get(block), model.decode_work.get(block)
@@ -212,10 +212,10 @@ def _blocks(model: ModelProfile) -> Table:
         "Bytes: parameters, inputs and outputs of the block once each, in fp32; what it makes and uses up itself and "
         "repeated reads come on top"
     )
-    return Table(f"Multiply-adds and least traffic by block: {one_line(model.name)}", titles, rows, [remark])
+    return ProfileTable(f"Multiply-adds and least traffic by block: {one_line(model.name)}", titles, rows, [remark])
 
 
-def _training(profile: Profile) -> Table:
+def _training(profile: Profile) -> ProfileTable:
     assert profile.training is not None
     timed = [(model.name, model.step) for model in profile.models if model.step is not None]
     base = profile.base.step
@@ -223,12 +223,12 @@ def _training(profile: Profile) -> Table:
     rows = [[one_line(name), spread_text(step.spread), spread_text(ratio(step, base))] for name, step in timed]
     shape = profile.training
     title = f"Training step (features given, B={shape.batch}, K={shape.queries}; forward, backward, clipping, AdamW)"
-    return Table(title, ["model", "s", "over base"], rows)
+    return ProfileTable(title, ["model", "s", "over base"], rows)
 
 
-def _targets(profile: Profile) -> Table:
+def _targets(profile: Profile) -> ProfileTable:
     rows = [[t.what, t.first, t.final, t.measured, t.met] for t in targets(profile)]
     remarks = ["Set for DAv2-S at 518×518 on a quiet machine; medians decide"]
     if (profile.encoder, profile.image_size) != TARGETS_FOR:
         remarks.append("This profile is of another encoder or size: it decides none of them")
-    return Table("Targets", ["what", "first", "final", "measured", "met"], rows, remarks)
+    return ProfileTable("Targets", ["what", "first", "final", "measured", "met"], rows, remarks)

@@ -91,17 +91,17 @@ def watched(root: Path, suite: str | None = None) -> list[dict[str, str]]:
     for run in record(root, suite)["rows"]:
         path = root / run["folder"] / "done.json"
         rows = records.read_record(path)["rows"] if path.exists() else []
-        told = {
+        values = {
             key.removeprefix("diagnose/"): value
             for key, value in (rows[-1][1] if rows else {}).items()
             if key.startswith("diagnose/")
         }
-        if told:
-            found[f"{run['composition']} seed {run['seed']}"] = told
-    keys = list(dict.fromkeys(key for told in found.values() for key in told))
+        if values:
+            found[f"{run['composition']} seed {run['seed']}"] = values
+    keys = list(dict.fromkeys(key for values in found.values() for key in values))
     return [
-        {"run": name} | {key: f"{told[key]:.3g}" if key in told else "–" for key in keys}
-        for name, told in found.items()
+        {"run": name} | {key: f"{values[key]:.3g}" if key in values else "–" for key in keys}
+        for name, values in found.items()
     ]
 
 

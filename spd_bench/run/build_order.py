@@ -7,10 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
-from spd_bench.model.compose import Composition
+from spd_bench.model.compose import ComposedModel
 from spd_bench.run import gates
 from spd_bench.run.choose import Chosen
-from spd_bench.run.gates import Evidence, Finding
+from spd_bench.run.gates import CheckResult, Evidence
 from spd_bench.run.outcome import Outcome
 from spd_bench.run.runner import Runner
 from spd_bench.store import files
@@ -24,7 +24,7 @@ class StepResult:
 
     name: str
     description: str
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
     failure: str = ""
 
     @property
@@ -64,7 +64,7 @@ class BuildOrder:
         if failures:
             self.results.append(StepResult(name, step.description, (), "; ".join(failures)))
             return self.results[-1]
-        model = cast(Composition, runner.model(experiment.jobs[0], trained=step.train))
+        model = cast(ComposedModel, runner.model(experiment.jobs[0], trained=step.train))
         probe = runner.probe(model)
         primary = experiment.suite.report.primary
         metric = next(metric for metric in experiment.metrics if metric.name == primary.metric)

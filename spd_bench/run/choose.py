@@ -9,7 +9,7 @@ from spd_bench import registry
 from spd_bench.errors import DataError
 from spd_bench.process.watch import Watch
 from spd_bench.run.quarantine import Quarantine
-from spd_bench.suite.axes import Composition, Selection
+from spd_bench.suite.axes import CompositionSpec, Selection
 from spd_bench.suite.checks import check_options
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice, Suite
@@ -32,7 +32,7 @@ def missing(suite: Suite, selection: Selection = EVERYTHING, watch: Watch | None
     return list(found.values())
 
 
-def _lacks_parts(composition: Composition) -> list[str]:
+def _lacks_parts(composition: CompositionSpec) -> list[str]:
     return [*_lack("encoder", composition.slots["encoder"]), *_lack("baseline", composition.baseline)]
 
 

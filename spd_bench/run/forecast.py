@@ -97,7 +97,7 @@ class Forecast:
     def _take(self, path: Path) -> None:
         """Notes what a finished run of one of the suite's models took."""
         about, log = records.found_record(path), records.found_record(path.with_name("done.json"))
-        if about is None or log is None or about.get("device", self.runner.told) != self.runner.told:
+        if about is None or log is None or about.get("device", self.runner.device_label) != self.runner.device_label:
             return
         identity = about["identity"]
         model, setting = _model(identity), _setting(identity)

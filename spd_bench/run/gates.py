@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spd_bench.api import Features, QueryState, Scene
 from spd_bench.geometry import Table
-from spd_bench.model.compose import Composition
+from spd_bench.model.compose import ComposedModel
 from spd_bench.model.diagnose import diagnose
 from spd_bench.score.metrics import Metric
 from spd_bench.suite.schema import PATCH, Checks
@@ -29,7 +29,7 @@ LOCAL_TOKENS = 91
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One check: what was expected, what was found, and whether that is the same."""
 
     check: str
@@ -46,7 +46,7 @@ class Evidence:
     scores: "metric@K" → value of the step's model; baselines: baseline → value of the primary metric.
     """
 
-    model: Composition
+    model: ComposedModel
     features: Features
     xy_BK2: Tensor
     image_size: tuple[int, int]
@@ -56,7 +56,7 @@ class Evidence:
 
 
 @torch.no_grad()
-def examine(checks: Checks, evidence: Evidence) -> list[Finding]:
+def examine(checks: Checks, evidence: Evidence) -> list[CheckResult]:
     """Every check of a step, in the order of the paper: shapes, picture, what the blocks tell, and accuracy."""
     evidence.model.eval()
     scene = evidence.model.prepare(evidence.features)
@@ -65,7 +65,7 @@ def examine(checks: Checks, evidence: Evidence) -> list[Finding]:
     if checks.picture is not None:
         likeness = neighbour_correlation(principal_components(scene.pyramid.l3.map_BHWC))
         expected = f"neighbouring cells correlate ≥ {checks.picture:g}"
-        found.append(Finding("L3, 3 principal components", expected, f"{likeness:.3f}", likeness >= checks.picture))
+        found.append(CheckResult("L3, 3 principal components", expected, f"{likeness:.3f}", likeness >= checks.picture))
     found += _watched(checks, evidence)
     found += _accuracy(checks, evidence)
     return found
@@ -74,16 +74,16 @@ def examine(checks: Checks, evidence: Evidence) -> list[Finding]:
 # ------------------------------------------------------------------------------------------------- shapes
 
 
-def _shape(what: str, tensor: Tensor | None, expected: tuple[int, ...]) -> Finding:
+def _shape(what: str, tensor: Tensor | None, expected: tuple[int, ...]) -> CheckResult:
     """Shape and finiteness of one tensor."""
     if tensor is None:
-        return Finding(what, str(list(expected)), "nothing", False)
+        return CheckResult(what, str(list(expected)), "nothing", False)
     finite = bool(torch.isfinite(tensor).all())
     found = str(list(tensor.shape)) + ("" if finite else ", not finite")
-    return Finding(what, str(list(expected)), found, tuple(tensor.shape) == expected and finite)
+    return CheckResult(what, str(list(expected)), found, tuple(tensor.shape) == expected and finite)
 
 
-def _pyramid(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]) -> Iterator[Finding]:
+def _pyramid(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]) -> Iterator[CheckResult]:
     """L1 to L4 of §4: 4, 2, 1 and ½ times the patch grid."""
     batch, pyramid = evidence.xy_BK2.shape[0], scene.pyramid
     rows, columns = (side // PATCH for side in evidence.image_size)
@@ -95,27 +95,27 @@ def _pyramid(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState])
         yield _shape(f"L{number} [B, H, W, C]", level.map_BHWC, (batch, *size, channels))
 
 
-def _precompute(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]) -> Iterator[Finding]:
+def _precompute(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]) -> Iterator[CheckResult]:
     """§5: B3's keys and values for every site, B4's projected levels, and the calibration of each image."""
     batch, core, pyramid = evidence.xy_BK2.shape[0], evidence.model.neck.dims.core, scene.pyramid
     sites = pyramid.l4.height * pyramid.l4.width
     keys = list(_found(scene.prepared.get("b3"), Tensor))
     each = [tuple(key.shape) for key in keys]
     right = bool(keys) and len(keys) % 2 == 0 and all(key.numel() == batch * sites * core for key in keys)
-    yield Finding(
+    yield CheckResult(
         "B3 keys and values (§5.1)", f"pairs of B·{sites}·{core} numbers", f"{len(keys)} of {set(each)}", right
     )
     tables = list(_found(scene.prepared.get("b4"), Table))
     wanted = [(level.height, level.width, core) for level in (pyramid.l2, pyramid.l3, pyramid.l4)]
     maps = [(table.height, table.width, table.rows_NC.shape[1]) for table in tables]
-    yield Finding("B4 projected L2 to L4 (§5.3)", str(wanted), str(maps), maps == wanted)
+    yield CheckResult("B4 projected L2 to L4 (§5.3)", str(wanted), str(maps), maps == wanted)
     calibration = list(_found(scene.prepared.get("depth_head"), Tensor))
     right = len(calibration) == 2 and all(value.numel() == batch for value in calibration)
     scale = float(calibration[0].min()) if right else math.nan
-    yield Finding("calibration s > 0 and b (§5.4)", "two numbers per image", f"smallest s {scale:.4g}", scale > 0)
+    yield CheckResult("calibration s > 0 and b (§5.4)", "two numbers per image", f"smallest s {scale:.4g}", scale > 0)
 
 
-def _tokens(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]) -> Iterator[Finding]:
+def _tokens(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]) -> Iterator[CheckResult]:
     """B1 (§6.1): 91 tokens and the seed of every query."""
     batch, count = evidence.xy_BK2.shape[:2]
     core, state = evidence.model.neck.dims.core, states["b1"]
@@ -124,7 +124,7 @@ def _tokens(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]) 
     yield _shape("B1 seed [B, K, D]", state.h_BKD, (batch, count, core))
 
 
-def _evidence(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]) -> Iterator[Finding]:
+def _evidence(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]) -> Iterator[CheckResult]:
     """B4 (§6.4): one token per routed anchor."""
     batch, count = evidence.xy_BK2.shape[:2]
     state = states["b4"]
@@ -133,7 +133,7 @@ def _evidence(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]
     yield _shape("B4 evidence [B, K, R, D]", read, (batch, count, anchors, evidence.model.neck.dims.core))
 
 
-SHAPES: Mapping[str, Callable[[Evidence, Scene, Mapping[str, QueryState]], Iterator[Finding]]] = {
+SHAPES: Mapping[str, Callable[[Evidence, Scene, Mapping[str, QueryState]], Iterator[CheckResult]]] = {
     "pyramid": _pyramid,
     "precompute": _precompute,
     "tokens": _tokens,
@@ -199,32 +199,32 @@ def picture(components_BHW3: NDArray[np.float64], images_B3HW: Tensor) -> bytes:
 # ------------------------------------------------------------------------------------------------- numbers
 
 
-def _watched(checks: Checks, evidence: Evidence) -> Iterator[Finding]:
+def _watched(checks: Checks, evidence: Evidence) -> Iterator[CheckResult]:
     if not checks.watched:
         return
-    told = diagnose(evidence.model, evidence.features, evidence.xy_BK2)
+    measured = diagnose(evidence.model, evidence.features, evidence.xy_BK2)
     for name, (low, high) in checks.watched.items():
-        value = told.get(name)
+        value = measured.get(name)
         expected = f"{low:g}" if low == high else f"{low:g} to {high:g}"
         if value is None:
-            yield Finding(name, expected, f"not told; there are {', '.join(sorted(told))}", False)
+            yield CheckResult(name, expected, f"not measured; there are {', '.join(sorted(measured))}", False)
         else:
-            yield Finding(name, expected, f"{value:.4g}", low <= value <= high)
+            yield CheckResult(name, expected, f"{value:.4g}", low <= value <= high)
 
 
-def _accuracy(checks: Checks, evidence: Evidence) -> Iterator[Finding]:
+def _accuracy(checks: Checks, evidence: Evidence) -> Iterator[CheckResult]:
     metric, k = evidence.primary
     own = evidence.scores.get(f"{metric.name}@{k}", math.nan)
     for name, bound in checks.below.items():
         value = evidence.scores.get(f"{name}@{k}", math.nan)
-        yield Finding(f"{name} at K={k}", f"< {bound:g}", f"{value:.4f}", value < bound)
+        yield CheckResult(f"{name} at K={k}", f"< {bound:g}", f"{value:.4f}", value < bound)
     for choice in checks.better_than:
         other = evidence.baselines.get(choice.use, math.nan)
         better = own < other if metric.lower_is_better else own > other
         found = f"{own:.4f} against {other:.4f}"
-        yield Finding(f"{metric.name} at K={k}", f"better than {choice.use}", found, better)
+        yield CheckResult(f"{metric.name} at K={k}", f"better than {choice.use}", found, better)
     for name, ratio in checks.close_to.items():
         other = evidence.baselines.get(name, math.nan)
         close = own <= ratio * other if metric.lower_is_better else ratio * own >= other
         expected = f"within a factor {ratio:g} of {name}"
-        yield Finding(f"{metric.name} at K={k}", expected, f"{own:.4f} against {other:.4f}", close)
+        yield CheckResult(f"{metric.name} at K={k}", expected, f"{own:.4f} against {other:.4f}", close)

@@ -13,14 +13,14 @@ from spd_bench import registry
 from spd_bench.api import Component, Encoder, Features, PointDepthModel
 from spd_bench.errors import SpdError
 from spd_bench.model import compose
-from spd_bench.model.compose import Part
+from spd_bench.model.compose import ChosenPart
 from spd_bench.model.matching import matched
 from spd_bench.process.watch import Watch
 from spd_bench.run.choose import EVERYTHING
 from spd_bench.run.quarantine import Quarantine, undisturbed
 from spd_bench.score.judge import Judge, _component
 from spd_bench.store import records
-from spd_bench.suite.axes import Composition, Selection
+from spd_bench.suite.axes import CompositionSpec, Selection
 from spd_bench.suite.checks import check_options
 from spd_bench.suite.identity import FORMAT
 from spd_bench.suite.schema import WITHOUT_EFFECT, Choice, Suite
@@ -33,7 +33,7 @@ class Job:
     failure: why it cannot be begun, "" if it can; the identities then only tell it from the others.
     """
 
-    composition: Composition
+    composition: CompositionSpec
     seed: int
     train_identity: Mapping[str, Any]
     eval_identity: Mapping[str, Any]
@@ -55,11 +55,11 @@ class Job:
         return f"{self.composition.name} seed {self.seed}"
 
 
-def build_model(composition: Composition, encoder: Encoder, *, seed: int) -> PointDepthModel:
+def build_model(composition: CompositionSpec, encoder: Encoder, *, seed: int) -> PointDepthModel:
     """A fresh model of a composition on an encoder that is built already."""
 
-    def part(slot: str, choice: Choice) -> Part:
-        return Part(choice.use, check_options(choice, slot), composition.places.get(slot))
+    def part(slot: str, choice: Choice) -> ChosenPart:
+        return ChosenPart(choice.use, check_options(choice, slot), composition.places.get(slot))
 
     if composition.baseline is not None:
         return compose.build_baseline(part("baseline", composition.baseline), encoder, seed=seed)
@@ -67,10 +67,10 @@ def build_model(composition: Composition, encoder: Encoder, *, seed: int) -> Poi
     return compose.build(parts, encoder, seed=seed, ffn=composition.ffn)
 
 
-def with_width(composition: Composition, base: Composition, encoder: Encoder) -> Composition:
+def with_width(composition: CompositionSpec, base: CompositionSpec, encoder: Encoder) -> CompositionSpec:
     """The composition, ready to be built: a parameter-matched control gets its width. `encoder`: that of both."""
 
-    def count(made: Composition) -> int:
+    def count(made: CompositionSpec) -> int:
         return sum(parameter.numel() for _, parameter in build_model(made, encoder, seed=0).trainable())
 
     return matched(composition, base, count)
@@ -107,28 +107,28 @@ class Experiment:
         self.sampler = _component(suite, "query_sampler", suite.data.query_sampler, "data", "query_sampler")
         self.jobs = [job for composition in self.compositions for job in self._jobs(composition)]
 
-    def model(self, composition: Composition, seed: int) -> PointDepthModel:
+    def model(self, composition: CompositionSpec, seed: int) -> PointDepthModel:
         """A fresh model of a composition, on its own encoder."""
         with undisturbed():
             return build_model(composition, self.encoder_of(composition), seed=seed)
 
-    def encoder_of(self, composition: Composition) -> Encoder:
+    def encoder_of(self, composition: CompositionSpec) -> Encoder:
         """The encoder of a composition, built once and shared by all that name the same."""
         choice, key = composition.slots["encoder"], _encoder_key(composition)
         if key not in self.encoders:
             place = composition.places.get("encoder")
-            self.encoders[key] = compose.build_encoder(Part(choice.use, check_options(choice, "encoder"), place))
+            self.encoders[key] = compose.build_encoder(ChosenPart(choice.use, check_options(choice, "encoder"), place))
         return self.encoders[key]
 
-    def loss_of(self, composition: Composition) -> Any:
+    def loss_of(self, composition: CompositionSpec) -> Any:
         """The loss that a composition is trained with."""
         choice = composition.train.loss
         return registry.load("loss", choice.use)(check_options(choice, "loss"))
 
-    def _checked(self, composition: Composition, base: Composition) -> Composition:
+    def _checked(self, composition: CompositionSpec, base: CompositionSpec) -> CompositionSpec:
         """The composition, with its width, once its model has been built and run without data."""
 
-        def check() -> Composition:
+        def check() -> CompositionSpec:
             made = with_width(composition, base, self.encoder_of(composition))
             model = self.model(made, seed=0)
             encoded, size = self._encoded.get(model.encoder), self.suite.data.image_size
@@ -142,7 +142,7 @@ class Experiment:
         except SpdError as error:
             raise error.at(composition.where or self.suite.suite) from None
 
-    def stand_ins(self, composition: Composition) -> list[str]:
+    def stand_ins(self, composition: CompositionSpec) -> list[str]:
         """What stands in for the real thing in a composition; nothing where that is left out."""
         if composition.name in self._quarantine.failures:
             return []
@@ -151,26 +151,26 @@ class Experiment:
             parts.append(registry.load("baseline", composition.baseline.use))
         return [part.stand_in for part in parts if part.stand_in]
 
-    def is_trained(self, composition: Composition) -> bool:
+    def is_trained(self, composition: CompositionSpec) -> bool:
         """Whether training changes anything in it."""
         return composition.baseline is None or registry.load("baseline", composition.baseline.use).trained
 
-    def is_gt_aligned(self, composition: Composition) -> bool:
+    def is_gt_aligned(self, composition: CompositionSpec) -> bool:
         """Whether ground truth of the scored image enters a composition's predictions (R-27)."""
         return composition.name in self._gt_aligned
 
-    def _jobs(self, composition: Composition) -> list[Job]:
+    def _jobs(self, composition: CompositionSpec) -> list[Job]:
         """The jobs of a composition, one per seed."""
         seeds = self.suite.seeds
         jobs = self._quarantine.attempt(composition, lambda: [self._job(composition, seed) for seed in seeds])
         return jobs or [self._left_out(composition, seed) for seed in seeds]
 
-    def _left_out(self, composition: Composition, seed: int) -> Job:
+    def _left_out(self, composition: CompositionSpec, seed: int) -> Job:
         failure = self._quarantine.failures[composition.name]
         known = {"composition": composition.name, "failure": failure, "seed": seed}
         return Job(composition=composition, seed=seed, train_identity=known, eval_identity={}, failure=failure)
 
-    def _job(self, composition: Composition, seed: int) -> Job:
+    def _job(self, composition: CompositionSpec, seed: int) -> Job:
         suite = self.suite
         train = composition.train.model_dump(mode="json", exclude={*WITHOUT_EFFECT, "loss"})
         train_identity = {
@@ -191,7 +191,7 @@ class Experiment:
             eval_identity=self.judge.identity | self._computed_by(composition),
         )
 
-    def _model_identity(self, composition: Composition) -> dict[str, Any]:
+    def _model_identity(self, composition: CompositionSpec) -> dict[str, Any]:
         baseline = composition.baseline
         if baseline is None:
             widths = {} if composition.ffn is None else {"dims": {"ffn": composition.ffn}}
@@ -199,7 +199,7 @@ class Experiment:
         trained_as = registry.load("baseline", baseline.use).trained_as or baseline.use
         return _slot_identity({"baseline": Choice(use=trained_as, options=baseline.options)})
 
-    def _computed_by(self, composition: Composition) -> dict[str, Any]:
+    def _computed_by(self, composition: CompositionSpec) -> dict[str, Any]:
         """For a baseline that shares another's training: its own identity, so that it is scored and timed itself."""
         baseline = composition.baseline
         shared = baseline is not None and registry.load("baseline", baseline.use).trained_as is not None
@@ -210,7 +210,7 @@ class Experiment:
         composition = next(c for c in self.compositions if self.encoders.get(_encoder_key(c)) is encoder)
         return {"harness": FORMAT, "encoder": self._encoder_identity(composition), "data": self._data_identity()}
 
-    def _encoder_identity(self, composition: Composition) -> dict[str, Any]:
+    def _encoder_identity(self, composition: CompositionSpec) -> dict[str, Any]:
         weights = self.encoder_of(composition).digest()
         return _slot_identity({"encoder": composition.slots["encoder"]}) | {"weights": weights}
 
@@ -223,7 +223,7 @@ class Experiment:
         }
 
 
-def _encoder_key(composition: Composition) -> str:
+def _encoder_key(composition: CompositionSpec) -> str:
     """The same for compositions that share an encoder."""
     return records.sha256(composition.slots["encoder"].plain())
 

@@ -16,7 +16,7 @@ from spd_bench.errors import OUT_OF_MEMORY, ResourceError
 from spd_bench.process.watch import Watch
 from spd_bench.registry import PluginError, blamed
 from spd_bench.suite import axes
-from spd_bench.suite.axes import Composition
+from spd_bench.suite.axes import CompositionSpec
 from spd_bench.suite.forms import choices
 from spd_bench.suite.schema import Choice, Suite
 
@@ -59,7 +59,7 @@ class Quarantine:
         self._leaves_out = watch is not None
         self._watch = watch or Watch()
 
-    def compositions(self, suite: Suite) -> list[Composition]:
+    def compositions(self, suite: Suite) -> list[CompositionSpec]:
         """Those of `suite.axes.compositions`, each component imported on its own before."""
         named = [(slot, Choice.read(value).use) for _, slot, value in choices(suite.dump())]
         for slot, name in dict.fromkeys([*named, *(("metric", name) for name in registry.names("metric"))]):
@@ -77,7 +77,7 @@ class Quarantine:
             self._watch.at(f"importing {key}")
             registry.status(slot, name)  # whoever needs it meets its problem again
 
-    def attempt(self, composition: Composition, act: Callable[[], T]) -> T | None:
+    def attempt(self, composition: CompositionSpec, act: Callable[[], T]) -> T | None:
         """What `act` returns, which calls the components of a composition; None if that is, or now has to be, left out.
 
         Raises errors of ours, such as ConfigError for parts that do not fit, PluginError only where nothing is left

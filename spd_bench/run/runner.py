@@ -34,7 +34,7 @@ from spd_bench.data.preflight import check_frames
 from spd_bench.data.randomness import generator
 from spd_bench.data.views import FrozenFeatures, Views, unit_range
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, ResourceError, SpdError, shortage
-from spd_bench.model.compose import Composition
+from spd_bench.model.compose import ComposedModel
 from spd_bench.model.diagnose import diagnose, label
 from spd_bench.process.locks import training_lock
 from spd_bench.process.watch import Watch
@@ -140,9 +140,9 @@ class Runner:
         return "to resume" if (folder / "checkpoint.pt").exists() else "to train"
 
     @property
-    def told(self) -> str:
+    def device_label(self) -> str:
         """The device, its kind and the threads, as records have them."""
-        return told(self.device)
+        return device_label(self.device)
 
     def steps(self, job: Job) -> int:
         """Steps of a job's whole training."""
@@ -180,16 +180,16 @@ class Runner:
     def _has_failed(self, job: Job) -> bool:
         """Whether it has failed in this session, here or in another process that shares its jobs."""
         if job.train_id not in self._failures and self.watch.session:
-            told = records.found_record(self.folder(job) / FAILED)
-            if told is not None and told["session"] == self.watch.session:
-                self._failures[job.train_id] = told["cause"]
+            record = records.found_record(self.folder(job) / FAILED)
+            if record is not None and record["session"] == self.watch.session:
+                self._failures[job.train_id] = record["cause"]
         return job.train_id in self._failures
 
     def _tell_failure(self, job: Job) -> None:
         """Leaves the cause for other processes of this session, which then do not try it again."""
         if self.watch.session:
-            told = {"cause": self._failures[job.train_id], "session": self.watch.session}
-            records.write_record(self.folder(job) / FAILED, told)
+            record = {"cause": self._failures[job.train_id], "session": self.watch.session}
+            records.write_record(self.folder(job) / FAILED, record)
 
     @contextmanager
     def _failures_of(self, job: Job) -> Iterator[None]:
@@ -343,7 +343,7 @@ class Runner:
             "composition": job.composition.name,
             "difference": job.composition.difference,
             "seed": job.seed,
-            "device": self.told,
+            "device": self.device_label,
             "train_id": job.train_id,
             "identity": job.train_identity,
             "trainable_parameters": sum(counts.values()),
@@ -500,7 +500,7 @@ class Runner:
 
     def _watch(self, model: PointDepthModel) -> dict[str, float]:
         """What the blocks of a composition do on a few validation images (§10.3, step 5); nothing for a baseline."""
-        if not isinstance(model, Composition):
+        if not isinstance(model, ComposedModel):
             return {}
         probe = self.probe(model)
         return label(diagnose(model, probe.features, probe.xy_BK2))
@@ -556,7 +556,7 @@ class Runner:
         records.write_record(folder / "scores.json", record)
 
 
-def told(device: torch.device) -> str:
+def device_label(device: torch.device) -> str:
     """A device, its kind and the threads that this process may use."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return f"{device} ({machine or platform.machine()}), {torch.get_num_threads()} threads"

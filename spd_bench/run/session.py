@@ -31,7 +31,7 @@ from spd_bench.run.display import Display
 from spd_bench.run.forecast import UNKNOWN, Estimate, Forecast
 from spd_bench.run.outcome import Outcome
 from spd_bench.run.record import record_suite
-from spd_bench.run.runner import Runner, told
+from spd_bench.run.runner import Runner, device_label
 from spd_bench.store import files, records
 from spd_bench.store.records import UNFINISHED
 from spd_bench.suite.axes import Selection
@@ -352,8 +352,8 @@ def _report(root: Path, suite: Suite, comparison: Comparison, verdicts: Verdicts
     for suffix, form in ((".md", "markdown"), (".csv", "csv"), (".json", "json")):
         files.write_text(stem.with_suffix(suffix), render(comparison, format=form, verdicts=verdicts) + "\n")
     page = stem.with_suffix(".html")
-    drawn, told = curves(root, suite.suite), watched(root, suite.suite)
-    files.write_text(page, html_report(comparison, drawn, configuration=resolved, verdicts=verdicts, watched=told))
+    drawn, diagnosed = curves(root, suite.suite), watched(root, suite.suite)
+    files.write_text(page, html_report(comparison, drawn, configuration=resolved, verdicts=verdicts, watched=diagnosed))
     return page
 
 
@@ -431,7 +431,7 @@ def _provenance(device: torch.device, watch: Watch) -> dict[str, str]:
     return plan.versions() | {
         "git": _git_state(),
         "python": platform.python_version(),
-        "device": told(device),
+        "device": device_label(device),
         "operators": build.description(),
         "command": _command(watch),
     }

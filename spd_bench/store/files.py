@@ -31,7 +31,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises ResourceError for what the disk refuses, StateError where a folder lies in the file's place.
     """
-    with _told(path):
+    with translate_os_errors(path):
         make_folder(path.parent)
         beside = path.with_name(_temporary(path.name))
         try:
@@ -73,7 +73,7 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for each in reversed(missing):
-        with _told(each):
+        with translate_os_errors(each):
             try:
                 os.mkdir(each)
             except FileExistsError:
@@ -84,7 +84,7 @@ def make_folder(folder: Path) -> None:
 
 def remove(path: Path) -> None:
     """Removes a file; one that is not there is none of anybody's business."""
-    with _told(path):
+    with translate_os_errors(path):
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -129,7 +129,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Iterator[None]:
     """What the disk refuses, as an error of ours."""
     try:
         yield

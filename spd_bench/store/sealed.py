@@ -82,7 +82,7 @@ def require_space(folder: Path, needed: int, *, what: str, hint: str) -> None:
 
 
 @contextmanager
-def told(where: Path, *, hint: str) -> Iterator[None]:
+def translate_os_errors(where: Path, *, hint: str) -> Iterator[None]:
     """What the disk refuses, as a ResourceError."""
     try:
         yield

@@ -37,7 +37,7 @@ class Alias(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Composition:
+class CompositionSpec:
     """One model to train and score: a component for every slot, or a baseline on the same encoder; and its training.
 
     name: slug, unique in the suite. axis: the axis that asked for it first, "" for the base and baselines.
@@ -99,7 +99,7 @@ class _Wish:
         return "parameter_matched" if self.parameter_matched else str(self.keys[1])
 
 
-def compositions(suite: Suite, *, broken_too: bool = False) -> list[Composition]:
+def compositions(suite: Suite, *, broken_too: bool = False) -> list[CompositionSpec]:
     """The base, the union of the axes in the order of the file, and the baselines. Imports the components.
 
     broken_too: an ablation or a baseline of which a component cannot be used is listed with its `failure`. Raises
@@ -142,7 +142,7 @@ class Selection:
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
 
-    def of(self, found: Sequence[Composition]) -> list[Composition]:
+    def of(self, found: Sequence[CompositionSpec]) -> list[CompositionSpec]:
         """The base and those that `only` names (all, if it names none) without those that `skip` names.
 
         Raises ConfigError for a name that no composition has.
@@ -160,7 +160,7 @@ class Selection:
         return " ".join([*(f"--only {name}" for name in self.only), *(f"--skip {name}" for name in self.skip)])
 
 
-def _any(composition: Composition, patterns: Sequence[str]) -> bool:
+def _any(composition: CompositionSpec, patterns: Sequence[str]) -> bool:
     return any(fnmatch.filter(composition.names, pattern) for pattern in patterns)
 
 
@@ -313,11 +313,11 @@ def _stand_ins(suite: Suite, slot: str, keys: Keys) -> dict[str, Choice]:
     return {place: Choice(use=name) for place, name in left_out.items()}
 
 
-def _base(suite: Suite) -> Composition:
+def _base(suite: Suite) -> CompositionSpec:
     slots = {slot: _filled(suite, slot, choice, ("base", slot)) for slot, choice in suite.base.slots().items()}
     places = {slot: suite.place("base", slot, "use") for slot in slots}
     loss = _filled(suite, "loss", suite.train.loss, ("train", "loss"))
-    return Composition(
+    return CompositionSpec(
         name=suite.base.name,
         kind="base",
         slots=slots,
@@ -327,7 +327,7 @@ def _base(suite: Suite) -> Composition:
     )
 
 
-def _ablation(suite: Suite, base: Composition, wish: _Wish, *, failure: str = "") -> Composition:
+def _ablation(suite: Suite, base: CompositionSpec, wish: _Wish, *, failure: str = "") -> CompositionSpec:
     """What an item asks for; with the reason why a component of it cannot be used, as far as that can be said."""
     changed = dict(wish.changes)
     if not failure:
@@ -337,7 +337,7 @@ def _ablation(suite: Suite, base: Composition, wish: _Wish, *, failure: str = ""
         }
     where = suite.place(*wish.keys)
     recipe = dict(wish.recipe) | ({"loss": changed.pop("loss").plain()} if "loss" in changed else {})
-    made = Composition(
+    made = CompositionSpec(
         name=wish.name,
         kind="ablation",
         axis=wish.axis,
@@ -351,7 +351,7 @@ def _ablation(suite: Suite, base: Composition, wish: _Wish, *, failure: str = ""
     return replace(made, difference=_difference(base, made, wish.changes))
 
 
-def _baseline(suite: Suite, base: Composition, index: int, choice: Choice) -> Composition:
+def _baseline(suite: Suite, base: CompositionSpec, index: int, choice: Choice) -> CompositionSpec:
     keys = ("baselines", index)
     config = check_options(choice, "baseline", suite=suite, keys=keys)
     ask = getattr(load_component(choice, "baseline", suite=suite, keys=keys), "own_encoder", lambda config: None)
@@ -362,11 +362,11 @@ def _baseline(suite: Suite, base: Composition, index: int, choice: Choice) -> Co
     return replace(made, slots={"encoder": encoder}, baseline=_filled(suite, "baseline", choice, keys))
 
 
-def _asked_baseline(suite: Suite, base: Composition, index: int, choice: Choice) -> Composition:
+def _asked_baseline(suite: Suite, base: CompositionSpec, index: int, choice: Choice) -> CompositionSpec:
     """What can be said of a baseline without using it."""
     alike = [other for other in suite.baselines if other.use == choice.use]
     where = suite.place("baselines", index)
-    return Composition(
+    return CompositionSpec(
         name=choice.use if len(alike) == 1 else _with_options(choice.use, choice),
         kind="baseline",
         difference=f"baseline: {choice.use}{_given(choice)}",
@@ -391,7 +391,7 @@ def _filled(suite: Suite, slot: str, choice: Choice, keys: Keys) -> Choice:
     return Choice(use=choice.use, options=config.model_dump(mode="json"))
 
 
-def _difference(base: Composition, made: Composition, asked: Mapping[str, Choice]) -> str:
+def _difference(base: CompositionSpec, made: CompositionSpec, asked: Mapping[str, Choice]) -> str:
     old, new = ({**c.slots, "loss": c.train.loss} for c in (base, made))
     parts = [
         text
@@ -426,7 +426,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _content(composition: Composition) -> str:
+def _content(composition: CompositionSpec) -> str:
     """What the model is and how it is trained, whatever it is called."""
     slots = {slot: choice.plain() for slot, choice in composition.slots.items()}
     baseline = composition.baseline.plain() if composition.baseline else None
@@ -434,7 +434,7 @@ def _content(composition: Composition) -> str:
     return json.dumps([slots, baseline, train, composition.parameter_matched], sort_keys=True)
 
 
-def _add(found: dict[str, Composition], made: Composition, alias: Alias) -> None:
+def _add(found: dict[str, CompositionSpec], made: CompositionSpec, alias: Alias) -> None:
     """Keep a new model; note one that is there already under its other name."""
     content = _content(made)
     if content in found:
@@ -444,10 +444,10 @@ def _add(found: dict[str, Composition], made: Composition, alias: Alias) -> None
         found[content] = made
 
 
-def _told_apart(found: list[Composition]) -> list[Composition]:
+def _told_apart(found: list[CompositionSpec]) -> list[CompositionSpec]:
     """The same compositions with their names as slugs, each given once."""
     taken: set[str] = set()
-    named: list[Composition] = []
+    named: list[CompositionSpec] = []
     for composition in found:
         slug = re.sub(r"[^a-z0-9._-]+", "-", composition.name.lower()).strip("-._") or composition.kind
         name, count = slug[:NAME_LENGTH], 1

@@ -23,7 +23,7 @@ from spd_bench.suite.yaml import Keys, Node, kind
 
 
 @dataclass(frozen=True)
-class Problem:
+class SuiteProblem:
     """One thing wrong with a suite: its place, the keys of the value, what is wrong and perhaps the mend."""
 
     where: str | None
@@ -68,14 +68,14 @@ def check_components(suite: Suite, *, broken_too: bool = False) -> None:
     problem.
     """
     passed_over = (registry.PluginError,) if broken_too else ()
-    problems: list[Problem] = []
+    problems: list[SuiteProblem] = []
     for keys, slot, value in choices(suite.dump()):
         with suppress(*passed_over):
             problems += _configure(Choice.read(value), slot, suite, keys)[1]
     refuse(problems or _option_problems(suite, passed_over))
 
 
-def _configure(choice: Choice, slot: str, suite: Suite | None, keys: Keys) -> tuple[Any, list[Problem]]:
+def _configure(choice: Choice, slot: str, suite: Suite | None, keys: Keys) -> tuple[Any, list[SuiteProblem]]:
     config = load_component(choice, slot, suite=suite, keys=keys).Config
     with registry.blamed(f'options of {slot} "{choice.use}"'):
         try:
@@ -89,7 +89,7 @@ def _source(suite: Suite | None) -> Node:
     return suite.source if suite else Node({}, "")
 
 
-def _option_problems(suite: Suite, passed_over: tuple[type[BaseException], ...]) -> Iterator[Problem]:
+def _option_problems(suite: Suite, passed_over: tuple[type[BaseException], ...]) -> Iterator[SuiteProblem]:
     """Every value that grid and cross give to an option, put into each component that it is for.
 
     passed_over: what a component may raise to be left out.
@@ -107,7 +107,7 @@ def _option_problems(suite: Suite, passed_over: tuple[type[BaseException], ...])
 
 def _values_of_option(
     suite: Suite, keys: Keys, slot: str, choice: Choice, option: str, values: Sequence[Any]
-) -> Iterator[Problem]:
+) -> Iterator[SuiteProblem]:
     config = registry.load(slot, choice.use).Config
     if option not in config.model_fields:
         hint = did_you_mean(option, config.model_fields)
@@ -132,7 +132,7 @@ def check_recipe(train: Train, values: Mapping[str, Any], *, suite: Suite, keys:
         raise ConfigError(f"{dotted(keys)}: {message}", where=suite.place(*keys)) from None
 
 
-def problems_of(tree: Node) -> list[Problem]:
+def problems_of(tree: Node) -> list[SuiteProblem]:
     """What is wrong with a merged tree: names, schema, and values that contradict each other."""
     found = list(_name_problems(tree))
     for name in names(tree, "steps"):
@@ -144,7 +144,7 @@ def problems_of(tree: Node) -> list[Problem]:
     return found + list(_cross_problems(suite, tree))
 
 
-def _step_problems(tree: Node, name: str) -> list[Problem]:
+def _step_problems(tree: Node, name: str) -> list[SuiteProblem]:
     """What is wrong with the suite that a step stands for."""
     keys = ("steps", name, "set")
     fixed = ("suite", "description", "extends", "profiles", "fallback", "steps", "axes", "baselines", "report")
@@ -155,7 +155,7 @@ def _step_problems(tree: Node, name: str) -> list[Problem]:
     return problems_of(with_step(tree, name))
 
 
-def profile_problems(tree: Node, name: str) -> list[Problem]:
+def profile_problems(tree: Node, name: str) -> list[SuiteProblem]:
     """What is wrong with a suite under one of its profiles, whether or not anybody asked for it."""
     fixed = ("suite", "description", "extends", "profiles", "fallback")
     profile = tree.nearest(("profiles", name)).value
@@ -165,7 +165,7 @@ def profile_problems(tree: Node, name: str) -> list[Problem]:
     return problems_of(with_profile(tree, name))
 
 
-def _name_problems(tree: Node) -> Iterator[Problem]:
+def _name_problems(tree: Node) -> Iterator[SuiteProblem]:
     plain = tree.plain()
     named = [
         (keys, slot, value.get("use") if isinstance(value, dict) else value) for keys, slot, value in choices(plain)
@@ -181,7 +181,7 @@ def _name_problems(tree: Node) -> Iterator[Problem]:
                 yield _at(tree, (*keys, "use"), error.message, error.hint)
 
 
-def _cross_problems(suite: Suite, tree: Node) -> Iterator[Problem]:
+def _cross_problems(suite: Suite, tree: Node) -> Iterator[SuiteProblem]:
     from spd_bench.protocol import PROTOCOLS
 
     if suite.extends is not None:  # what a file extends is merged, and the key gone, before this
@@ -204,7 +204,7 @@ def _cross_problems(suite: Suite, tree: Node) -> Iterator[Problem]:
     yield from _axes_problems(suite, tree)
 
 
-def _axes_problems(suite: Suite, tree: Node) -> Iterator[Problem]:
+def _axes_problems(suite: Suite, tree: Node) -> Iterator[SuiteProblem]:
     axes = suite.axes
     if axes.parameter_matched and not (axes.leave_one_out or axes.leave_group_out):
         hint = "give axes.leave_one_out or axes.leave_group_out"
@@ -219,7 +219,7 @@ def _axes_problems(suite: Suite, tree: Node) -> Iterator[Problem]:
             yield from _path_problems(suite, tree, (*keys, path), path, values)
 
 
-def _path_problems(suite: Suite, tree: Node, keys: Keys, path: str, values: Sequence[Any]) -> Iterator[Problem]:
+def _path_problems(suite: Suite, tree: Node, keys: Keys, path: str, values: Sequence[Any]) -> Iterator[SuiteProblem]:
     """What is wrong with a path of grid or cross and with its values, as far as no component need be imported."""
     meant, crossing = target(path), keys[1] == "cross"
     if meant is None or (not crossing and meant.part in MODEL_SLOTS and not meant.option):
@@ -238,7 +238,7 @@ def _path_problems(suite: Suite, tree: Node, keys: Keys, path: str, values: Sequ
                 yield _at(tree, (*keys, i), error.message())
 
 
-def _recipe_problems(train: Train, tree: Node, keys: Keys, name: str, values: Sequence[Any]) -> Iterator[Problem]:
+def _recipe_problems(train: Train, tree: Node, keys: Keys, name: str, values: Sequence[Any]) -> Iterator[SuiteProblem]:
     known = [field for field in Train.model_fields if field not in WITHOUT_EFFECT]
     if name not in known:
         message = f"no number depends on train.{name}" if name in WITHOUT_EFFECT else f"train has no {quoted(name)}"
@@ -253,11 +253,11 @@ def _recipe_problems(train: Train, tree: Node, keys: Keys, name: str, values: Se
             yield from (_at(tree, (*keys, i), _message(error, "value")) for error in wrong[:1])
 
 
-def _at(tree: Node, keys: Keys, message: str, hint: str | None = None, *, key: bool = False) -> Problem:
+def _at(tree: Node, keys: Keys, message: str, hint: str | None = None, *, key: bool = False) -> SuiteProblem:
     """A problem with the value at `keys` (or, with `key`, with the last key itself)."""
     node = tree.nearest(keys)
     shown = keys[:-1] if keys[-1:] == ("use",) else keys
-    return Problem((key and node.key) or node.head or None, dotted(shown), message, hint)
+    return SuiteProblem((key and node.key) or node.head or None, dotted(shown), message, hint)
 
 
 def dotted(keys: Keys) -> str:
@@ -277,12 +277,14 @@ def _apart(invalid: ValidationError) -> list[ErrorDetails]:
     return [error for error in errors if error["type"] != "too_short" or error["loc"] not in around]
 
 
-def schema_problems(invalid: ValidationError, model: type[BaseModel], tree: Node) -> list[Problem]:
+def schema_problems(invalid: ValidationError, model: type[BaseModel], tree: Node) -> list[SuiteProblem]:
     """Pydantic's errors with a tree of another form than a suite's, in our words and with their places."""
     return [_problem(error, model, tree) for error in invalid.errors()]
 
 
-def _problem(error: ErrorDetails, model: type[BaseModel], tree: Node, keys: Keys = (), noun: str = "key") -> Problem:
+def _problem(
+    error: ErrorDetails, model: type[BaseModel], tree: Node, keys: Keys = (), noun: str = "key"
+) -> SuiteProblem:
     """One of pydantic's errors in our words."""
     loc = tuple(part for part in error["loc"] if part != "[key]")
     unknown = error["type"] == "extra_forbidden"
@@ -346,7 +348,7 @@ def _submodel(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def refuse(problems: Iterable[Problem]) -> None:
+def refuse(problems: Iterable[SuiteProblem]) -> None:
     """Raise what was found, in the order of the file, each problem once."""
     found = sorted(dict.fromkeys(problems), key=_position)
     if len(found) == 1:
@@ -356,6 +358,6 @@ def refuse(problems: Iterable[Problem]) -> None:
         raise ConfigError("\n".join(str(problem) for problem in found))
 
 
-def _position(problem: Problem) -> tuple[str, int, int]:
+def _position(problem: SuiteProblem) -> tuple[str, int, int]:
     match = re.fullmatch(r"(.*):(\d+):(\d+)", problem.where or "", re.DOTALL)
     return (match[1], int(match[2]), int(match[3])) if match else (problem.where or "", 0, 0)

@@ -247,7 +247,7 @@ class Evaluation(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class Target(NamedTuple):
+class PathTarget(NamedTuple):
     """What a path of `grid` or `cross` means.
 
     part: a slot of the model, "loss", or "train" for a value of the recipe. option: "" for the component itself.
@@ -257,15 +257,15 @@ class Target(NamedTuple):
     option: str
 
 
-def target(path: str) -> Target | None:
+def target(path: str) -> PathTarget | None:
     """What `slot`, `slot.option`, `train.value`, `train.loss` or `train.loss.option` means; None for another path."""
     match path.split("."):
         case ["train", "loss", *option] if len(option) < 2 and "" not in option:
-            return Target("loss", *option or [""])
+            return PathTarget("loss", *option or [""])
         case ["train", value] if value:
-            return Target("train", value)
+            return PathTarget("train", value)
         case [slot, *option] if slot in MODEL_SLOTS and len(option) < 2 and "" not in option:
-            return Target(slot, *option or [""])
+            return PathTarget(slot, *option or [""])
     return None
 
 

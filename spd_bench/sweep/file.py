@@ -21,10 +21,10 @@ from spd_bench import registry
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.errors import ConfigError, DataError, SpdError, did_you_mean
 from spd_bench.model import compose
-from spd_bench.model.compose import Part
+from spd_bench.model.compose import ChosenPart
 from spd_bench.run import choose, plan
-from spd_bench.suite.axes import Composition, Selection, compositions
-from spd_bench.suite.checks import Problem, check_components, check_options, problems_of, refuse, schema_problems
+from spd_bench.suite.axes import CompositionSpec, Selection, compositions
+from spd_bench.suite.checks import SuiteProblem, check_components, check_options, problems_of, refuse, schema_problems
 from spd_bench.suite.forms import long_form, names
 from spd_bench.suite.load import find_suite, shipped_sweeps
 from spd_bench.suite.schema import MODEL_SLOTS, Component, Count, Section, Slug, Suite, unique
@@ -271,7 +271,7 @@ def json_schema() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A sweep on its suite, ready to run.
 
     base: the suite with the sweep's values set and everything but its base taken away. why: as in `run.choose.Chosen`.
@@ -314,7 +314,7 @@ def load_sweep(
     trials: int | None = None,
     timeout: float | None = None,
     at: Callable[[str], None] = lambda stage: None,
-) -> Plan:
+) -> SweepPlan:
     """Read and check a sweep, its suite, and the suite at every end of the space; trains nothing.
 
     profile, sets, data: as for a suite. trials, timeout: in place of the file's. at: told, in words that follow
@@ -334,7 +334,7 @@ def load_sweep(
     own = {"trials": Node(trials, "--trials"), "timeout": Node(timeout, "--timeout")}
     tree = merge(tree, Node({key: node for key, node in own.items() if node.value is not None}, ""))
     sweep = _parsed(tree)
-    found = Plan(sweep, _base(sweep, tree, chosen.suite, sets, data), chosen.why, suite_path, tree)
+    found = SweepPlan(sweep, _base(sweep, tree, chosen.suite, sets, data), chosen.why, suite_path, tree)
     _check_space(found, at)
     return found
 
@@ -368,7 +368,7 @@ def _parsed(tree: Node) -> Sweep:
     return Sweep.model_validate_json(json.dumps(tree.plain()))
 
 
-def _problems(tree: Node) -> list[Problem]:
+def _problems(tree: Node) -> list[SuiteProblem]:
     """What is wrong with a sweep by itself."""
     found = []
     for i, node in enumerate(tree.value["objective"].value if "objective" in tree.value else []):
@@ -376,14 +376,14 @@ def _problems(tree: Node) -> list[Problem]:
         if isinstance(metric, str) and metric not in registry.names("metric"):
             place = node.value["metric"].place
             hint = did_you_mean(metric, registry.names("metric"))
-            found.append(Problem(place, f"objective[{i}].metric", f'unknown metric "{metric}"', hint))
+            found.append(SuiteProblem(place, f"objective[{i}].metric", f'unknown metric "{metric}"', hint))
     for path in names(tree, "space"):
         found += _path_problems(path, tree.nearest(("space", path)).key)
     for keys in (("set",), *(("profiles", name, "set") for name in names(tree, "profiles"))):
         node = tree.nearest(keys)
         values = node.value if node.key and isinstance(node.value, dict) else {}
         fixed = [key for key in values if key in FIXED_BY_SUITE]
-        found += [Problem(node.value[key].key, f"set.{key}", "a sweep cannot change this") for key in fixed]
+        found += [SuiteProblem(node.value[key].key, f"set.{key}", "a sweep cannot change this") for key in fixed]
     try:
         _parsed(tree)
     except ValidationError as invalid:
@@ -396,17 +396,17 @@ def _as_written(hint: str | None) -> str | None:
     return re.sub(r"\b(float|int)_", r"\1", hint) if hint else hint
 
 
-def _path_problems(path: str, where: str) -> Iterator[Problem]:
+def _path_problems(path: str, where: str) -> Iterator[SuiteProblem]:
     keys = keys_of(path)
     dotted = ".".join(keys)
     why = next((why for taboo, why in UNSWEPT.items() if dotted == taboo or dotted.startswith(f"{taboo}.")), None)
     if why is not None:
-        yield Problem(where, f"space.{path}", f"cannot be swept: {why}")
+        yield SuiteProblem(where, f"space.{path}", f"cannot be swept: {why}")
     elif keys[0] in Suite.model_fields and keys[0] not in SWEPT:
-        yield Problem(where, f"space.{path}", "cannot be swept: it does not say what is trained")
+        yield SuiteProblem(where, f"space.{path}", "cannot be swept: it does not say what is trained")
     elif keys[0] not in SWEPT or not all(keys):
         hint = did_you_mean(keys[0], [*SWEPT, *MODEL_SLOTS])
-        yield Problem(where, f"space.{path}", "should be a path in a suite, such as train.lr or routing.r", hint)
+        yield SuiteProblem(where, f"space.{path}", "should be a path in a suite, such as train.lr or routing.r", hint)
 
 
 def keys_of(path: str) -> tuple[str, ...]:
@@ -489,7 +489,7 @@ def _with(base: Suite, values: Mapping[str, Node], name: str | None = None) -> S
     return _suite_of(_laid(base, values, name), base.profile)
 
 
-def _check_space(found: Plan, at: Callable[[str], None]) -> None:
+def _check_space(found: SweepPlan, at: Callable[[str], None]) -> None:
     """Every corner of the space as a suite: schema first, then options, then contracts; each time all problems."""
     corners = _corners(found)
     refuse(itertools.chain(*(problems_of(_laid(found.base, corner, None)) for corner in corners)))
@@ -500,7 +500,7 @@ def _check_space(found: Plan, at: Callable[[str], None]) -> None:
     _all_or_error(partial(_check_contract, suite, corner, encoders, at) for suite, corner in models.values())
 
 
-def _corners(found: Plan) -> list[dict[str, Node]]:
+def _corners(found: SweepPlan) -> list[dict[str, Node]]:
     """Combinations of the ends and choices of all dimensions."""
     sweep = found.sweep
     ends = {
@@ -538,12 +538,12 @@ def _blame(error: SpdError, corner: Mapping[str, Node]) -> str:
     return named[0] if named else list(corner.values())[-1].place
 
 
-def built(suite: Suite, composition: Composition, encoders: dict[str, Encoder]) -> PointDepthModel:
+def built(suite: Suite, composition: CompositionSpec, encoders: dict[str, Encoder]) -> PointDepthModel:
     """A composition's model with its first weights; encoders are built once."""
     choice = composition.slots["encoder"]
     key = json.dumps(choice.plain(), sort_keys=True)
     if key not in encoders:
-        encoders[key] = compose.build_encoder(Part(choice.use, check_options(choice, "encoder")))
+        encoders[key] = compose.build_encoder(ChosenPart(choice.use, check_options(choice, "encoder")))
     return plan.build_model(composition, encoders[key], seed=suite.seeds[0])
 
 

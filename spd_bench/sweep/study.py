@@ -82,9 +82,9 @@ class Database:
             hint = "pip install 'spd-bench[postgres]'"
             raise ConfigError(f"its driver is not installed ({error})", where=self.shown, hint=hint) from error
         except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-            told = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+            reason = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
             raise ConfigError(
-                f"this database cannot be used: {told}",
+                f"this database cannot be used: {reason}",
                 where=f"--storage {self.shown}",
                 hint="is it running, and yours?",
             ) from error
@@ -459,9 +459,9 @@ class Claim:
     def _tell(self, *, values: list[float] | None = None, state: str | None = None) -> None:
         from optuna.trial import TrialState
 
-        told = TrialState[state] if state is not None else None
+        final = TrialState[state] if state is not None else None
         with self._mine():
-            self.study._study.tell(self._trial, values=values, state=told, skip_if_finished=True)
+            self.study._study.tell(self._trial, values=values, state=final, skip_if_finished=True)
 
     @contextmanager
     def _mine(self) -> Iterator[None]:
@@ -483,6 +483,6 @@ def database_lost(shown: str) -> Iterator[None]:
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        told = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
         hint = "trainings are kept; the same command goes on once it is back"
-        raise ResourceError(f"the sweep's database failed: {told}", where=shown, hint=hint) from error
+        raise ResourceError(f"the sweep's database failed: {reason}", where=shown, hint=hint) from error

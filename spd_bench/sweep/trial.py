@@ -192,7 +192,7 @@ class _Listening:
         self.shown.image(done, total)
 
 
-class Costs:
+class TrialCosts:
     """Costs of several models on the same features, measured in turns."""
 
     def __init__(

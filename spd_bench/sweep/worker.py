@@ -22,15 +22,15 @@ from spd_bench.run.runner import VALIDATION_QUERIES
 from spd_bench.run.session import device_named, stderr_console
 from spd_bench.score.predict import Predictions
 from spd_bench.store import files, records
-from spd_bench.suite.axes import Composition, compositions
+from spd_bench.suite.axes import CompositionSpec, compositions
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Suite
 from spd_bench.sweep.confirming import chosen_trial, confirming_suite
-from spd_bench.sweep.file import Constraint, Objective, Plan, built, keys_of, load_sweep
+from spd_bench.sweep.file import Constraint, Objective, SweepPlan, built, keys_of, load_sweep
 from spd_bench.sweep.page import sweep_page
 from spd_bench.sweep.study import Claim, Database, Study, Taken, Waiting, database_lost, default_url, study_name
 from spd_bench.sweep.tables import SweepSummary, caption, shown, terminal
-from spd_bench.sweep.trial import Costs, OnValidation, Pruned, TrialRunner
+from spd_bench.sweep.trial import OnValidation, Pruned, TrialCosts, TrialRunner
 from spd_bench.tracking import Status, Tracker
 
 POLL_S = 2.0
@@ -136,7 +136,7 @@ class Worker:
     """One process at a sweep."""
 
     def __init__(
-        self, found: Plan, database: Database, root: Path, device: torch.device, console: Console, watch: Watch
+        self, found: SweepPlan, database: Database, root: Path, device: torch.device, console: Console, watch: Watch
     ) -> None:
         self.found, self.sweep = found, found.sweep
         self.root, self.device, self.console, self.watch = root, device, console, watch
@@ -186,7 +186,7 @@ class Worker:
 
     def _trials(self, until: float) -> bool:
         """Claims until nothing is left; whether every trial has ended."""
-        told = 0
+        shown = 0
         with Display(self.console, 0) as display:
             while time.monotonic() < until:
                 self.watch.at("choosing a trial")
@@ -194,9 +194,9 @@ class Worker:
                 if claim is None:
                     return True
                 if isinstance(claim, Waiting):
-                    if claim.running != told:
+                    if claim.running != shown:
                         self._say(f"waiting for {claim.running} trial(s) of other workers")
-                        told = claim.running
+                        shown = claim.running
                     self._wait(POLL_S)
                     continue
                 try:
@@ -269,8 +269,8 @@ class Worker:
         claim.note("folder", str(runner.folder(job).relative_to(self.root)))
         claim.finish(values)
         named = {objective.name: value for objective, value in zip(self.sweep.objective, values, strict=True)}
-        told = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
-        return self._tell(claim, told + (" (trained before)" if reused else ""), named, log)
+        values_text = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
+        return self._tell(claim, values_text + (" (trained before)" if reused else ""), named, log)
 
     def _experiment(self, number: int, values: Mapping[str, Any]) -> Experiment:
         return Experiment(self.found.suite(values, f"{self.sweep.sweep}-{number}"), encoders=self.encoders)
@@ -376,7 +376,7 @@ class Worker:
                 parts.append(f"{path}: {'default' if old is None else shown(old)} → {shown(value)}")
         return ", ".join(parts)
 
-    def _costs(self, runner: TrialRunner, composition: Composition) -> Costs | None:
+    def _costs(self, runner: TrialRunner, composition: CompositionSpec) -> TrialCosts | None:
         wanted: list[Constraint | Objective] = [*self.sweep.constraints]
         wanted += [objective for objective in self.sweep.objective if objective.cost is not None]
         if not wanted:
@@ -388,7 +388,7 @@ class Worker:
             self.watch.at(f"measuring costs, call {min(done + 1, total)} of {total}")
 
         on_call(0, 1)
-        return Costs({"": model} | self.references, runner.features(model), ks, self.device, on_call=on_call)
+        return TrialCosts({"": model} | self.references, runner.features(model), ks, self.device, on_call=on_call)
 
     def _score_chosen(self) -> None:
         """The test split for the best trial, as `run` scores it; by the worker that has its folder."""
@@ -447,14 +447,14 @@ def _judge(claim: Claim, worker: Worker, number: int, predictions: Predictions) 
         raise Pruned
 
 
-def _cost(costs: Costs | None, constraint: Constraint) -> float:
+def _cost(costs: TrialCosts | None, constraint: Constraint) -> float:
     assert costs is not None
     if constraint.relative_to is not None:
         return costs.ratio("", constraint.relative_to.use, constraint.cost, constraint.k)
     return costs.of("", constraint.cost, constraint.k)
 
 
-def _objective(runner: TrialRunner, job: plan.Job, objective: Objective, costs: Costs | None) -> float:
+def _objective(runner: TrialRunner, job: plan.Job, objective: Objective, costs: TrialCosts | None) -> float:
     if objective.cost is not None:
         assert costs is not None
         return costs.of("", objective.cost, objective.k)

@@ -154,8 +154,8 @@ class Training:
         validating = self.step in self.how.validate_at
         logged = bool(self.log.rows) and self.log.rows[-1][0] == self.step
         if (validating or self.step in self.how.log_at) and not logged:
-            told = {"lr": self.how.lr_at(self.step - 1)} | self.watch(self.model)
-            self.log.close_row(self.step, told | (self.validate(self.model) if validating else {}))
+            watched = {"lr": self.how.lr_at(self.step - 1)} | self.watch(self.model)
+            self.log.close_row(self.step, watched | (self.validate(self.model) if validating else {}))
 
     def save(self) -> None:
         """Leaves a checkpoint to go on from."""
@@ -294,9 +294,9 @@ def load_weights(path: Path, model: PointDepthModel, *, digest: str | None = Non
             raise ValueError(f"a newer spd-bench wrote it, in format {found}, this one knows {CHECKPOINT_FORMAT}")
         missing, unexpected = model.load_state_dict(state["model"], strict=False)
     except Exception as error:
-        told = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise StateError(
-            f"cannot be read ({type(error).__name__}: {told})",
+            f"cannot be read ({type(error).__name__}: {reason})",
             where=str(path),
             hint=LOST if digest is not None else "delete it and run again",
         ) from error

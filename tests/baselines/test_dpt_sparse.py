@@ -15,7 +15,7 @@ from spd_bench import registry
 from spd_bench.api import Features
 from spd_bench.errors import ConfigError
 from spd_bench.model import compose
-from spd_bench.model.compose import Part, build_baseline
+from spd_bench.model.compose import ChosenPart, build_baseline
 from spd_bench.testing import PatchEncoder
 
 GRIDS = ((1, 1), (1, 2), (3, 5), (6, 4), (7, 7))
@@ -35,7 +35,7 @@ class WithHead(PatchEncoder):
 
 
 def named(name: str, seed: int = 0, **options: Any) -> Any:
-    return build_baseline(Part(name, registry.load("baseline", name).Config(**options)), WithHead(), seed=seed)
+    return build_baseline(ChosenPart(name, registry.load("baseline", name).Config(**options)), WithHead(), seed=seed)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from spd_bench.api import Block, Dims, Encoder, Features, Level, Neck, Pyramid, QueryState, Scene
 from spd_bench.errors import ConfigError
 from spd_bench.geometry import Table, neighbourhood
-from spd_bench.model.compose import Composition
+from spd_bench.model.compose import ComposedModel
 from spd_components.blocks.b1_local_tokens import R_MAX, LocalTokens
 from spd_components.blocks.b2_local_cross_attention import LocalCrossAttention
 from spd_components.blocks.b3_global_cross_attention import GlobalCrossAttention
@@ -53,12 +53,12 @@ class NoEncoder(Encoder):
 
 
 @pytest.fixture(scope="module")
-def v13() -> Composition:
+def v13() -> ComposedModel:
     """The full model of §2 with its initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         blocks = {c.slot: make(c) for c in (*V13, CalibratedInverse)}
-        return Composition(NoEncoder(), make(PyramidNeck), blocks).eval()
+        return ComposedModel(NoEncoder(), make(PyramidNeck), blocks).eval()
 
 
 def features(rows: int, columns: int) -> Features:
@@ -68,7 +68,7 @@ def features(rows: int, columns: int) -> Features:
 
 
 @pytest.fixture(scope="module")
-def traced(v13: Composition) -> tuple[Scene, dict[str, QueryState]]:
+def traced(v13: ComposedModel) -> tuple[Scene, dict[str, QueryState]]:
     """The scene of two 518×518 images, and the query state after each block."""
     xy_BK2 = torch.rand(B, K, 2, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -183,11 +183,11 @@ def test_named_sums_of_the_paper() -> None:
     assert (count(b3, "*") - keys_and_values, keys_and_values) == (741_504, 295_680)
 
 
-def test_the_whole_model_has_4142315_trainable_parameters(v13: Composition) -> None:
+def test_the_whole_model_has_4142315_trainable_parameters(v13: ComposedModel) -> None:
     assert sum(p.numel() for _, p in v13.trainable()) == 4_142_315
 
 
-def test_rows_of_the_paper_hold_every_parameter_once(v13: Composition) -> None:
+def test_rows_of_the_paper_hold_every_parameter_once(v13: ComposedModel) -> None:
     rows: dict[str, int] = {}
     for module in (v13.neck, *(v13.block(slot) for slot in v13.block_slots)):
         for name, parameter in module.named_parameters():
@@ -368,7 +368,7 @@ def test_the_gate_is_exactly_one_and_passes_a_gradient(dtype: torch.dtype) -> No
     assert torch.equal(grad_BKS, torch.zeros(3, 50, 324, dtype=dtype).scatter(-1, anchors.site_BKR, 1.0))
 
 
-def test_the_gate_reaches_the_attention_through_b4(v13: Composition) -> None:
+def test_the_gate_reaches_the_attention_through_b4(v13: ComposedModel) -> None:
     """R-12 in the whole chain: without the gate, routing has no gradient of its own."""
     scene = v13.prepare(features(6, 6))
     state = QueryState(torch.rand(B, K, 2, generator=torch.Generator().manual_seed(0)))

@@ -13,7 +13,7 @@ from spd_baselines.spd_v13_literal import SPDv13Literal
 from spd_bench import geometry
 from spd_bench.api import Dims, Encoder, Features
 from spd_bench.fused import inference
-from spd_bench.model.compose import Composition
+from spd_bench.model.compose import ComposedModel
 from spd_components.blocks.b1_local_tokens import LocalTokens
 from spd_components.blocks.b2_local_cross_attention import LocalCrossAttention
 from spd_components.blocks.b3_global_cross_attention import GlobalCrossAttention
@@ -38,7 +38,7 @@ class NoEncoder(Encoder):
         return ""
 
 
-def components(r: int = R) -> Composition:
+def components(r: int = R) -> ComposedModel:
     dims = Dims()
     blocks = {
         "b1": LocalTokens(LocalTokens.Config(), dims),
@@ -49,7 +49,7 @@ def components(r: int = R) -> Composition:
         "b5": FusedCrossAttention(FusedCrossAttention.Config(), dims),
         "depth_head": CalibratedInverse(CalibratedInverse.Config(), dims),
     }
-    return Composition(NoEncoder(), PyramidNeck(PyramidNeck.Config(), dims), blocks)
+    return ComposedModel(NoEncoder(), PyramidNeck(PyramidNeck.Config(), dims), blocks)
 
 
 def randomise(model: torch.nn.Module, seed: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from spd_bench import registry
 from spd_bench.api import CHAIN, Anchors, Block, Dims, Encoder, Features, Level, Pyramid, QueryState, Scene
 from spd_bench.geometry import cell_centres
-from spd_bench.model.compose import Composition, Part, build, build_encoder, check
+from spd_bench.model.compose import ChosenPart, ComposedModel, build, build_encoder, check
 from spd_bench.model.describe import describe_component
 from spd_bench.testing import BlockContract
 from spd_bench.train.losses import HuberSilog
@@ -59,17 +59,17 @@ COMPONENTS = (NoGradient, LearnedScore, FixedOffsets, NearestRead, Uncalibrated,
 each_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 
 
-def part(slot: str, choice: Any) -> Part:
+def part(slot: str, choice: Any) -> ChosenPart:
     name, options = (choice, {}) if isinstance(choice, str) else choice
-    return Part(name, registry.load(slot, name).Config(**options))
+    return ChosenPart(name, registry.load(slot, name).Config(**options))
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return build_encoder(Part("patch_descriptors", registry.load("encoder", "patch_descriptors").Config()))
+    return build_encoder(ChosenPart("patch_descriptors", registry.load("encoder", "patch_descriptors").Config()))
 
 
-def model_of(encoder: Encoder, changes: dict[str, Any]) -> Composition:
+def model_of(encoder: Encoder, changes: dict[str, Any]) -> ComposedModel:
     return build({slot: part(slot, choice) for slot, choice in (V13 | changes).items()}, encoder, seed=0)
 
 

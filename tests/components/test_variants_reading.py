@@ -122,11 +122,11 @@ def test_leaving_out_works_as_for_the_base(slot: str, name: str) -> None:
     assert (variant.reads, variant.writes) == (base.reads, base.writes)
 
 
-def composed(changes: Mapping[str, str]) -> compose.Composition:
+def composed(changes: Mapping[str, str]) -> compose.ComposedModel:
     names = V13 | dict(changes)
     options = {"routing": {"r": 5}}  # 12 sites of L4 on the small image
     parts = {
-        slot: compose.Part(name, registry.load(slot, name).Config(**options.get(slot, {})))
+        slot: compose.ChosenPart(name, registry.load(slot, name).Config(**options.get(slot, {})))
         for slot, name in names.items()
     }
     return compose.build(parts, PatchEncoder(), seed=0)

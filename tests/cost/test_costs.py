@@ -14,7 +14,7 @@ from spd_bench.cost.flops import macs
 from spd_bench.cost.meter import Costs, Meter
 from spd_bench.fused import inference
 from spd_bench.model import compose
-from spd_bench.model.compose import Part
+from spd_bench.model.compose import ChosenPart
 from spd_bench.run.plan import build_model
 from spd_bench.suite.axes import compositions
 from spd_bench.suite.load import load_suite
@@ -129,7 +129,9 @@ def test_the_encoder_is_not_in_the_costs() -> None:
 
 
 def test_fused_forms_count_as_their_stock_operators() -> None:
-    encoder = compose.build_encoder(Part("patch_descriptors", registry.load("encoder", "patch_descriptors").Config()))
+    encoder = compose.build_encoder(
+        ChosenPart("patch_descriptors", registry.load("encoder", "patch_descriptors").Config())
+    )
     base = compositions(load_suite("smoke"))[0]
     model = build_model(base, encoder, seed=0).eval()
 

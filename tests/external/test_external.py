@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spd_bench.errors import ConfigError, DataError, StateError
-from spd_bench.external.alignment import Alignment, inverse
+from spd_bench.external.alignment import FittedAlignment, inverse
 from spd_bench.external.files import match
 from spd_bench.external.score import Scored, score_predictions, table
 from spd_bench.report.collect import collect
@@ -353,31 +353,31 @@ TRUE_M = np.array([1.0, 2.0, 4.0, 5.0])
 
 def test_alignments_by_hand() -> None:
     # 1/g = 1, 1/2, 1/4, 1/5; x = 4/g − 1: a = 1/4, c = 1/4
-    fit = Alignment.fit("lsq_disparity", "disparity", 4 / TRUE_M - 1, TRUE_M)
+    fit = FittedAlignment.fit("lsq_disparity", "disparity", 4 / TRUE_M - 1, TRUE_M)
     assert (fit.scale, fit.shift) == pytest.approx((0.25, 0.25), abs=1e-14)
     assert fit.depth_m(np.array([1.0, -1.0, -5.0])).tolist() == pytest.approx([2, 1000, 1000])  # 1/0 and below: floor
     # r = (g − 3) / 2: a = 2, c = 3
-    fit = Alignment.fit("lsq_depth", "depth", (TRUE_M - 3) / 2, TRUE_M)
+    fit = FittedAlignment.fit("lsq_depth", "depth", (TRUE_M - 3) / 2, TRUE_M)
     assert (fit.scale, fit.shift) == pytest.approx((2, 3), abs=1e-14)
     # r = 10, 10, 20, 90: median 15; median of g is 3: a = 1/5
-    fit = Alignment.fit("median", "depth", np.array([10.0, 10.0, 20.0, 90.0]), TRUE_M)
+    fit = FittedAlignment.fit("median", "depth", np.array([10.0, 10.0, 20.0, 90.0]), TRUE_M)
     assert (fit.scale, fit.shift) == (0.2, 0.0)
     # disparity 1, 1/2, 1/4, 0: depth 1, 2, 4, 1000: median 3
-    assert Alignment.fit("median", "disparity", np.array([1, 0.5, 0.25, 0]), TRUE_M).scale == 1
+    assert FittedAlignment.fit("median", "disparity", np.array([1, 0.5, 0.25, 0]), TRUE_M).scale == 1
     assert inverse(np.array([0.0, -1.0, 2.0])).tolist() == [1000, 1000, 0.5]
 
 
 def test_least_squares_is_the_smallest_sum_of_squares() -> None:
     rng = np.random.default_rng(3)
     g, x = rng.uniform(1, 9, 200), rng.uniform(0, 5, 200)
-    fit = Alignment.fit("lsq_disparity", "disparity", x, g)
+    fit = FittedAlignment.fit("lsq_disparity", "disparity", x, g)
     (scale, shift), *_ = np.linalg.lstsq(np.stack([x, np.ones(200)], axis=1), 1 / g, rcond=None)
     assert (fit.scale, fit.shift) == pytest.approx((scale, shift), rel=1e-9)
-    in_depth = Alignment.fit("lsq_depth", "disparity", x, g)
+    in_depth = FittedAlignment.fit("lsq_depth", "disparity", x, g)
     (scale, shift), *_ = np.linalg.lstsq(np.stack([1 / np.maximum(x, 1e-3), np.ones(200)], axis=1), g, rcond=None)
     assert (in_depth.scale, in_depth.shift) == pytest.approx((scale, shift), rel=1e-9)
     with pytest.raises(DataError, match="at least two different predictions, found 1"):
-        Alignment.fit("lsq_depth", "depth", np.ones(9), np.arange(1.0, 10))
+        FittedAlignment.fit("lsq_depth", "depth", np.ones(9), np.arange(1.0, 10))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from spd_bench.api import CHAIN, FIELDS, Block, Dims, Encoder, Features, PointDe
 from spd_bench.errors import ConfigError
 from spd_bench.fused import inference
 from spd_bench.model import compose
-from spd_bench.model.compose import Composition, Part, build, build_baseline, build_encoder, check
+from spd_bench.model.compose import ChosenPart, ComposedModel, build, build_baseline, build_encoder, check
 from spd_bench.testing import require_independent_points
 
 SIZE = (70, 84)
@@ -31,23 +31,23 @@ V13 = {
 }
 
 
-def part(slot: str, choice: Any) -> Part:
+def part(slot: str, choice: Any) -> ChosenPart:
     name, options = (choice, {}) if isinstance(choice, str) else choice
-    return Part(name, registry.load(slot, name).Config(**options), where=f"suite.yaml:{CHAIN.index(slot) + 1}:3")
+    return ChosenPart(name, registry.load(slot, name).Config(**options), where=f"suite.yaml:{CHAIN.index(slot) + 1}:3")
 
 
-def parts(**changes: Any) -> dict[str, Part]:
+def parts(**changes: Any) -> dict[str, ChosenPart]:
     """v13 with other components in some slots."""
     return {slot: part(slot, choice) for slot, choice in (V13 | changes).items()}
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return build_encoder(Part("patch_descriptors", registry.load("encoder", "patch_descriptors").Config()))
+    return build_encoder(ChosenPart("patch_descriptors", registry.load("encoder", "patch_descriptors").Config()))
 
 
 @pytest.fixture(scope="module")
-def v13(encoder: Encoder) -> Composition:
+def v13(encoder: Encoder) -> ComposedModel:
     return build(parts(), encoder, seed=0).eval()
 
 
@@ -146,9 +146,9 @@ class OneDepthTooMany(SeesNoTokens):
         return replace(state, depth_m_BK=torch.cat([state.h_BKD, state.h_BKD], dim=1)[..., 0])
 
 
-def with_block(model: Composition, block: Block, slot: str) -> Composition:
+def with_block(model: ComposedModel, block: Block, slot: str) -> ComposedModel:
     blocks = {s: model.block(s) for s in model.block_slots}
-    return Composition(model.encoder, model.neck, blocks | {slot: block})
+    return ComposedModel(model.encoder, model.neck, blocks | {slot: block})
 
 
 def test_parameters_that_cannot_change_the_depth_are_refused(encoder: Encoder) -> None:
@@ -190,7 +190,7 @@ def test_the_check_leaves_the_model_and_the_global_generator_alone(encoder: Enco
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_any_number_of_queries_at_the_size_of_the_paper(v13: Composition) -> None:
+def test_any_number_of_queries_at_the_size_of_the_paper(v13: ComposedModel) -> None:
     """One scene serves every K of §8, in training and outside it; shapes alone, on the meta device."""
     ghost = compose._on_meta(v13)
     maps = torch.empty(1, 37, 37, 384, device="meta")
@@ -240,7 +240,7 @@ def test_building_leaves_the_global_generators_alone(encoder: Encoder, monkeypat
     seeded.clear()
     before = torch.random.get_rng_state()
     one = build(parts(), encoder, seed=0)
-    build_baseline(Part("bilinear_mlp", registry.load("baseline", "bilinear_mlp").Config()), encoder, seed=0)
+    build_baseline(ChosenPart("bilinear_mlp", registry.load("baseline", "bilinear_mlp").Config()), encoder, seed=0)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert seeded == []  # generators of GPUs are not reseeded either
     torch.manual_seed(12)
@@ -248,14 +248,14 @@ def test_building_leaves_the_global_generators_alone(encoder: Encoder, monkeypat
 
 
 def test_a_baseline_starts_from_seed_and_name(encoder: Encoder) -> None:
-    mlp = Part("bilinear_mlp", registry.load("baseline", "bilinear_mlp").Config())
+    mlp = ChosenPart("bilinear_mlp", registry.load("baseline", "bilinear_mlp").Config())
     first, again, other = (build_baseline(mlp, encoder, seed=seed) for seed in (0, 0, 1))
     weights = dict(first.trainable())
     assert all(torch.equal(weights[name], value) for name, value in again.trainable())
     assert not all(torch.equal(weights[name], value) for name, value in other.trainable())
 
 
-def test_only_the_chain_is_trainable(encoder: Encoder, v13: Composition) -> None:
+def test_only_the_chain_is_trainable(encoder: Encoder, v13: ComposedModel) -> None:
     class Learned(type(encoder)):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(encoder.config)
@@ -283,7 +283,7 @@ def test_a_built_encoder_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
             return ""
 
     monkeypatch.setattr(registry, "load", lambda slot, name: Learned)
-    built = build_encoder(Part("learned", None))
+    built = build_encoder(ChosenPart("learned", None))
     assert not built.training
     assert not any(p.requires_grad for p in built.parameters())
 
@@ -292,7 +292,7 @@ def test_a_built_encoder_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.no_grad()
-def test_chunks_of_queries_equal_the_whole(v13: Composition, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_queries_equal_the_whole(v13: ComposedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     scene, xy_BK2 = v13.prepare(v13.encode(images())), points(2, 37)
     whole = v13.decode(scene, xy_BK2)
     sizes: list[int] = []
@@ -323,9 +323,9 @@ WAITS = {"aten::lift_fresh", "aten::_local_scalar_dense", "aten::nonzero", "aten
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["v13", "dpt_trained", "dpt_sparse", "bilinear_mlp"])
-def test_decoding_again_waits_for_no_device(encoder: Encoder, v13: Composition, name: str) -> None:
+def test_decoding_again_waits_for_no_device(encoder: Encoder, v13: ComposedModel, name: str) -> None:
     config = {} if name == "v13" else registry.load("baseline", name).Config()
-    model = v13 if name == "v13" else build_baseline(Part(name, config), encoder, seed=0).eval()
+    model = v13 if name == "v13" else build_baseline(ChosenPart(name, config), encoder, seed=0).eval()
     with inference.stock():  # the form that runs on a GPU
         scene = model.prepare(model.encode(images()))
         model.decode(scene, points(2, 5))
@@ -338,7 +338,7 @@ def test_decoding_again_waits_for_no_device(encoder: Encoder, v13: Composition, 
 
 
 @torch.no_grad()
-def test_what_no_later_block_reads_is_let_go(v13: Composition, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_later_block_reads_is_let_go(v13: ComposedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, set[str]] = {}
     for slot in v13.block_slots:
         block, original = v13.block(slot), v13.block(slot).forward
@@ -372,12 +372,12 @@ def test_a_point_gets_the_same_depth_whichever_others_are_asked(encoder: Encoder
 
 
 @torch.no_grad()
-def test_a_point_gets_the_same_depth_at_k_1_and_k_1024_in_any_order(v13: Composition) -> None:
+def test_a_point_gets_the_same_depth_at_k_1_and_k_1024_in_any_order(v13: ComposedModel) -> None:
     require_independent_points(v13, v13.prepare(v13.encode(images())), points(2, 1024))
 
 
 @torch.no_grad()
-def test_a_block_that_looks_at_its_chunk_is_caught(v13: Composition, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_looks_at_its_chunk_is_caught(v13: ComposedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = v13._decode_chunk
 
     def centred(scene: Scene, xy_BK2: Tensor) -> Tensor:
@@ -390,7 +390,7 @@ def test_a_block_that_looks_at_its_chunk_is_caught(v13: Composition, monkeypatch
 
 
 @torch.no_grad()
-def test_an_image_gets_the_same_depth_whichever_others_are_in_the_batch(v13: Composition) -> None:
+def test_an_image_gets_the_same_depth_whichever_others_are_in_the_batch(v13: ComposedModel) -> None:
     pair, xy_BK2 = images(2), points(2, 9)
     together = v13.decode(v13.prepare(v13.encode(pair)), xy_BK2)
     for i in range(2):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spd_bench import registry
 from spd_bench.api import CHAIN, Anchors, Features, Level, Pyramid, QueryState, Scene
-from spd_bench.model.compose import Composition, Part, build
+from spd_bench.model.compose import ChosenPart, ComposedModel, build
 from spd_bench.model.diagnose import _of_anchors, _of_attention, diagnose
 from spd_bench.testing import PatchEncoder, example_features, example_points
 
@@ -27,12 +27,12 @@ BASE = {
 R = 4
 
 
-def composed(**changes: str) -> Composition:
+def composed(**changes: str) -> ComposedModel:
     names = BASE | changes
     configs: dict[str, Any] = {slot: registry.load(slot, name).Config() for slot, name in names.items()}
     if "r" in registry.load("routing", names["routing"]).Config.model_fields:
         configs["routing"] = registry.load("routing", names["routing"]).Config(r=R)
-    parts = {slot: Part(names[slot], configs[slot]) for slot in CHAIN}
+    parts = {slot: ChosenPart(names[slot], configs[slot]) for slot in CHAIN}
     return build(parts, PatchEncoder(), seed=0)
 
 

@@ -16,7 +16,7 @@ from spd_bench.api import CHAIN, Encoder, Features, PointDepthModel
 from spd_bench.cost.flops import REST, decode_work, prepare_work
 from spd_bench.cost.timing import DecodeWork, Settings, Timing, Work
 from spd_bench.errors import ConfigError
-from spd_bench.model.compose import Part, build, build_baseline
+from spd_bench.model.compose import ChosenPart, build, build_baseline
 from spd_bench.profile import measure
 from spd_bench.profile.figures import profile_svg
 from spd_bench.profile.measure import metrics, profile_suite, track_profile, write_profile
@@ -100,8 +100,12 @@ def on_meta(name: str | None) -> PointDepthModel:
     """The full composition, or a baseline, without values."""
     encoder: Encoder = PatchEncoder()
     if name is not None:
-        return build_baseline(Part(name, registry.load("baseline", name).Config()), encoder, seed=0).to("meta").eval()
-    parts = {slot: Part(n, registry.load(slot, n).Config()) for slot, n in zip(CHAIN, NAMES, strict=True)}
+        return (
+            build_baseline(ChosenPart(name, registry.load("baseline", name).Config()), encoder, seed=0)
+            .to("meta")
+            .eval()
+        )
+    parts = {slot: ChosenPart(n, registry.load(slot, n).Config()) for slot, n in zip(CHAIN, NAMES, strict=True)}
     return build(parts, encoder, seed=0).to("meta").eval()
 
 

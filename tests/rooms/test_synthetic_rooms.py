@@ -17,7 +17,7 @@ import pytest
 from spd_bench.api import FrameId
 from spd_bench.errors import ConfigError, DataError
 from spd_rooms import cache
-from spd_rooms.camera import NYU_INTRINSICS, View
+from spd_rooms.camera import NYU_INTRINSICS, CameraView
 from spd_rooms.layout import Light, Room, furnish
 from spd_rooms.materials import Material
 from spd_rooms.raycast import SHELL, cast, shadows
@@ -49,8 +49,8 @@ def room(*solids: Solid, lights: tuple[Light, ...] = ()) -> Room:
     return Room(shell, solids, lights, (0.3, 0.3, 0.3))
 
 
-def level_view(x: float, y: float, z: float, *, yaw: float = 0.0, height: int = 480, width: int = 640) -> View:
-    return View.posed((x, y, z), yaw=yaw, pitch=0.0, roll=0.0, height=height, width=width)
+def level_view(x: float, y: float, z: float, *, yaw: float = 0.0, height: int = 480, width: int = 640) -> CameraView:
+    return CameraView.posed((x, y, z), yaw=yaw, pitch=0.0, roll=0.0, height=height, width=width)
 
 
 def box(centre: tuple[float, float, float], size: tuple[float, float, float], yaw: float = 0.0) -> Box:
@@ -86,7 +86,7 @@ def test_camera_turns_left_with_yaw_and_up_with_pitch() -> None:
     # From (1, 3), a quarter turn to the left of +y looks along −x at the wall x = 0, 1 m away.
     straight = cast(room(), level_view(1.0, 3.0, 1.25, yaw=pi / 2)).depth_m_HW
     assert straight[254, 326] == pytest.approx(1.0, abs=1e-5)
-    up = View.posed((2.0, 3.0, 1.0), yaw=0.0, pitch=pi / 2, roll=0.0, height=480, width=640)
+    up = CameraView.posed((2.0, 3.0, 1.0), yaw=0.0, pitch=pi / 2, roll=0.0, height=480, width=640)
     assert cast(room(), up).depth_m_HW[254, 326] == pytest.approx(1.5, abs=1e-5)  # ceiling 2.5, camera 1.0
 
 
@@ -120,7 +120,7 @@ def test_solid_straight_ahead(solid: Solid, depth_m: float) -> None:
 
 def test_cylinder_from_above_shows_its_flat_end() -> None:
     # Camera 2.2 m up looking down at a cylinder 0.5 m high: its top is 1.7 m away.
-    view = View.posed((2.0, 3.0, 2.2), yaw=0.0, pitch=-pi / 2, roll=0.0, height=120, width=160)
+    view = CameraView.posed((2.0, 3.0, 2.2), yaw=0.0, pitch=-pi / 2, roll=0.0, height=120, width=160)
     stool = Cylinder((2.0, 3.0, 0.25), radius=0.3, height=0.5, material=GREY)
     hits = cast(room(stool), view)
     np.testing.assert_allclose(hits.depth_m_HW[hits.solid_HW == 0], 1.7, atol=1e-5)
@@ -128,7 +128,7 @@ def test_cylinder_from_above_shows_its_flat_end() -> None:
     assert (hits.solid_HW == 0).sum() == pytest.approx(1646, rel=0.02)
 
 
-def brute_force(scene: Room, view: View, light_3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def brute_force(scene: Room, view: CameraView, light_3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depth and shadows with every solid tried at every pixel."""
     depth_m = scene.shell.span(view.rays(view.whole))[1]
     dark = np.zeros(depth_m.shape, bool)
@@ -165,7 +165,7 @@ def test_normals_look_at_the_camera_and_every_point_has_one_patch() -> None:
         Cylinder((2.0, 3.0, 0.4), radius=0.25, height=0.8, material=GREY),
         Ball((2.8, 3.0, 0.6), radius=0.3, material=GREY),
     )
-    view = View.posed((2.0, 1.0, 1.6), yaw=0.0, pitch=-0.4, roll=0.1, height=120, width=160)
+    view = CameraView.posed((2.0, 1.0, 1.6), yaw=0.0, pitch=-0.4, roll=0.1, height=120, width=160)
     scene = room(*solids)
     hits = cast(scene, view)
     points = view.points(hits.depth_m_HW)
@@ -190,7 +190,7 @@ def test_shadow_has_the_size_that_similar_triangles_give() -> None:
     # A light 2 m up, a board 0.5 m wide 1 m below it, the floor 1 m below that: the shadow is 1 m wide.
     board = box((2.0, 4.0, 0.95), (0.5, 0.5, 0.1))
     light = Light(np.array([2.0, 4.0, 2.0]), (1.0, 1.0, 1.0), casts_shadows=True)
-    view = View.posed((2.0, 1.0, 1.6), yaw=0.0, pitch=-0.4, roll=0.0, height=240, width=320)
+    view = CameraView.posed((2.0, 1.0, 1.6), yaw=0.0, pitch=-0.4, roll=0.0, height=240, width=320)
     hits = cast(room(board), view)
     x, y, z = view.points(hits.depth_m_HW)
     floor = (hits.solid_HW == SHELL) & (z < 1e-3)

@@ -15,7 +15,7 @@ from spd_bench import registry
 from spd_bench.api import CHAIN, Features, Level
 from spd_bench.cli import app
 from spd_bench.errors import ConfigError
-from spd_bench.model.compose import Composition, Part, build
+from spd_bench.model.compose import ChosenPart, ComposedModel, build
 from spd_bench.run import gates
 from spd_bench.run.gates import Evidence, examine, neighbour_correlation, picture, principal_components
 from spd_bench.score.metrics import AbsRel, Delta1
@@ -36,18 +36,18 @@ BASE = {
 SIZE = (112, 140)  # 8 × 10 patches: L4 has 4 × 5 = 20 sites
 
 
-def composed(**changes: Any) -> Composition:
+def composed(**changes: Any) -> ComposedModel:
     """The full model, 5 anchors; a change is the name of another component."""
     names = BASE | changes
     options: dict[str, dict[str, int]] = {"routing": {"r": 5}}
     parts = {}
     for slot in CHAIN:
         config = registry.load(slot, names[slot]).Config
-        parts[slot] = Part(names[slot], config(**(options.get(slot, {}) if "r" in config.model_fields else {})))
+        parts[slot] = ChosenPart(names[slot], config(**(options.get(slot, {}) if "r" in config.model_fields else {})))
     return build(parts, PatchEncoder(), seed=0)
 
 
-def evidence(model: Composition, **changes: Any) -> Evidence:
+def evidence(model: ComposedModel, **changes: Any) -> Evidence:
     torch.manual_seed(0)
     maps = [torch.randn(2, 8, 10, 384) for _ in range(4)]
     given = Evidence(

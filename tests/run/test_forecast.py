@@ -12,7 +12,7 @@ from spd_bench.cli import main
 from spd_bench.errors import ConfigError
 from spd_bench.run import choose, plan, session
 from spd_bench.run.forecast import UNKNOWN, Forecast
-from spd_bench.run.runner import Runner, told
+from spd_bench.run.runner import Runner, device_label
 from spd_bench.store import records
 from spd_bench.suite.load import load_suite
 from spd_bench.train import loop
@@ -40,7 +40,7 @@ seeds: [0]
 axes: {leave_one_out: [b3]}
 report: {primary: {metric: absrel, k: 8}}
 """
-HERE = told(torch.device("cpu"))
+HERE = device_label(torch.device("cpu"))
 
 
 @pytest.fixture

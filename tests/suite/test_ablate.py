@@ -9,7 +9,7 @@ import pytest
 
 from spd_bench import registry
 from spd_bench.errors import ConfigError
-from spd_bench.suite.axes import Alias, Composition, Selection, compositions
+from spd_bench.suite.axes import Alias, CompositionSpec, Selection, compositions
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice
 
@@ -90,7 +90,7 @@ data: {dataset: t_data}
 train: {steps: 5}
 """
 
-Make = Callable[..., list[Composition]]
+Make = Callable[..., list[CompositionSpec]]
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def from_text(text: str, base: str = BASE, **how: Any) -> list[Composition]:
+    def from_text(text: str, base: str = BASE, **how: Any) -> list[CompositionSpec]:
         path = tmp_path / "mine.yaml"
         path.write_text(base + text)
         return compositions(load_suite(path, **how))
@@ -122,7 +122,7 @@ def make(tmp_path: Path) -> Make:
     return from_text
 
 
-def shown(made: list[Composition]) -> list[tuple[str, str]]:
+def shown(made: list[CompositionSpec]) -> list[tuple[str, str]]:
     return [(c.name, c.difference) for c in made]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from spd_bench.errors import ConfigError
 from spd_bench.model.matching import matched
 from spd_bench.run import choose, plan
-from spd_bench.suite.axes import Alias, Composition, compositions
+from spd_bench.suite.axes import Alias, CompositionSpec, compositions
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice, json_schema
 from spd_components.encoders.patch_descriptors import PatchDescriptors
@@ -39,7 +39,7 @@ report: {primary: {metric: absrel, k: 8}}
 AFTER = SUITE.count("\n") + 1
 """The line that a test's own text starts on."""
 
-Make = Callable[..., list[Composition]]
+Make = Callable[..., list[CompositionSpec]]
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def from_text(text: str, base: str = SUITE, **how: Any) -> list[Composition]:
+    def from_text(text: str, base: str = SUITE, **how: Any) -> list[CompositionSpec]:
         path = tmp_path / "mine.yaml"
         path.write_text(base + text, encoding="utf-8")
         return compositions(load_suite(path, **how))
@@ -58,7 +58,7 @@ def make(tmp_path: Path) -> Make:
     return from_text
 
 
-def shown(made: list[Composition]) -> list[tuple[str, str]]:
+def shown(made: list[CompositionSpec]) -> list[tuple[str, str]]:
     return [(c.name, c.difference) for c in made[1:]]
 
 
@@ -240,7 +240,7 @@ BASE: dict[str, Any] = {
 }
 
 
-def read(composition: Composition, path: str) -> Any:
+def read(composition: CompositionSpec, path: str) -> Any:
     """The value that a composition has at a path."""
     match path.split("."):
         case ["train", "loss"]:
@@ -397,7 +397,7 @@ def test_the_width_of_a_control_is_in_its_identity_alone(tmp_path: Path) -> None
     assert control.train_identity["model"] == bare.train_identity["model"] | widths
 
 
-def control(make: Make) -> tuple[Composition, Composition]:
+def control(make: Make) -> tuple[CompositionSpec, CompositionSpec]:
     base, _, found = make("axes: {leave_one_out: [b5], parameter_matched: true}")
     return base, found
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from spd_bench.errors import ConfigError
-from spd_bench.sweep.file import Dimension, Plan, json_schema, load_sweep
+from spd_bench.sweep.file import Dimension, SweepPlan, json_schema, load_sweep
 
 HEAD = """sweep: mine
 suite: smoke
@@ -15,7 +15,7 @@ trials: 5
 """
 
 
-def load(folder: Path, space: str, rest: str = TAIL) -> Plan:
+def load(folder: Path, space: str, rest: str = TAIL) -> SweepPlan:
     path = folder / "mine.yaml"
     path.write_text(HEAD + space + rest, encoding="utf-8")
     return load_sweep(path)

@@ -20,7 +20,7 @@ from spd_bench.data.batches import Batch, BatchPlan
 from spd_bench.data.queries import Uniform
 from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import DataError, StateError
-from spd_bench.model.compose import Part, build, build_encoder
+from spd_bench.model.compose import ChosenPart, build, build_encoder
 from spd_bench.suite.schema import Augment
 from spd_bench.train import loop
 from spd_bench.train.loop import Optimisation, Training, TrainingDiverged, TrainingLog, load_weights, parameter_groups
@@ -321,7 +321,7 @@ def test_the_optimiser_gets_the_rate_of_each_step(tmp_path: Path, monkeypatch: p
 def test_only_matrices_decay() -> None:
     names = {"neck": "pyramid", "b1": "local_tokens", "b2": "skip", "b3": "skip", "routing": "nearest"}
     names |= {"b4": "deformable_read", "b5": "mean_tokens", "depth_head": "calibrated_inverse"}
-    model = build({s: Part(n, registry.load(s, n).Config()) for s, n in names.items()}, Marker(), seed=0)
+    model = build({s: ChosenPart(n, registry.load(s, n).Config()) for s, n in names.items()}, Marker(), seed=0)
     matrices, others = parameter_groups(model, 0.01)
     assert (matrices["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
     of = {id(p): name for name, p in model.trainable()}
@@ -341,7 +341,9 @@ class Probe(PointDepthModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = build_encoder(Part("patch_descriptors", registry.load("encoder", "patch_descriptors").Config()))
+        self.encoder = build_encoder(
+            ChosenPart("patch_descriptors", registry.load("encoder", "patch_descriptors").Config())
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.norm = nn.LayerNorm(386)
@@ -413,7 +415,7 @@ def v13(**changes: Any) -> PointDepthModel:
     parts = {}
     for slot, choice in (names | changes).items():
         name, options = (choice, {}) if isinstance(choice, str) else choice
-        parts[slot] = Part(name, registry.load(slot, name).Config(**options))
+        parts[slot] = ChosenPart(name, registry.load(slot, name).Config(**options))
     return build(parts, Probe().encoder, seed=0)
 
 

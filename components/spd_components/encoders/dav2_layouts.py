@@ -16,7 +16,7 @@ from spd_components.encoders.support import PATCH
 
 
 @dataclass(frozen=True)
-class Entry:
+class WeightEntry:
     """One tensor of a file: its name there without a prefix, its Hugging Face names, its shape.
 
     A tensor with several Hugging Face names is cut along its first axis into as many equal parts.
@@ -27,12 +27,12 @@ class Entry:
     shape: tuple[int, ...]
 
 
-def vit_entries(size: DAv2Size) -> Iterator[Entry]:
+def vit_entries(size: DAv2Size) -> Iterator[WeightEntry]:
     """The ViT as upstream stores it. qkv is one tensor there and three in a Hugging Face file."""
     d = size.dim
-    yield Entry("cls_token", ("embeddings.cls_token",), (1, 1, d))
-    yield Entry("mask_token", ("embeddings.mask_token",), (1, d))
-    yield Entry("pos_embed", ("embeddings.position_embeddings",), (1, 1 + size.grid**2, d))
+    yield WeightEntry("cls_token", ("embeddings.cls_token",), (1, 1, d))
+    yield WeightEntry("mask_token", ("embeddings.mask_token",), (1, d))
+    yield WeightEntry("pos_embed", ("embeddings.position_embeddings",), (1, 1 + size.grid**2, d))
     yield from _layer("patch_embed.proj", "embeddings.patch_embeddings.projection", shape=(d, 3, PATCH, PATCH))
     yield from _layer("norm", "layernorm", shape=(d,))
     for index in range(size.layers):
@@ -44,10 +44,10 @@ def vit_entries(size: DAv2Size) -> Iterator[Entry]:
         yield from _layer(f"{old}.mlp.fc2", f"{new}.mlp.fc2", shape=(d, 4 * d))
         for branch in (1, 2):
             yield from _layer(f"{old}.norm{branch}", f"{new}.norm{branch}", shape=(d,))
-            yield Entry(f"{old}.ls{branch}.gamma", (f"{new}.layer_scale{branch}.lambda1",), (d,))
+            yield WeightEntry(f"{old}.ls{branch}.gamma", (f"{new}.layer_scale{branch}.lambda1",), (d,))
 
 
-def head_entries(size: DAv2Size) -> Iterator[Entry]:
+def head_entries(size: DAv2Size) -> Iterator[WeightEntry]:
     """The DPT head as upstream stores it.
 
     Upstream counts fusion stages from fine to coarse, Hugging Face from coarse to fine. Stage 2 is not resized.
@@ -59,7 +59,7 @@ def head_entries(size: DAv2Size) -> Iterator[Entry]:
         yield from _layer(f"projects.{stage}", f"{reassemble}.projection", shape=(width, size.dim, 1, 1))
         if kernel := kernels.get(stage):
             yield from _layer(f"resize_layers.{stage}", f"{reassemble}.resize", shape=(width, width, kernel, kernel))
-        yield Entry(f"scratch.layer{stage + 1}_rn.weight", (f"neck.convs.{stage}.weight",), (f, width, 3, 3))
+        yield WeightEntry(f"scratch.layer{stage + 1}_rn.weight", (f"neck.convs.{stage}.weight",), (f, width, 3, 3))
         yield from _layer(f"{refinement}.out_conv", f"{fusion}.projection", shape=(f, f, 1, 1))
         for unit in (1, 2):
             for conv in (1, 2):
@@ -70,59 +70,59 @@ def head_entries(size: DAv2Size) -> Iterator[Entry]:
     yield from _layer("scratch.output_conv2.2", "head.conv3", shape=(1, 32, 1, 1))
 
 
-def _layer(old: str, *new: str, shape: tuple[int, ...]) -> Iterator[Entry]:
+def _layer(old: str, *new: str, shape: tuple[int, ...]) -> Iterator[WeightEntry]:
     """Weight and bias of one layer."""
-    yield Entry(f"{old}.weight", tuple(f"{name}.weight" for name in new), shape)
-    yield Entry(f"{old}.bias", tuple(f"{name}.bias" for name in new), shape[:1])
+    yield WeightEntry(f"{old}.weight", tuple(f"{name}.weight" for name in new), shape)
+    yield WeightEntry(f"{old}.bias", tuple(f"{name}.bias" for name in new), shape[:1])
 
 
-def as_released(entry: Entry) -> Iterable[Entry]:
+def as_released(entry: WeightEntry) -> Iterable[WeightEntry]:
     """An upstream tensor, kept whole."""
     return [entry]
 
 
-def as_hugging_face(entry: Entry) -> Iterable[Entry]:
+def as_hugging_face(entry: WeightEntry) -> Iterable[WeightEntry]:
     """An upstream tensor under its Hugging Face names, each a tensor of its own."""
     rows = entry.shape[0] // len(entry.hugging_face)
-    return [Entry(name, (name,), (rows, *entry.shape[1:])) for name in entry.hugging_face]
+    return [WeightEntry(name, (name,), (rows, *entry.shape[1:])) for name in entry.hugging_face]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class WeightLayout:
     """How one kind of file names its tensors. `mark` is a pattern that some name of every such file begins with."""
 
     title: str
     mark: str
-    stored: Callable[[Entry], Iterable[Entry]]
+    stored: Callable[[WeightEntry], Iterable[WeightEntry]]
     vit_prefix: str
     head_prefix: str | None
 
-    def vit(self, size: DAv2Size) -> dict[str, Entry]:
+    def vit(self, size: DAv2Size) -> dict[str, WeightEntry]:
         """Tensors of the encoder by their names in the file."""
         return {self.vit_prefix + part.name: part for entry in vit_entries(size) for part in self.stored(entry)}
 
-    def head(self, size: DAv2Size) -> dict[str, Entry]:
+    def head(self, size: DAv2Size) -> dict[str, WeightEntry]:
         """Tensors of the depth head by their names in the file; none where the layout has no head."""
         if self.head_prefix is None:
             return {}
         return {self.head_prefix + part.name: part for entry in head_entries(size) for part in self.stored(entry)}
 
 
-UPSTREAM = Layout(
+UPSTREAM = WeightLayout(
     title="upstream (pretrained.*, depth_head.*)",
     mark=r"pretrained\.blocks\.\d+\.ls\d",
     stored=as_released,
     vit_prefix="pretrained.",
     head_prefix="depth_head.",
 )
-DEPTH_ANYTHING = Layout(
+DEPTH_ANYTHING = WeightLayout(
     title="Hugging Face Depth Anything (backbone.*, neck.*, head.*)",
     mark=r"backbone\.encoder\.layer\.\d+\.layer_scale",
     stored=as_hugging_face,
     vit_prefix="backbone.",
     head_prefix="",
 )
-PLAIN_DINOV2 = Layout(
+PLAIN_DINOV2 = WeightLayout(
     title="Hugging Face DINOv2 (embeddings.*, encoder.*, layernorm.*)",
     mark=r"encoder\.layer\.\d+\.layer_scale",
     stored=as_hugging_face,
@@ -131,7 +131,7 @@ PLAIN_DINOV2 = Layout(
 )
 
 
-def layout_of(names: Iterable[str]) -> Layout | None:
+def layout_of(names: Iterable[str]) -> WeightLayout | None:
     """The layout that these names belong to, complete or not; None if to none."""
     names = list(names)
     for layout in (UPSTREAM, DEPTH_ANYTHING, PLAIN_DINOV2):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spd_bench.errors import DataError
-from spd_components.encoders.dav2_layouts import Entry, Layout, layout_of
+from spd_components.encoders.dav2_layouts import WeightEntry, WeightLayout, layout_of
 from spd_components.encoders.dav2_release import HUGGING_FACE_FILE, RELEASED_FILES, SHA256
 from spd_components.encoders.dav2_sizes import SIZES, DAv2Size
 
@@ -180,7 +180,7 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise DataError(f"values that are not finite in {listed(broken)}", where=str(path), hint=DOWNLOAD)
 
 
-def problems(tensors: Mapping[str, Tensor], layout: Layout, size: DAv2Size) -> str:
+def problems(tensors: Mapping[str, Tensor], layout: WeightLayout, size: DAv2Size) -> str:
     """What of a file does not fit this size, in words; empty if all of it does."""
     by_kind: dict[str, list[str]] = {}
     for kind, what in _differences(tensors, layout, size):
@@ -188,7 +188,7 @@ def problems(tensors: Mapping[str, Tensor], layout: Layout, size: DAv2Size) -> s
     return "; ".join(f"{kind} {listed(what)}" for kind, what in by_kind.items())
 
 
-def _differences(tensors: Mapping[str, Tensor], layout: Layout, size: DAv2Size) -> list[tuple[str, str]]:
+def _differences(tensors: Mapping[str, Tensor], layout: WeightLayout, size: DAv2Size) -> list[tuple[str, str]]:
     expected = layout.vit(size) | layout.head(size)
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     shapes = [
@@ -203,7 +203,7 @@ def _differences(tensors: Mapping[str, Tensor], layout: Layout, size: DAv2Size) 
     ]
 
 
-def _renamed(tensors: Mapping[str, Tensor], entries: Mapping[str, Entry]) -> dict[str, Tensor]:
+def _renamed(tensors: Mapping[str, Tensor], entries: Mapping[str, WeightEntry]) -> dict[str, Tensor]:
     """Tensors under their Hugging Face names; one with several names is cut into as many equal parts."""
     return {
         new: part.clone()

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from spd_bench.data.features.shelf import ABOUT, KEY_DIGITS, About, in_use, lock_of
+from spd_bench.data.features.shelf import ABOUT, KEY_DIGITS, FeaturesRecord, in_use, lock_of
 from spd_bench.errors import BusyError, ConfigError, did_you_mean
 from spd_bench.store import sealed
 
@@ -21,7 +21,7 @@ def size_of(count: int) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One folder of the cache. what, data: encoder, input size and views, and the data set, in words."""
 
     key: str
@@ -38,8 +38,8 @@ class Entry:
 class Removal:
     """What `FeatureCache` removed, and what it left because a process uses it."""
 
-    removed: tuple[Entry, ...]
-    in_use: tuple[Entry, ...]
+    removed: tuple[CacheEntry, ...]
+    in_use: tuple[CacheEntry, ...]
 
 
 class FeatureCache:
@@ -48,14 +48,14 @@ class FeatureCache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CacheEntry]:
         """Every folder, the one used last first."""
         if not self.root.is_dir():
             return []
         folders = [path.parent for path in self.root.glob(f"*/{ABOUT}")]
         return sorted((_entry(folder) for folder in folders), key=lambda entry: (-entry.last_used, entry.key))
 
-    def find(self, key: str) -> Entry:
+    def find(self, key: str) -> CacheEntry:
         """The entry whose key begins so; ConfigError if there is none or several."""
         entries = self.entries()
         found = [entry for entry in entries if entry.key.startswith(key)]
@@ -78,7 +78,7 @@ class FeatureCache:
             on_shard(done, len(shards))
         return damaged
 
-    def remove(self, key: str) -> Entry:
+    def remove(self, key: str) -> CacheEntry:
         """Removes the entry whose key begins so; BusyError where a process builds it or reads from it."""
         entry = self.find(key)
         if not _remove(entry):
@@ -97,8 +97,8 @@ class FeatureCache:
         """Removes what was used longest ago and is not in use, until the rest takes no more than this."""
         entries = self.entries()
         total = sum(entry.bytes for entry in entries)
-        removed: list[Entry] = []
-        in_use: list[Entry] = []
+        removed: list[CacheEntry] = []
+        in_use: list[CacheEntry] = []
         for entry in reversed(entries):
             if total <= limit_bytes:
                 break
@@ -110,10 +110,10 @@ class FeatureCache:
         return Removal(tuple(removed), tuple(in_use))
 
 
-def _entry(folder: Path) -> Entry:
+def _entry(folder: Path) -> CacheEntry:
     shards = list(folder.glob("*.h5"))
-    about = About.read(folder)
-    return Entry(
+    about = FeaturesRecord.read(folder)
+    return CacheEntry(
         key=folder.name,
         folder=folder,
         what=_words(about.identity) if about else f"{ABOUT} cannot be read",
@@ -152,14 +152,14 @@ def _is_whole(shard: Path) -> bool:
     return sealed.is_whole(shard, mark[0])
 
 
-def _remove_each(entries: Sequence[Entry]) -> Removal:
+def _remove_each(entries: Sequence[CacheEntry]) -> Removal:
     outcomes = [(entry, _remove(entry)) for entry in entries]
     return Removal(
         tuple(entry for entry, gone in outcomes if gone), tuple(entry for entry, gone in outcomes if not gone)
     )
 
 
-def _remove(entry: Entry) -> bool:
+def _remove(entry: CacheEntry) -> bool:
     """Deletes a folder unless a process uses it. What describes it goes last, so that a rest still shows."""
     lock = lock_of(entry.folder)
     try:

@@ -63,7 +63,7 @@ class Pass(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class FeaturesRecord:
     """What a folder says of itself. identity: what its key hashes; data, suites: what it was used for, in words.
 
     maps: rows, columns, channels of the four. versions: of what computed the first features.
@@ -77,7 +77,7 @@ class About:
     versions: dict[str, str]
 
     @classmethod
-    def read(cls, folder: Path) -> "About | None":
+    def read(cls, folder: Path) -> "FeaturesRecord | None":
         """From a folder; None if it says nothing that makes sense."""
         try:
             about = cls(**(records.found_record(folder / ABOUT) or {}))
@@ -135,7 +135,7 @@ class Shelf:
     def shapes(self) -> Shapes:
         """Rows, columns and channels of the four maps; the encoder is asked once per folder, with one empty image."""
         if self._shapes is None:
-            known = About.read(self.folder)
+            known = FeaturesRecord.read(self.folder)
             if known is not None and known.identity == self._identity:
                 self._shapes = known.maps
             else:
@@ -271,10 +271,10 @@ class Shelf:
         if self._use is not None:
             return
         shapes = self.shapes
-        with self._lock(), sealed.told(self.folder, hint="free some space"):
+        with self._lock(), sealed.translate_os_errors(self.folder, hint="free some space"):
             files.make_folder(self.folder)
-            known = About.read(self.folder)
-            about = About(
+            known = FeaturesRecord.read(self.folder)
+            about = FeaturesRecord(
                 identity=self._identity,
                 data=self.views.data.describe(),
                 suites=sorted({*(known.suites if known else []), self.suite}),
@@ -293,7 +293,7 @@ class Shelf:
         """Keeps other processes from building here; waits for one that does, and says which."""
         holder = self.folder.with_name(f".{self.folder.name}.holder")
         lock = lock_of(self.folder)
-        with sealed.told(self.folder, hint="free some space"):
+        with sealed.translate_os_errors(self.folder, hint="free some space"):
             files.make_folder(self.folder.parent)
             try:
                 lock.acquire(timeout=0)

@@ -30,7 +30,7 @@ HINT = "depth of this layout is 16-bit PNG in millimetres; re-create the file wi
 
 
 @dataclass(frozen=True)
-class Pair:
+class ListedPair:
     """One line of a list: the frame that it names and where its two files lie."""
 
     id: FrameId
@@ -71,7 +71,7 @@ class NYUBTS(DepthDataset):
             raise DataError(gap, where=config.root, hint=mend)
         root = Path(config.root)
         test, skipped = _read_list(root / config.test_list, root / config.test_root, _test_frame)
-        train: list[Pair] = []
+        train: list[ListedPair] = []
         if not config.test_only:
             train, more = _read_list(root / config.train_list, root / config.train_root, _train_frame)
             skipped += more
@@ -134,13 +134,13 @@ class NYUBTS(DepthDataset):
         return f"{pair.color.stat().st_size} {pair.depth.stat().st_size}"
 
 
-def _read_list(path: Path, root: Path, identify: Callable[[str, int], FrameId]) -> tuple[list[Pair], int]:
+def _read_list(path: Path, root: Path, identify: Callable[[str, int], FrameId]) -> tuple[list[ListedPair], int]:
     """Pairs of a list in its order, and how many lines were skipped because they name no depth ("None").
 
     Raises:
         DataError: a line that names no pair, a frame that appears twice, files that are not there, or an empty list.
     """
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, ListedPair] = {}
     skipped = 0
     for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), start=1):
         fields = line.split()
@@ -163,7 +163,7 @@ def _read_list(path: Path, root: Path, identify: Callable[[str, int], FrameId]) 
     return list(pairs.values()), skipped
 
 
-def _parse(fields: list[str], root: Path, identify: Callable[[str, int], FrameId], where: str) -> Pair:
+def _parse(fields: list[str], root: Path, identify: Callable[[str, int], FrameId], where: str) -> ListedPair:
     """A pair from the fields of a line: colour, depth and, in some versions, something that is not read."""
     names = [PurePosixPath(field.lstrip("/")) for field in fields[:2]]
     shape = re.fullmatch(r"(?:.*/)?([^/]+)/rgb_(\d+)\.\w+", str(names[0]))
@@ -177,7 +177,7 @@ def _parse(fields: list[str], root: Path, identify: Callable[[str, int], FrameId
         frame = identify(shape[1], int(shape[2]))
     except ValueError as error:
         raise DataError(str(error), where=where, hint="check that train_list and test_list are not swapped") from None
-    return Pair(frame, root / names[0], root / names[1])
+    return ListedPair(frame, root / names[0], root / names[1])
 
 
 def _train_frame(folder: str, number: int) -> FrameId:

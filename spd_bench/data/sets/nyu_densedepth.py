@@ -63,8 +63,8 @@ class NYUDenseDepth(DepthDataset):
         if gap := self.missing(config):
             raise DataError(gap, where=config.root, hint="set root or NYU_DENSEDEPTH_ROOT")
         files = _files(Path(config.root))
-        self._rgb_NHW3 = Stack.of(files[RGB], (TEST_FRAMES, *SIZE, 3), ("uint8",))
-        self._depth_m_NHW = Stack.of(files[DEPTH], (TEST_FRAMES, *SIZE), ("float32", "float64"))
+        self._rgb_NHW3 = ArrayStack.of(files[RGB], (TEST_FRAMES, *SIZE, 3), ("uint8",))
+        self._depth_m_NHW = ArrayStack.of(files[DEPTH], (TEST_FRAMES, *SIZE), ("float32", "float64"))
         if CROP in files:
             _check_crop(files[CROP])
         indices = sorted(row.index0 for row in labelled_frames().values() if row.split == "test")
@@ -115,7 +115,7 @@ class NYUDenseDepth(DepthDataset):
         )
 
 
-class Stack(NamedTuple):
+class ArrayStack(NamedTuple):
     """An array file whose first axis counts frames, read frame by frame: never more than one is in memory."""
 
     span: Span
@@ -124,7 +124,7 @@ class Stack(NamedTuple):
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, span: Span, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> "Stack":
+    def of(cls, span: Span, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> "ArrayStack":
         """The array in `span`, if it has this shape and one of these types.
 
         Raises:

@@ -7,7 +7,7 @@ The file has a header of 512 bytes that names the format, then HDF5 with checksu
     depth_m    float32 [N, H, W], likewise; holds the other frames. A frame's chunk in one of the two is not stored
     whole_mm   uint8 [N], 1 for the frames in depth_mm
     frame, scene, split, sha256   strings [N]; SHA-256 is over the frame's RGB and float32 depth as they were read
-    attributes about the source (`About`), and the digest of the whole
+    attributes about the source (`PackRecord`), and the digest of the whole
 
 A frame that is read is the source's frame to the bit.
 
@@ -44,7 +44,7 @@ DAMAGED = "the file is damaged or not one that spd-bench has packed: pack the so
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class PackRecord:
     """What a pack says of its source: the component's name, digest, description, truth and stand-in, tool versions."""
 
     source: str
@@ -196,7 +196,7 @@ def frame_digest(frame: Frame) -> str:
     return sha256.hexdigest()
 
 
-def content_digest(about: About, shape: tuple[int, int], rows: Iterable[tuple[str, FrameId, str]]) -> str:
+def content_digest(about: PackRecord, shape: tuple[int, int], rows: Iterable[tuple[str, FrameId, str]]) -> str:
     """SHA-256 of a pack's content, from (split, frame, its SHA-256) in order. No name holds a NUL."""
     size = f"{shape[0]}x{shape[1]}"
     lines = ("\0".join((split, frame.frame, frame.scene, sha256)) for split, frame, sha256 in rows)
@@ -223,7 +223,7 @@ def create_table(file: Any, name: str, texts: Sequence[str]) -> None:
     file.create_dataset(name, data=np.array(raw, dtype), chunks=True, fletcher32=True)
 
 
-def write_about(file: Any, about: About, digest: str) -> None:
+def write_about(file: Any, about: PackRecord, digest: str) -> None:
     """The attributes of the file."""
     import h5py
 
@@ -231,9 +231,9 @@ def write_about(file: Any, about: About, digest: str) -> None:
         file.attrs.create(name, value.encode(), dtype=h5py.string_dtype("utf-8", max(1, len(value.encode()))))
 
 
-def read_about(file: Any) -> About:
+def read_about(file: Any) -> PackRecord:
     """The attributes of the file; TypeError if one is missing or no text."""
-    return About(**{field.name: _text(file, field.name) for field in fields(About)})
+    return PackRecord(**{field.name: _text(file, field.name) for field in fields(PackRecord)})
 
 
 def open_checked(path: Path) -> Any:
