@@ -463,6 +463,12 @@ def sweep_show(
     from spd_bench.sweep.tables import terminal
     from spd_bench.sweep.worker import show_sweep, write_confirming, write_page
 
+    if trial is not None and write_suite is None:
+        raise ConfigError(
+            f"--trial {trial} chooses what --write-suite writes, which is not given",
+            where="sweep show",
+            hint="add --write-suite FILE",
+        )
     summary = show_sweep(name, root=runs, storage=storage)
     if write_suite is not None:
         write_confirming(summary, trial, write_suite)

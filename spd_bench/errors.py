@@ -3,10 +3,10 @@
     SpdError            1   a bug of ours, unless a subclass says otherwise
     ├─ ConfigError      2   suite, option or command line
     ├─ DataError        3   data set or weights: missing, corrupt, wrong unit
-    ├─ RunsFailed       4   the suite finished, some of its runs failed
     ├─ ResourceError    5   disk, memory or a process ran out
     ├─ BusyError        6   another process holds the folder
     └─ StateError       7   saved state that cannot be used
+    no exception        4   the suite finished, some of its runs failed: `run` prints the table first
     Stopped      75 130 143   asked to stop by a signal or a time limit; no error
 
 Only `spd_bench.cli` formats them; nothing else prints or exits.
@@ -76,12 +76,6 @@ class DataError(SpdError):
     """Data or weights are missing, corrupt or not what they claim to be."""
 
     exit_code = 3
-
-
-class RunsFailed(SpdError):
-    """The suite went to its end, but at least one run failed."""
-
-    exit_code = 4
 
 
 class ResourceError(SpdError):

@@ -7,6 +7,7 @@ A composition chains the blocks of one suite entry (§2). `build` refuses a chai
 import fnmatch
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -119,19 +120,13 @@ def build_baseline(part: ChosenPart, encoder: Encoder, *, seed: int) -> PointDep
         return cast(PointDepthModel, cls(part.config, encoder))
 
 
-class _initial_weights:  # reads as a verb: with _initial_weights(...)
-    """Draws inside the block depend on the key alone, and leave the global generator as it was."""
-
-    def __init__(self, seed: int, slot: str, name: str) -> None:
-        self.fork = torch.random.fork_rng(devices=[])
-        self.key = torch_seed(seed, "init", slot, name)
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.default_generator.manual_seed(self.key)  # torch.manual_seed would reseed the GPUs too
-
-    def __exit__(self, *exc: object) -> None:
-        self.fork.__exit__(*exc)  # type: ignore[arg-type]
+@contextmanager
+def _initial_weights(seed: int, slot: str, name: str) -> Iterator[None]:
+    """Makes draws inside the block depend on (seed, slot, name) alone; the global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reseed the GPUs too
+        torch.default_generator.manual_seed(torch_seed(seed, "init", slot, name))
+        yield
 
 
 def _check_chain(classes: Mapping[str, Any], parts: Mapping[str, ChosenPart]) -> None:

@@ -356,3 +356,16 @@ def test_nothing_to_show_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no sweep has been run"):
         show_sweep(None, root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_trial_without_a_suite_to_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The option would have no effect; the refusal comes before the database is looked for."""
+    monkeypatch.setattr("sys.argv", ["spd-bench", "sweep", "show", "--runs", f"{tmp_path}/runs", "--trial", "3"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "sweep show: --trial 3" in error
+    assert "add --write-suite FILE" in error
