@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from spd_bench import registry
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("spd_bench", "spd_components", "spd_baselines")
+PACKAGES = ("spd_bench", "spd_components", "spd_baselines", "spd_rooms")
 HEAVY = ("torch", "mlflow", "optuna", "scipy", "transformers", "h5py", "matplotlib", "kornia", "pandas", "jinja2")
 
 
@@ -59,7 +59,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_wheel_holds_three_packages_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_its_packages_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names} == {*PACKAGES, f"spd_bench-{version('spd-bench')}.dist-info"}

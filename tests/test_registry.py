@@ -60,10 +60,11 @@ def test_own_components_are_listed_from_metadata_alone() -> None:
 def test_front_of_the_harness_imports_nothing_heavy() -> None:
     code = """
         import sys
-        from spd_bench import ablate, registry, suite, suite_file, yamlio
+        from spd_bench import registry
+        from spd_bench.suite import axes, load, schema, yaml
         registry.entries()
-        suite_file.load_suite("v13_ablation", profile="smoke")
-        suite.json_schema()
+        load.load_suite("v13_ablation", profile="smoke")
+        schema.json_schema()
         print(sorted({"torch", "mlflow", "optuna", "scipy", "transformers", "h5py", "kornia"} & set(sys.modules)))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)

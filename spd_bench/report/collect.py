@@ -16,10 +16,10 @@ from spd_bench.store.records import UNFINISHED
 
 def latest(root: Path) -> str:
     """Name of the suite that ran last below `root`; ConfigError if none did."""
-    records = sorted((root / "suites").glob("*.json"), key=lambda path: records.read_record(path)["finished"])
-    if not records:
+    finished = sorted((root / "suites").glob("*.json"), key=lambda path: str(records.read_record(path)["finished"]))
+    if not finished:
         raise ConfigError(f"no suite has been run below {root}", hint="spd-bench run suites/v13_ablation.yaml")
-    return records[-1].stem
+    return finished[-1].stem
 
 
 def record(root: Path, suite: str | None) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class Worker:
 
     def _trials(self, until: float) -> bool:
         """Claims until nothing is left; whether every trial has ended."""
-        shown = 0
+        running = 0
         with Display(self.console, 0) as display:
             while time.monotonic() < until:
                 self.watch.at("choosing a trial")
@@ -194,9 +194,9 @@ class Worker:
                 if claim is None:
                     return True
                 if isinstance(claim, Waiting):
-                    if claim.running != shown:
+                    if claim.running != running:
                         self._say(f"waiting for {claim.running} trial(s) of other workers")
-                        shown = claim.running
+                        running = claim.running
                     self._wait(POLL_S)
                     continue
                 try:

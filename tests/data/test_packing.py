@@ -240,7 +240,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from slow_source import Slow
-from spd_bench import packing
+from spd_bench.data import pack as packing
 
 if __name__ == "__main__":
     packing.PART_FRAMES = 1

@@ -403,7 +403,12 @@ class Campaign:
 
 def environment() -> dict[str, str]:
     """One thread: bits depend on how many there are."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MPLBACKEND": "Agg"}
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "MPLBACKEND": "Agg",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
 
 
 def results(root: Path) -> dict[str, Any]:

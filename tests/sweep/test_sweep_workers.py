@@ -32,25 +32,28 @@ trials: 5
 """
 SLOW = """
 import os, time
-from spd_bench import compose, sweep, sweep_study, train
-sweep_study.HEARTBEAT_S, sweep_study.GRACE_S, sweep.POLL_S = 0.5, 8, 0.3
+from spd_bench.model import compose
+from spd_bench.sweep import study, worker
+from spd_bench.train import loop
+study.HEARTBEAT_S, study.GRACE_S, worker.POLL_S = 0.5, 8, 0.3
 compose.check = lambda *args, **more: None  # slow, and tested elsewhere
-advance = train.Training.advance
+advance = loop.Training.advance
 def told(training, *args, **more):
     with open("steps.txt", "a") as log:
         log.write(f"{training.checkpoint.parent.name} {training.step}\\n")
     time.sleep(0.3)
     return advance(training, *args, **more)
-train.Training.advance = told
-work = sweep.work
+loop.Training.advance = told
+work = worker.work
 with open("workers.txt", "a") as log:
     log.write(f"{os.getppid()} {os.getpid()}\\n")
 """
 """The work with signs of life often enough for a test, slow enough to be killed, and every step written down."""
 COMMAND = """
-from spd_bench import cli, supervise
-supervised = supervise.supervised
-supervise.supervised = lambda call, *args, **more: supervised("slow:work", *args, **more)
+from spd_bench import cli
+from spd_bench.sweep import launch
+supervised = launch.supervised
+launch.supervised = lambda call, *args, **more: supervised("slow:work", *args, **more)
 cli.main()
 """
 
