@@ -7,8 +7,9 @@ P Fourier features, 2 an (x, y) pair.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,8 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, StandardTokens, TokenPart
-from spd_bench.fused import inference, training
+from spd_bench.fused import inference
+from spd_bench.fused.deformable_read import FusedRead, Weights
 from spd_bench.geometry import Stack, batch_offset, weighted_rows
 from spd_components.blocks.layers import fourier
 from spd_components.routing.anchors import site_centres
@@ -26,33 +28,18 @@ ANCHOR_FREQ = 8
 PAD = 2
 
 
-class ForFused(NamedTuple):
-    """What only the fused forms read.
-
-    site_code_SP: the sites' Fourier codes. on_code_PD: W_u's part on φ. samples: `Stack.samples`. joint: W^Δ by axis
-    and W^a as one product, with its bias; None where a subclass has other offsets. weights: for an anchor's whole read
-    in one call; None where a subclass reads otherwise, or gradients are wanted.
-    """
-
-    site_code_SP: Tensor
-    on_code_PD: Tensor
-    samples: inference.Samples
-    joint: tuple[Tensor, Tensor] | None
-    weights: inference.ReadWeights | None
-
-
 @dataclass(frozen=True)
 class DeformableMaps:
-    """B4's share of the pre-compute (§5.2, §5.3).
-
-    values: the levels that are read, L̂2, L̂3, L̂4, as one stack of tables of D channels. conditioning_BSD: W_u's part
-    on g for each site of L4, with the bias. site_xy_S2: the sites in the unit square.
-    """
+    """What B4 computes once per image (§5.2, §5.3)."""
 
     values: Stack
+    """The levels that are read, L̂2, L̂3, L̂4, as tables of D channels."""
     conditioning_BSD: Tensor
+    """W_u's part on g for each site of L4, with the bias."""
     site_xy_S2: Tensor
-    fused: ForFused
+    """The sites in the unit square."""
+    fused: FusedRead
+    """The fused forms of every step on these images."""
 
 
 def ring_offsets(heads: int, *, levels: int, samples: int) -> Tensor:
@@ -73,6 +60,13 @@ def difference_code(p_BKR2: Tensor, q_BK2: Tensor) -> Tensor:
     sin_p, cos_p = fourier(p_BKR2, ANCHOR_FREQ).unflatten(-1, (2, 2, ANCHOR_FREQ)).unbind(-2)
     sin_q, cos_q = fourier(q_BK2, ANCHOR_FREQ).unflatten(-1, (2, 2, ANCHOR_FREQ))[:, :, None].unbind(-2)
     return torch.stack([sin_p * cos_q - cos_p * sin_q, cos_p * cos_q + sin_p * sin_q], dim=-2).flatten(-3)
+
+
+def _queries(state: QueryState) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors, h and points of every query, as the fused forms take them."""
+    assert state.anchors is not None
+    assert state.h_BKD is not None
+    return state.anchors.site_BKR, state.h_BKD, state.xy_BK2
 
 
 def _ascending(levels: tuple[int, ...]) -> tuple[int, ...]:
@@ -151,61 +145,61 @@ class DeformableRead(Block):
         """The projected levels and the conditioning of every site, once per image."""
         read = [(self.get_submodule(f"value{level}"), getattr(pyramid, f"l{level}")) for level in self.levels]
         values = Stack.of([level.table(pad=PAD, by=value) for value, level in read])
-        _, on_anchor, on_offset = self._condition_weights()
+        _, on_anchor, _ = self._condition_weights()
         anchor_BSD = inference.linear(pyramid.l4.map_BHWC.flatten(1, 2), self.anchor.weight, self.anchor.bias)
         conditioning_BSD = inference.linear(anchor_BSD, on_anchor, self.condition.bias)
         site_xy_S2 = site_centres(pyramid.l4, like=pyramid.l4.map_BHWC)
-        samples = values.samples(self.samples, like=site_xy_S2)
-        codes = fourier(site_xy_S2, ANCHOR_FREQ), on_offset.t().contiguous()
-        for_fused = ForFused(*codes, samples, self._joint(), self._read_weights(conditioning_BSD))
-        return DeformableMaps(values, conditioning_BSD, site_xy_S2, for_fused)
+        fused = FusedRead(
+            self.fused_weights(),
+            heads=self.dims.heads,
+            width=self.dims.head,
+            code=partial(fourier, num_freq=ANCHOR_FREQ),
+            conditioning_BSD=conditioning_BSD,
+            site_xy_S2=site_xy_S2,
+            samples=values.samples(self.samples, like=site_xy_S2),
+        )
+        return DeformableMaps(values, conditioning_BSD, site_xy_S2, fused)
 
-    def _joint(self) -> tuple[Tensor, Tensor] | None:
-        """`ForFused.joint`."""
-        if not inference.unchanged(self, DeformableRead, "_offsets"):
-            return None
-        weights, biases = zip(*self._offset_parts(), (self.weight.weight, self.weight.bias), strict=True)
-        return torch.cat(weights), torch.cat(biases)
-
-    def _offset_parts(self) -> list[tuple[Tensor, Tensor]]:
-        """W^Δ and b^Δ along x, and along y."""
-        return [(self.offset.weight[axis::2], self.offset.bias[axis::2]) for axis in (0, 1)]
-
-    def _constant_offsets(self) -> tuple[Tensor, Tensor] | None:
-        """Δ along x and along y where it is the same for every anchor."""
-        return None
-
-    def _read_weights(self, like: Tensor) -> inference.ReadWeights | None:
-        """`ForFused.weights`."""
-        constant = self._constant_offsets()
-        looks = inference.unchanged(self, DeformableRead, "_offsets") or constant is not None
-        same = looks and inference.unchanged(self, DeformableRead, "_cells", "_weights", "_conditioning")
-        if not (same and inference.ready(like, self.out.weight, heads=self.dims.heads, width=self.dims.head)):
-            return None
-        parts = [] if constant else self._offset_parts()
-        joint = [*parts, (self.weight.weight, self.weight.bias)]
-        return inference.ReadWeights.of(joint, constant or (), self.out, self.evidence_embed)
+    def fused_weights(self) -> Weights:
+        """The weights for the fused forms. A step that a subclass overrides is not taken for that of §6.4."""
+        unchanged = partial(inference.unchanged, self, DeformableRead)
+        learned = None
+        if unchanged("_offsets"):
+            learned = [(self.offset.weight[axis::2], self.offset.bias[axis::2]) for axis in (0, 1)]
+        return Weights(
+            condition=self.condition,
+            condition_norm=self.condition_norm,
+            score=self.weight,
+            out=self.out,
+            added_D=self.evidence_embed,
+            learned=learned,
+            constant=None,
+            conditioned=unchanged("_conditioning"),
+            bilinear=unchanged("_cells", "_weights"),
+        )
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Appends one evidence token per anchor."""
-        assert state.anchors is not None
         assert state.tokens is not None
         return replace(state, tokens=(*state.tokens, self._part(state, scene.prepared[self.slot])))
 
     def _part(self, state: QueryState, maps: DeformableMaps) -> TokenPart:
-        """The evidence; where one call can make it, its standardised form alone until tokens are asked for."""
+        """The tokens; in inference the fused form computes them standardised, which is all that readers need."""
         assert state.anchors is not None
-        weights, xy_BK2 = maps.fused.weights, state.xy_BK2
-        if weights is not None and state.anchors.gate_BKR is None and inference.ready(xy_BK2, maps.conditioning_BSD):
-            given = self._condition_given(state, maps), weights, maps.fused.samples, maps.site_xy_S2
-            return StandardTokens(inference.evidence(*given), lambda: self._tokens(state, maps))
-        return TokenPart(self._tokens(state, maps))
+        standard_BKRD = maps.fused.tokens(*_queries(state)) if state.anchors.gate_BKR is None else None
+        if standard_BKRD is None:
+            return TokenPart(self._tokens(state, maps))
+        return StandardTokens(standard_BKRD, lambda: self._tokens(state, maps))
 
     def _tokens(self, state: QueryState, maps: DeformableMaps) -> Tensor:
         """One token per anchor: [B, K, R, D]."""
         assert state.anchors is not None
         site_BKR, gate_BKR = state.anchors.site_BKR, state.anchors.gate_BKR
-        evidence_BKRD = self.out(self._read(maps, site_BKR, *self._samples(state, maps)).view(*site_BKR.shape, -1))
+        x_QT, y_QT, score_QT = self._samples(state, maps)
+        read_QD = maps.fused.read(site_BKR, x_QT, y_QT, score_QT)
+        if read_QD is None:
+            read_QD = self._read(maps, site_BKR, x_QT, y_QT, self._weights(score_QT))
+        evidence_BKRD = self.out(read_QD.view(*site_BKR.shape, -1))
         if gate_BKR is not None:
             evidence_BKRD = evidence_BKRD * gate_BKR[..., None]
         return evidence_BKRD + self.evidence_embed  # type: ignore[no-any-return]
@@ -228,9 +222,8 @@ class DeformableRead(Block):
     def _samples(self, state: QueryState, maps: DeformableMaps) -> tuple[Tensor, Tensor, Tensor]:
         """Δx and Δy in cells of their level, and W^a u + b^a, of every anchor: each [Q = B·K·R, T = N·L·M]."""
         u_QD = self._conditioning(state, maps).flatten(0, 2)
-        if maps.fused.joint is not None and inference.fits(u_QD):
-            x_QT, y_QT, score_QT = F.linear(u_QD, *maps.fused.joint).chunk(3, dim=-1)
-            return x_QT, y_QT, score_QT
+        if found := maps.fused.offsets_and_scores(u_QD):
+            return found
         # coordinates stay in full precision under autocast (R-03)
         dtype = state.xy_BK2.dtype
         x_QT, y_QT = (self._offsets(u_QD, axis).to(dtype) for axis in (0, 1))
@@ -257,10 +250,9 @@ class DeformableRead(Block):
         """u_r of every anchor: [B, K, R, D]."""
         assert state.h_BKD is not None
         assert state.anchors is not None
-        if inference.ready(
-            state.h_BKD, state.xy_BK2, maps.conditioning_BSD, heads=self.dims.heads, width=self.dims.head
-        ):
-            return inference.condition(self._condition_given(state, maps))
+        found_BKRD = maps.fused.condition(*_queries(state))
+        if found_BKRD is not None:
+            return found_BKRD
         site_BKR = state.anchors.site_BKR
         on_query, _, on_offset = self._condition_weights()
         of_query_BKD = F.linear(state.h_BKD, on_query)
@@ -273,38 +265,11 @@ class DeformableRead(Block):
         of_all_BKRD = of_both_QD.view(*site_BKR.shape, core) + of_query_BKD[:, :, None]
         return self.condition_norm(F.gelu(of_all_BKRD))  # type: ignore[no-any-return]
 
-    def _condition_given(self, state: QueryState, maps: DeformableMaps) -> inference.Conditioning:
-        """What the fused forms make u_r of."""
-        assert state.h_BKD is not None
-        assert state.anchors is not None
-        of_query_BKD = F.linear(state.h_BKD, self._condition_weights()[0])
-        codes = fourier(state.xy_BK2, ANCHOR_FREQ), maps.fused.site_code_SP, maps.fused.on_code_PD
-        norm = self.condition_norm.weight, self.condition_norm.bias
-        return inference.Conditioning(state.anchors.site_BKR, of_query_BKD, maps.conditioning_BSD, *codes, *norm)
+    def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, alpha_QT: Tensor) -> Tensor:
+        """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D].
 
-    def _read(self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor) -> Tensor:
-        """Σ over levels and samples of a · L̂(p + Δ), each head in its own channels: [Q, D]."""
-        values, same = maps.values, inference.unchanged(self, DeformableRead, "_cells", "_weights")
-        if same and inference.fits(
-            values.levels[0].rows_NC, maps.site_xy_S2, x_QT, score_QT, heads=self.dims.heads, width=self.dims.head
-        ):
-            return training.levels_read(
-                maps.fused.samples,
-                site_BKR=site_BKR,
-                site_xy_S2=maps.site_xy_S2,
-                x_QT=x_QT,
-                y_QT=y_QT,
-                score_QT=score_QT,
-            )
-        return self._read_cells(maps, site_BKR, x_QT, y_QT, self._weights(score_QT))
-
-    def _read_cells(
-        self, maps: DeformableMaps, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, alpha_QT: Tensor
-    ) -> Tensor:
-        """`_read` as one weighted gather of the cells that `_cells` names.
-
-        All levels and cells of an (anchor, head) are one bag: 48 rows for 3 levels and 4 samples. One row per (cell,
-        head): head n of cell c is row c·N + n of the stack seen as E channels wide.
+        One weighted gather of the cells that `_cells` names: those of an (anchor, head) on all levels are one bag, 48
+        rows for 3 levels and 4 samples. Head n of cell c is row c·N + n of the stack seen as E channels wide.
         """
         heads, values, samples = self.dims.heads, maps.values, self._per_head
         order_T = torch.arange(heads * samples, device=x_QT.device)

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from spd_bench.fused import inference
+from spd_bench.fused.deformable_read import Weights
 from spd_components.blocks.b4_deformable_read import DeformableRead
 
 
@@ -18,9 +20,10 @@ class FixedOffsets(DeformableRead):
 
     def _offsets(self, u_QD: Tensor, axis: int) -> Tensor:
         """The ring along x or y for every anchor: [Q, T]."""
-        return self._constant_offsets()[axis].expand(len(u_QD), -1)
+        return self.get_buffer("ring")[axis::2].expand(len(u_QD), -1)
 
-    def _constant_offsets(self) -> tuple[Tensor, Tensor]:
-        """The ring along x and along y."""
+    def fused_weights(self) -> Weights:
+        """As `deformable_read`, with the ring as constant offsets."""
         ring = self.get_buffer("ring")
-        return ring[::2], ring[1::2]
+        own = inference.unchanged(self, FixedOffsets, "_offsets")
+        return super().fused_weights()._replace(constant=(ring[::2], ring[1::2]) if own else None)
