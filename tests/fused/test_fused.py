@@ -554,6 +554,13 @@ class OtherOffsets(DeformableRead):
         return -super()._offsets(u_QD, axis)
 
 
+class OtherRing(FixedOffsets):
+    """Has other constants than the ring that the fused form knows."""
+
+    def _offsets(self, u_QD: Tensor, axis: int) -> Tensor:
+        return -super()._offsets(u_QD, axis)
+
+
 class OtherWeights(DeformableRead):
     """Weighs all samples alike."""
 
@@ -577,9 +584,10 @@ class OtherTokens(LocalTokens):
 
 
 @built
-@pytest.mark.parametrize("component", [OtherCells, OtherOffsets, OtherWeights, OtherTokens, OtherAltogether])
+@pytest.mark.parametrize("component", [OtherCells, OtherOffsets, OtherRing, OtherWeights, OtherTokens, OtherAltogether])
 def test_what_a_subclass_changes_is_not_passed_over(component: type[Block]) -> None:
-    blocks, pyramid, xy = blocks_of(torch.float64, "v13"), pyramid_of(torch.float64), points(5, torch.float64)
+    base = "fixed_offsets" if component is OtherRing else "v13"
+    blocks, pyramid, xy = blocks_of(torch.float64, base), pyramid_of(torch.float64), points(5, torch.float64)
     plain = states(blocks, pyramid, xy)["b5"].h_BKD
     other = component(component.Config(), Dims()).double().eval()
     other.load_state_dict(blocks[component.slot].state_dict())
