@@ -74,6 +74,21 @@ class Format(StrEnum):
     html = "html"
 
 
+class MapFormat(StrEnum):
+    """Files of depth maps."""
+
+    npy = "npy"
+    png = "png"
+
+
+class AnswerFormat(StrEnum):
+    """Forms of predicted depths."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
 SuiteArg = Annotated[str, typer.Argument(help="Suite file, or the name of a shipped suite.", metavar="SUITE")]
 ProfileOption = Annotated[str | None, typer.Option("--profile", help="Named overrides of the suite; never falls back.")]
 SetOption = Annotated[
@@ -155,6 +170,64 @@ def run(
 
 
 @app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE...")],
+    run_: Annotated[
+        str, typer.Option("--run", help="Folder of a run, SUITE/COMPOSITION, SUITE, or SWEEP for its best trial.")
+    ],
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", help="A point in pixels of the image as given; repeatable.", metavar="U,V"),
+    ] = None,
+    grid: Annotated[int | None, typer.Option("--grid", min=1, max=1024, help="N × N points, evenly spread.")] = None,
+    points: Annotated[Path | None, typer.Option("--points", help="CSV file of points, with a header u,v.")] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Image whose pixels other than 0 are asked for.")] = None,
+    dense: Annotated[bool, typer.Option("--dense", help="Every pixel, as a depth map; needs --save.")] = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Folder for a picture of each image, and for depth maps.")
+    ] = None,
+    map_: Annotated[MapFormat, typer.Option("--map", help="Maps as metres (npy) or millimetres (16-bit png).")] = (
+        MapFormat.npy
+    ),
+    format_: Annotated[AnswerFormat, typer.Option("--format", help="Form of the answer.")] = AnswerFormat.table,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the run; default: the lowest.")] = None,
+    runs: RootOption = RUNS,
+    device: DeviceOption = "auto",
+) -> None:
+    """Depth in metres at pixels of your own images, by a trained run.
+
+    A pixel means its centre; 0,0 is the upper left one: spd-bench predict photo.jpg --run v13_ablation/v13 --at 320,240
+    """
+    from spd_bench.predict.answers import as_csv, as_json, caption, notes, table
+    from spd_bench.predict.load import load_run
+    from spd_bench.predict.predict import Saving, predict_all
+    from spd_bench.predict.questions import Questions, parse_point
+    from spd_bench.predict.sources import Sources
+    from spd_bench.run.display import counting
+
+    asked = Questions(tuple(map(parse_point, at or ())), points, grid, mask, dense)
+    if dense and save is None:
+        raise ConfigError("a depth map needs a folder", where="--dense", hint="add --save FOLDER")
+    sources = Sources(images)
+    model = load_run(run_, root=runs, seed=seed, device=device)
+    saving = None if save is None else Saving(save, map_.value)
+    answers = []
+    with counting("predicting") as on_image:
+        for answer in predict_all(model, sources, asked, saving=saving):
+            answers.append(answer)
+            on_image(len(answers), len(sources))
+    said = [caption(model.run, run_), *(line for answer in answers for line in notes(answer))]
+    if format_ is AnswerFormat.json:
+        typer.echo(as_json(answers, model.run, run_))
+    elif format_ is AnswerFormat.csv:
+        _say("\n".join(said))
+        typer.echo(as_csv(answers))
+    else:
+        written = [f"written: {path}" for answer in answers for path in answer.files]
+        typer.echo("\n".join(filter(None, ["\n".join(said), table(answers), *written])))
+
+
+@app.command()
 def compare(
     sources: Annotated[
         list[str] | None,
@@ -220,11 +293,11 @@ def profile(
 
     if device != "cuda" and not timing.is_pinned(threads):
         raise typer.Exit(timing.run_pinned(sys.orig_argv, threads))
+    from spd_bench.model.device import device_named
     from spd_bench.profile.measure import profile_suite, track_profile, write_profile
     from spd_bench.profile.results import TrainingShape
     from spd_bench.profile.tables import profile_terminal
     from spd_bench.run.display import counting
-    from spd_bench.run.session import device_named
     from spd_bench.suite.load import load_suite
     from spd_bench.tracking import Tracker
 

@@ -43,6 +43,14 @@ def unit_range(image_uint8: Tensor) -> Tensor:
     return image_uint8.float() / 255
 
 
+def network_input(image_HW3: Any, image_size: tuple[int, int]) -> Tensor:
+    """A uint8 image [H, W, 3] at the network's input size (height, width), uint8 [3, h, w]; its aspect is not kept."""
+    height, width = image_size
+    # an antialiased bicubic filter to the network's size (R-23)
+    resized = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+
 class Views:
     """Views of a data set's frames, prepared for the network."""
 
@@ -89,10 +97,7 @@ class Views:
         frame = self.data.read(frame_id)
         if view.number >= 0:
             frame = augment(frame, generator("augment", view.seed, view.number, view.frame), self.augmentation)
-        height, width = self.image_size
-        # an antialiased bicubic filter to the network's size (R-23)
-        resized = Image.fromarray(frame.image_HW3).resize((width, height), Image.Resampling.BICUBIC)
-        return Seen(torch.from_numpy(np.array(resized)).permute(2, 0, 1), frame.depth_m_HW)
+        return Seen(network_input(frame.image_HW3, self.image_size), frame.depth_m_HW)
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes start with nothing held."""

@@ -94,6 +94,15 @@ def gather(texts: Sequence[str], runs: Path) -> dict[str, Any]:
     }
 
 
+def rows_of(text: str, runs: Path) -> list[dict[str, Any]]:
+    """The rows that an argument in the form of FORM names, with folders by their full path; of a suite, its base's.
+
+    Raises ConfigError for a suite that was not run and for a composition that it does not have.
+    """
+    source = _source(text, runs)
+    return [dict(row) for row in source.stored["rows"] if source.row or _is_base(row)]
+
+
 def _source(text: str, runs: Path) -> _Source:
     found = _FORM.fullmatch(text)
     if found is None:

@@ -239,6 +239,18 @@ def _slot_identity(choices: Mapping[str, Choice]) -> dict[str, Any]:
     return identity
 
 
+def local_options(composition: CompositionSpec) -> dict[str, dict[str, Any]]:
+    """Of each component, the options that say where something lies on this machine, as far as they are given."""
+    chosen = composition.slots if composition.baseline is None else {"baseline": composition.baseline}
+    choices = {"encoder": composition.slots["encoder"], **chosen}
+    found = {}
+    for slot, choice in choices.items():
+        names = registry.load(slot, choice.use).places
+        if given := {name: value for name, value in choice.options.items() if name in names and value is not None}:
+            found[slot] = given
+    return found
+
+
 def versions() -> dict[str, str]:
     """Versions of what computes the numbers."""
     from importlib.metadata import version

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +29,10 @@ import torch
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.cost.meter import Meter
 from spd_bench.data.batches import BatchPlan, ScoredImages
+from spd_bench.data.extent import TrainingSample, sample_training
 from spd_bench.data.features.shelf import Pass
 from spd_bench.data.features.stored import StoredFeatures, build
 from spd_bench.data.preflight import check_frames
-from spd_bench.data.randomness import generator
 from spd_bench.data.views import FrozenFeatures, Views, unit_range
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, ResourceError, SpdError, shortage
 from spd_bench.model.compose import ComposedModel
@@ -39,7 +40,7 @@ from spd_bench.model.diagnose import diagnose, label
 from spd_bench.process.locks import training_lock
 from spd_bench.process.watch import Watch
 from spd_bench.run.outcome import Outcome, Progress
-from spd_bench.run.plan import Experiment, Job
+from spd_bench.run.plan import Experiment, Job, local_options
 from spd_bench.run.quarantine import undisturbed
 from spd_bench.score import score
 from spd_bench.score.predict import Predictions, predict
@@ -54,8 +55,6 @@ FEATURES = "features"
 VALIDATION_QUERIES = 256
 WATCHED_IMAGES, WATCHED_QUERIES = 4, 64
 """Validation images and queries of each on which the blocks are watched once per epoch."""
-PRIOR_FRAMES, PRIOR_POINTS = 500, 256
-"""How many training frames and points of each a model sees before training (`fit_prior`)."""
 
 
 OnFailure = Callable[[loop.Training, BaseException], None]
@@ -290,7 +289,7 @@ class Runner:
         self.watch.at("building the model")
         model = self.model(job, trained=False)
         records.write_record(self.folder(job) / "run.json", self._record(job, model))
-        model.fit_prior(self._prior_depths())
+        model.fit_prior(torch.from_numpy(self._sample.depth_m_N))
         return model
 
     def _training(self, job: Job, model: PointDepthModel) -> loop.Training:
@@ -349,6 +348,8 @@ class Runner:
             "trainable_parameters": sum(counts.values()),
             "parameters_by_slot": counts,
             "stand_ins": self.experiment.stand_ins(job.composition),
+            "trained_on": {"data": self.experiment.data.describe()} | self._sample.extent(),
+            "local_options": local_options(job.composition),
         }
 
     def _optimisation(self, job: Job) -> loop.Optimisation:
@@ -455,17 +456,10 @@ class Runner:
                 passes.add(Pass("train", view.seed, view.number))
         return passes
 
-    def _prior_depths(self) -> torch.Tensor:
-        """Depths in metres at random valid pixels of evenly spaced training frames, for `fit_prior`."""
-        frames = self.experiment.data.frames("train")
-        chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), PRIOR_FRAMES)).round().astype(int))
-        points = []
-        for index in chosen:
-            depth_m_HW = self.experiment.data.read(frames[index]).depth_m_HW
-            valid_m_N = depth_m_HW[depth_m_HW > 0]
-            rng = generator("prior", frames[index].frame)
-            points.append(rng.choice(valid_m_N, size=min(PRIOR_POINTS, len(valid_m_N)), replace=False))
-        return torch.from_numpy(np.concatenate(points).astype(np.float32))
+    @cached_property
+    def _sample(self) -> TrainingSample:
+        """What the training frames look like."""
+        return sample_training(self.experiment.data)
 
     # -------------------------------------------------------------------------------------------- evaluation
 

@@ -16,8 +16,9 @@ import torch
 from rich.console import Console
 from rich.logging import RichHandler
 
-from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, SpdError, quoted
+from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, SpdError
 from spd_bench.fused import build
+from spd_bench.model.device import device_named
 from spd_bench.process.locks import suite_lock
 from spd_bench.process.watch import Watch
 from spd_bench.report.collect import collect, curves, record, watched
@@ -406,24 +407,6 @@ def _title(chosen: choose.Chosen, experiment: plan.Experiment) -> str:
         which = f" ({chosen.selection})" if str(chosen.selection) else ""
         lines.append(f"{count} compositions{which} × {len(suite.seeds)} seed(s) = {len(experiment.jobs)} jobs")
     return "\n".join(lines)
-
-
-def device_named(name: str) -> torch.device:
-    """The device that --device means; ConfigError for an unknown name, DataError for one that is not here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")  # refused like every other kind
-    hint = "auto, cpu, cuda or cuda:N"
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"unknown device {quoted(name)}", where="--device", hint=hint)
-    if device.type == "cuda" and (device.index or 0) >= max(torch.cuda.device_count(), 1):
-        raise DataError(f"there are {torch.cuda.device_count()} CUDA devices", where=f"--device {name}", hint=hint)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DataError("no CUDA device is available here", where=f"--device {name}", hint="use --device cpu")
-    return device
 
 
 def _provenance(device: torch.device, watch: Watch) -> dict[str, str]:

@@ -13,13 +13,14 @@ from rich.console import Console
 
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.errors import ConfigError, DataError, ResourceError, SpdError, printable
+from spd_bench.model.device import device_named
 from spd_bench.process.watch import Watch
 from spd_bench.run import plan
 from spd_bench.run.display import Display
 from spd_bench.run.outcome import Outcome
 from spd_bench.run.plan import Experiment
 from spd_bench.run.runner import VALIDATION_QUERIES
-from spd_bench.run.session import device_named, stderr_console
+from spd_bench.run.session import stderr_console
 from spd_bench.score.predict import Predictions
 from spd_bench.store import files, records
 from spd_bench.suite.axes import CompositionSpec, compositions

@@ -115,22 +115,31 @@ def check_indoor_depth(depth_m_HW: npt.NDArray[np.float32], where: str, *, hint:
 def open_image(path: Path | Span) -> Image.Image:
     """A fully decoded image. DataError for a file that is missing, damaged, no image, or claims too many pixels."""
     try:
+        return decode_image(BytesIO(path.read()) if isinstance(path, Span) else path, where=str(path))
+    except FileNotFoundError:
+        raise DataError("expected an image, found no such file", where=str(path), hint="check the path") from None
+
+
+def decode_image(source: Path | BytesIO, *, where: str) -> Image.Image:
+    """A fully decoded image from a file or its content; `where` names it in errors.
+
+    Raises FileNotFoundError for a missing file, DataError for one that is damaged, no image, or claims too many pixels.
+    """
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(path.read()) if isinstance(path, Span) else path)
+            image = Image.open(source)
         with image:
             if max(image.size) > LARGEST_SIDE:
                 raise ValueError(f"{image.size[0]}×{image.size[1]} pixels, at most {LARGEST_SIDE} a side are read")
             image.load()
             return image
-    except FileNotFoundError:
-        raise DataError("expected an image, found no such file", where=str(path), hint="check the path") from None
-    except DataError:
+    except (FileNotFoundError, DataError):
         raise
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, TypeError, ...
         raise DataError(
             f"expected an image, found a damaged or foreign file ({error})",
-            where=str(path),
+            where=where,
             hint="copy or download the file again",
         ) from error
 

@@ -1,0 +1,1 @@
+"""`spd-bench predict`: which run, which images, which points, and how the depths are shown."""

@@ -1,0 +1,239 @@
+"""`spd-bench predict` through its entry point: names, points, forms of the answer, files, and refusals."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import spd_bench
+from spd_bench import RunModel, cli
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+Predict = Callable[..., Ended]
+
+
+@pytest.fixture
+def predict(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Predict:
+    """Runs `spd-bench predict ARGUMENTS --runs …` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"TERM": "dumb", "COLUMNS": "200", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*args: object) -> Ended:
+        argv = ["spd-bench", "predict", *map(str, args), "--runs", str(trained), "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", argv)
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as error:
+            code = int(error.code or 0)
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path) -> RunModel:
+    return spd_bench.load("tiny/v13", runs=trained, device="cpu")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """An image of 90×37 pixels."""
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 90, 3), np.uint8)).save(path)
+    return path
+
+
+def rows(done: Ended) -> list[dict[str, str]]:
+    assert done.code == 0, done
+    return list(csv.DictReader(io.StringIO(done.out)))
+
+
+def refused(done: Ended, code: int, *parts: str) -> None:
+    assert (done.code, done.out) == (code, ""), done
+    assert done.err.startswith("error: ")
+    assert done.err.count("error: ") == 1
+    for part in parts:
+        assert part in done.err
+
+
+# answers
+
+
+def test_the_table_says_depth_and_what_was_trained(predict: Predict, photo: Path, model: RunModel) -> None:
+    done = predict(photo, "--run", "tiny/v13", "--at", "3,4", "--at", "88,36")
+    assert done.code == 0, done
+    depth_m = model.depth(model.encode(photo), [(3, 4), (88, 36)])
+    cells = [line.split() for line in done.out.splitlines() if line.startswith(str(photo)) and ":" not in line]
+    assert [cell[1:4] for cell in cells] == [["3", "4", f"{depth_m[0]:.3f}"], ["88", "36", f"{depth_m[1]:.3f}"]]
+    assert "tiny/v13: v13 seed 0" in done.out
+    assert "STAND-INS: patch descriptors instead of DAv2-S" in done.out
+    assert "training saw depths of" in done.out
+    assert "aspect 2.43: training saw 1.33" in done.out
+
+
+def test_csv_is_rows_alone(predict: Predict, photo: Path, model: RunModel) -> None:
+    done = predict(photo, "--run", "tiny", "--at", "3,4.5", "--format", "csv")
+    (row,) = rows(done)
+    assert (row["image"], row["u"], row["v"]) == (str(photo), "3", "4.5")
+    assert float(row["depth_m"]) == pytest.approx(model.depth(model.encode(photo), [(3, 4.5)])[0], abs=1e-6)
+    assert "STAND-INS" in done.err
+
+
+def test_json_holds_run_and_points(predict: Predict, photo: Path) -> None:
+    done = predict(photo, "--run", "tiny/v13", "--seed", "1", "--at", "3,4", "--format", "json")
+    answer = json.loads(done.out)
+    assert (answer["run"]["composition"], answer["run"]["seed"]) == ("v13", 1)
+    assert answer["run"]["training_sizes"] == ["64×48"]
+    (image,) = answer["images"]
+    assert (image["width"], image["height"]) == (90, 37)
+    assert [(point["u"], point["v"]) for point in image["points"]] == [(3, 4)]
+    assert image["unfamiliar"]
+
+
+def test_a_depth_outside_training_is_marked(predict: Predict, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spd_baselines.constant import Constant
+
+    decode = Constant.decode
+    monkeypatch.setattr(Constant, "decode", lambda self, scene, xy: decode(self, scene, xy) * 9)
+    done = predict(photo, "--run", "tiny/constant", "--at", "3,4")
+    assert "1 of 1 depths lie outside what training saw" in done.out
+    assert "* outside the depths that training saw" in done.out
+
+
+# points
+
+
+def test_grid_file_and_mask_ask_the_same_points(predict: Predict, photo: Path) -> None:
+    """A 3×1-pixel image: --grid 1 asks its middle pixel, as do the file and the mask."""
+    Image.open(photo).crop((0, 0, 3, 1)).save("small.png")
+    Path("points.csv").write_text("name,v,u\nx,0,1\n", encoding="utf-8")
+    Path("plain.csv").write_text("1,0\n\n", encoding="utf-8")
+    Image.fromarray(np.array([[0, 255, 0]], np.uint8)).save("mask.png")
+    asked = [
+        ("--at", "1,0"),
+        ("--grid", 1),
+        ("--points", "points.csv"),
+        ("--points", "plain.csv"),
+        ("--mask", "mask.png"),
+    ]
+    found = [rows(predict("small.png", "--run", "tiny/v13", *how, "--format", "csv")) for how in asked]
+    assert found == [found[0]] * 5
+    assert (found[0][0]["u"], found[0][0]["v"]) == ("1", "0")
+
+
+def test_a_grid_is_spread_evenly(predict: Predict, photo: Path) -> None:
+    """90×37 pixels in 2×2 parts: their middles are at u = 22, 67 and v = 8.75, 27.25."""
+    found = rows(predict(photo, "--run", "tiny/v13", "--grid", 2, "--format", "csv"))
+    assert [(row["u"], row["v"]) for row in found] == [("22", "8.75"), ("67", "8.75"), ("22", "27.25"), ("67", "27.25")]
+
+
+def test_a_long_answer_is_summed_up(predict: Predict, photo: Path) -> None:
+    done = predict(photo, "--run", "tiny/v13", "--grid", 8)
+    assert "64 points, 40 shown" in done.out
+
+
+# files
+
+
+def test_dense_maps_have_the_bits_of_single_points(predict: Predict, photo: Path, model: RunModel) -> None:
+    done = predict(photo, "--run", "tiny/v13", "--dense", "--save", "out", "--at", "3,4")
+    assert done.code == 0, done
+    dense_m_HW = np.load("out/photo.depth.npy")
+    assert (dense_m_HW.shape, dense_m_HW.dtype) == ((37, 90), np.float32)
+    assert dense_m_HW[4, 3] == model.depth(model.encode(photo), [(3, 4)])[0]
+    assert f"written: {Path('out/photo.overlay.png')}" in done.out
+    assert Image.open("out/photo.overlay.png").width > 900
+
+
+def test_maps_as_png_are_millimetres(predict: Predict, photo: Path, model: RunModel) -> None:
+    done = predict(photo, "--run", "tiny/v13", "--dense", "--save", "out", "--map", "png")
+    assert done.code == 0, done
+    depth_mm_HW = np.asarray(Image.open("out/photo.depth.png"))
+    assert depth_mm_HW.dtype == np.uint16
+    dense_m_HW = model.dense(model.encode(photo))
+    assert (depth_mm_HW == np.round(dense_m_HW * np.float32(1000))).all()
+
+
+def test_a_folder_is_asked_image_by_image(predict: Predict, photo: Path) -> None:
+    folder = Path("many")
+    for name in ("b.jpg", "a.png", "notes.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("no image") if name == "notes.txt" else Image.open(photo).save(folder / name)
+    found = rows(predict(folder, photo, "--run", "tiny/v13", "--at", "1,1", "--format", "csv"))
+    assert [row["image"] for row in found] == [str(folder / "a.png"), str(folder / "b.jpg"), str(photo)]
+
+
+def test_images_of_one_name_get_files_of_their_own(predict: Predict, photo: Path) -> None:
+    Path("other").mkdir()
+    Image.open(photo).save("other/photo.png")
+    predict(photo, "other", "--run", "tiny/constant", "--at", "1,1", "--save", "out")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["photo-2.overlay.png", "photo.overlay.png"]
+
+
+# names
+
+
+@pytest.mark.parametrize("form", ["{root}:tiny/v13", "{root}/trained/{folder}", "{root}/trained/{folder}/run.json"])
+def test_a_run_has_several_names(predict: Predict, photo: Path, trained: Path, form: str) -> None:
+    (folder,) = (trained / "trained").glob("v13-s0-*")
+    named = predict(photo, "--run", form.format(root=trained, folder=folder.name), "--at", "1,1", "--format", "csv")
+    assert rows(named) == rows(predict(photo, "--run", "tiny/v13", "--at", "1,1", "--format", "csv"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        (["--run", "tiny/v31", "--at", "1,1"], 2, ["unknown composition", "v13"]),
+        (["--run", "tinny/v13", "--at", "1,1"], 2, ["has not been run", "tiny", "SWEEP"]),
+        (["--run", "tiny/v13", "--seed", 5, "--at", "1,1"], 2, ["no run of seed 5", "seeds: 0, 1"]),
+        (["--run", "tiny/v13"], 2, ["no point is asked for", "--at"]),
+        (["--run", "tiny/v13", "--at", "1"], 2, ["--at", "expected U,V"]),
+        (["--run", "tiny/v13", "--at", "1,nan"], 2, ["--at", "finite"]),
+        (["--run", "tiny/v13", "--at", "90,1"], 2, ["outside the image", "90×37 pixels"]),
+        (["--run", "tiny/v13", "--dense"], 2, ["--save"]),
+        (["--run", "tiny/v13", "--points", "none.csv"], 3, ["none.csv"]),
+        (["--run", "tiny/v13", "--points", "bad.csv"], 3, ["bad.csv:2", "expected a point"]),
+        (["--run", "tiny/v13", "--points", "empty.csv"], 3, ["holds no point"]),
+        (["--run", "tiny/v13", "--mask", "mask.png"], 3, ["expected 90×37 pixels", "found 3×1"]),
+        (["none.png", "--run", "tiny/v13", "--at", "1,1"], 3, ["none.png", "no such file"]),
+        (["bad.csv", "--run", "tiny/v13", "--at", "1,1"], 3, ["bad.csv", "damaged or foreign"]),
+        (["nothing", "--run", "tiny/v13", "--at", "1,1"], 3, ["holds no image"]),
+    ],
+)
+def test_bad_input_is_refused(
+    predict: Predict, photo: Path, arguments: list[object], code: int, parts: list[str]
+) -> None:
+    Path("bad.csv").write_text("u,v\n1,x\n", encoding="utf-8")
+    Path("empty.csv").write_text("u,v\n", encoding="utf-8")
+    Path("nothing").mkdir()
+    Image.fromarray(np.array([[0, 255, 0]], np.uint8)).save("mask.png")
+    done = predict(photo, *arguments)
+    refused(done, code, *parts)
+
+
+def test_a_run_that_cannot_be_used_has_its_exit_code(predict: Predict, photo: Path, trained: Path) -> None:
+    """A folder of a run, with a checkpoint that is cut off."""
+    (folder,) = (trained / "trained").glob("constant-s0-*")
+    Path("cut").mkdir()
+    for name in ("run.json", "done.json", "checkpoint.pt"):
+        content = (folder / name).read_bytes()
+        (Path("cut") / name).write_bytes(content[:-9] if name == "checkpoint.pt" else content)
+    refused(predict(photo, "--run", "cut", "--at", "1,1"), 7, "checkpoint.pt")

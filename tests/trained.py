@@ -1,0 +1,38 @@
+"""What tests of `ask`, `predict`, `inspect` and `export` share: a tiny suite, trained once in a second."""
+
+from pathlib import Path
+
+import pytest
+from tiny import V13, write_frames
+
+from spd_bench.run import session
+
+SUITE = (
+    "suite: tiny\n"
+    + V13
+    + """\
+data:
+  dataset: {{use: rgbd_folder, root: {root}}}
+  image_size: [56, 56]
+  augment: {{enabled: false}}
+train: {{steps: 4, batch_size: 2, queries: 8, lr: 1e-3, precision: fp32, validations: 1}}
+eval: {{protocol: full_frame, k: [1, 100], k1_draws: 2}}
+seeds: [0, 1]
+baselines: [constant]
+report: {{primary: {{metric: absrel, k: 100}}}}
+"""
+)
+HEIGHT, WIDTH = 48, 64
+"""Size of the frames."""
+
+
+def train_tiny(folder: Path) -> Path:
+    """Trains the suite on frames in `folder`/frames; the folder of all runs, `folder`/runs."""
+    root = write_frames(folder / "frames", height=HEIGHT, width=WIDTH)
+    (folder / "tiny.yaml").write_text(SUITE.format(root=root), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+        session.run_suite(
+            str(folder / "tiny.yaml"), profile=None, sets=(), data=None, root=folder / "runs", device="cpu"
+        )
+    return folder / "runs"
