@@ -19,6 +19,7 @@ from spd_bench import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("spd_bench", "spd_components", "spd_baselines", "spd_rooms")
+FOLDERS = (ROOT, ROOT / "components", ROOT / "baselines", ROOT / "components")
 HEAVY = ("torch", "mlflow", "optuna", "scipy", "transformers", "h5py", "matplotlib", "kornia", "pandas", "jinja2")
 
 
@@ -73,7 +74,7 @@ def test_wheel_holds_its_packages_and_nothing_else(wheel: Path) -> None:
 def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for package, folder in zip(PACKAGES, (ROOT, ROOT / "components", ROOT / "baselines"), strict=True):
+    for package, folder in zip(PACKAGES, FOLDERS, strict=True):
         files = [path for path in (folder / package).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         assert len(files) > 3
         missing = {str(path.relative_to(folder)) for path in files} - names
