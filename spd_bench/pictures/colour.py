@@ -76,7 +76,8 @@ def component_colours(map_hwc: NDArray[np.floating]) -> Colours:
     found_N3[:, : len(axes_3C)] = cells_NC @ axes_3C.T
     low_3, high_3 = np.quantile(found_N3, [0.02, 0.98], axis=0)
     share_N3 = (found_N3 - low_3) / np.maximum(high_3 - low_3, 1e-12)
-    return (np.clip(share_N3, 0, 1) * 255).round().astype(np.uint8).reshape(height, width, 3)
+    found: Colours = (np.clip(share_N3, 0, 1) * 255).round().astype(np.uint8).reshape(height, width, 3)
+    return found
 
 
 def png(colours_hw3: Colours) -> bytes:

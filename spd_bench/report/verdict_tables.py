@@ -122,7 +122,8 @@ def html_block(verdicts: "Verdicts") -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     headers, cells = _filled(verdicts)
-    table = "\n".join([line("th", headers), *(line("td", row) for row in cells)])
+    rows = "\n".join(line("td", row) for row in cells)
+    table = f"<thead>\n{line('th', headers)}\n</thead>\n<tbody>\n{rows}\n</tbody>"
     alarm = f'<p class="failed" role="alert">{html.escape(banner(verdicts))}</p>\n' if banner(verdicts) else ""
     said = "\n".join(f"<li>{html.escape(text)}</li>" for text in remarks(verdicts))
     body = f'<div class="table"><table>\n{table}\n</table></div>'

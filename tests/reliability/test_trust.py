@@ -24,6 +24,7 @@ from spd_bench.profile.results import ModelProfile, Profile, TrainingShape
 from spd_bench.profile.tables import profile_markdown, profile_terminal
 from spd_bench.report.comparison import Comparison, MetricInfo, Row
 from spd_bench.report.html import html_report
+from spd_bench.report.sortable import script
 from spd_bench.report.tables import render
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import MODEL_SLOTS
@@ -307,9 +308,10 @@ def test_nothing_acts_in_the_page(evil: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("spd_bench.report.html._figures", lambda *_: [{"source": "data:,", "caption": evil}])
     watched = [{"run": evil, evil: evil}]
     text = html_report(compared(evil), {evil: [(0, 1.0)]}, configuration=evil, watched=watched)
-    page = Page(text)
-    assert page.tags <= TAGS
-    assert {name for name, _ in page.attributes} <= ATTRIBUTES
+    assert text.count(f"<script>{script()}</script>") == 1
+    page = Page(text.replace(f"<script>{script()}</script>", ""))
+    assert page.tags <= TAGS | {"details", "summary"}
+    assert {name for name, _ in page.attributes} <= ATTRIBUTES | {"open", "data-sort"}
     assert all((value or "").startswith("data:") for name, value in page.attributes if name == "src")
     assert page.other == []
     assert not [value for name, value in page.attributes if name == "style" and "url" in (value or "")]

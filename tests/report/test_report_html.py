@@ -6,11 +6,17 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from spd_bench.pictures.album import album
+from spd_bench.pictures.breakdown import by_part
+from spd_bench.pictures.choose import Contrast
+from spd_bench.pictures.scene import PictureScene, Rendering
 from spd_bench.report.comparison import Comparison, MetricInfo, Row
 from spd_bench.report.figures import by_k_svg, curves_svg, primary_svg
 from spd_bench.report.html import html_report
+from spd_bench.report.sortable import script, sortable
 
 HOSTILE = "<script>alert(1)</script>\"' onload='x' {{7*7}} {% raw %} $\\frac$ </pre> --> ]]> &amp;"
 VOID = {"meta", "img", "br"}
@@ -132,8 +138,11 @@ def test_hostile_names_are_shown_and_do_nothing():
         metrics=(metric("absrel", formula=HOSTILE), metric(HOSTILE)),
         provenance={HOSTILE: HOSTILE},
     )
-    page = Page(html_report(every, {HOSTILE: CURVES["base"]}, configuration=HOSTILE))
+    text = html_report(every, {HOSTILE: CURVES["base"]}, configuration=HOSTILE)
+    assert text.count("<script>") == 1
+    page = Page(text.replace(f"<script>{script()}</script>", ""))
     assert set(page.tags) <= {
+        *("details", "summary"),
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "h4", "p", "strong", "ul", "li", "div"),
         *("table", "thead", "tbody", "tr", "th", "td", "br", "figure", "img", "figcaption", "dl", "dt", "dd", "pre"),
     }
@@ -149,7 +158,11 @@ def test_nothing_refers_to_the_network():
     text = html_report(PLAIN, CURVES, configuration="")
     page = Page(text)
     policy = next(v for tag, name, v in page.attributes if (tag, name) == ("meta", "content") and "default-src" in v)
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert policy == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        # printf %s "$(cat sortable.auto.min.js)" | openssl dgst -sha256 -binary | base64, of the file as published
+        "script-src 'sha256-jM+wdviDHR9PXnhjwLiWDrZC5r/cJpARWBDa8nNiPnc='"
+    )
     assert not re.search(r"(https?:)?//[a-z]|url\(|@import", text)
     namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, never fetched
     for svg in images(page):
@@ -220,3 +233,46 @@ def test_external_rows_are_drawn_in_a_look_of_their_own_and_do_not_set_the_axis(
 def test_curves_leave_gaps_where_values_are_not_finite():
     texts = drawn(curves_svg(CURVES, ylabel="validation absrel"))
     assert {"base", "sick (no value)", "validation absrel", "step"} <= set(texts)
+
+
+def test_tables_sort_by_the_number_that_a_cell_begins_with():
+    cells = ["0.2625", "<strong>0.12 ± 0.02</strong>", "−1.5 %", "+22.8 %", "–", "", "no-b3", "say &quot;x&quot;"]
+    rows = "".join(f"<tr><td>{cell}</td></tr>" for cell in cells)
+    table = sortable(f"<table><thead><tr><th>x</th></tr></thead><tbody>{rows}</tbody></table>")
+    keys = re.findall(r'data-sort="([^"]*)"', table)
+    assert keys == ["0.2625", "0.12", "-1.5", "22.8", "", "", "no-b3", "say &quot;x&quot;"]
+    assert table.startswith('<table class="sortable n-last asc">')  # the first click puts the lowest first
+
+
+def test_every_table_of_numbers_can_be_sorted_and_long_parts_fold():
+    page = Page(html_report(PLAIN, CURVES, configuration=""))
+    classes = [value for tag, name, value in page.attributes if (tag, name) == ("table", "class")]
+    assert classes
+    assert set(classes) == {"sortable n-last asc"}
+    assert page.tags.count("details") == len(PLAIN.metrics) + 1  # each metric, and the configuration
+
+
+def test_pictures_of_test_images_stand_beside_each_other():
+    made = album(
+        "base",
+        [Contrast("lost", {"best": 0, "worst": 0})],
+        {0: scene("kitchen/<1>")},
+        {"base": by_part(np.array([1.0]), np.array([1.1]), None)},
+        metric="absrel",
+        k=64,
+    )
+    text = html_report(PLAIN, CURVES, configuration="", album=made)
+    assert text == html_report(PLAIN, CURVES, configuration="", album=made)
+    page = Page(text.replace(script(), ""))
+    shown = " ".join(page.text)
+    assert "Depth of test images" in shown
+    assert "kitchen/<1>: best image of lost against base; worst image of lost against base" in shown
+    assert "0.1000 (bias +0.1000)" in shown
+
+
+def scene(frame):
+    rendering = Rendering(np.full((3, 4), 2.0, np.float32), np.array([0.1], np.float32), ())
+    truth = np.full((3, 4), 1.9, np.float32)
+    return PictureScene(
+        frame, np.zeros((3, 4, 3), np.uint8), truth, np.array([[1.5, 1.5]], np.float32), {"base": rendering}
+    )
