@@ -109,6 +109,9 @@ SkipOption = Annotated[list[str] | None, typer.Option("--skip", help="Not these 
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="Data set component, where the layout is not recognised.")
 ]
+DataOptionOption = Annotated[
+    list[str] | None, typer.Option("--option", help="Option of the data set, as name=value; repeatable.")
+]
 StorageOption = Annotated[
     str | None,
     typer.Option("--storage", help="Database of the trials, sqlite:/// or postgresql://; default: below --runs."),
@@ -126,6 +129,8 @@ def run(
     profile: ProfileOption = None,
     set_: SetOption = None,
     data: DataOption = None,
+    dataset: DatasetOption = None,
+    option: DataOptionOption = None,
     only: OnlyOption = None,
     skip: SkipOption = None,
     seeds: SeedsOption = None,
@@ -148,7 +153,7 @@ def run(
     ended = run_suite(
         suite,
         profile=profile,
-        sets=_overrides(set_, seeds),
+        sets=_overrides(set_, dataset, option, seeds),
         data=data,
         root=runs,
         device=device,
@@ -347,11 +352,18 @@ def sync(runs: RootOption = RUNS) -> None:
 
 
 @app.command()
-def check(suite: SuiteArg, profile: ProfileOption = None, set_: SetOption = None, data: DataOption = None) -> None:
+def check(
+    suite: SuiteArg,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    data: DataOption = None,
+    dataset: DatasetOption = None,
+    option: DataOptionOption = None,
+) -> None:
     """Check a suite's file, names and values without importing any component."""
     from spd_bench.suite.load import load_suite
 
-    loaded = load_suite(suite, profile=profile, sets=set_ or (), data=data)
+    loaded = load_suite(suite, profile=profile, sets=_overrides(set_, dataset, option), data=data)
     typer.echo(f"{loaded.suite}: no problem found in the file; `spd-bench plan {suite}` checks the models too")
 
 
@@ -361,6 +373,8 @@ def plan(
     profile: ProfileOption = None,
     set_: SetOption = None,
     data: DataOption = None,
+    dataset: DatasetOption = None,
+    option: DataOptionOption = None,
     only: OnlyOption = None,
     skip: SkipOption = None,
     seeds: SeedsOption = None,
@@ -377,7 +391,7 @@ def plan(
     rows, title = plan_suite(
         suite,
         profile=profile,
-        sets=_overrides(set_, seeds),
+        sets=_overrides(set_, dataset, option, seeds),
         data=data,
         root=runs,
         device=device,
@@ -440,6 +454,8 @@ def score(
     profile: ProfileOption = None,
     set_: SetOption = None,
     data: DataOption = None,
+    dataset: DatasetOption = None,
+    option: DataOptionOption = None,
     unit: Annotated[str, typer.Option("--unit", help="m, mm, or file units in one metre.")] = "m",
     quantity: Annotated[str, typer.Option("--quantity", help="depth or disparity.")] = "depth",
     align: Annotated[
@@ -458,7 +474,7 @@ def score(
     with counting("scoring") as on_image:
         scored = score_predictions(
             predictions,
-            suite=choose_data(suite, profile=profile, sets=set_ or (), data=data),
+            suite=choose_data(suite, profile=profile, sets=_overrides(set_, dataset, option), data=data),
             name=name,
             root=runs,
             unit=unit,
@@ -478,6 +494,8 @@ def sweep_run(
     profile: ProfileOption = None,
     set_: SetOption = None,
     data: DataOption = None,
+    dataset: DatasetOption = None,
+    option: DataOptionOption = None,
     trials: Annotated[
         int | None, typer.Option("--trials", min=1, help="Trials of all workers together; default: the file's.")
     ] = None,
@@ -502,7 +520,7 @@ def sweep_run(
     ended = run_sweep(
         sweep,
         profile=profile,
-        sets=set_ or (),
+        sets=_overrides(set_, dataset, option),
         data=data,
         root=runs,
         device=device,
@@ -557,6 +575,7 @@ def sweep_show(
 def data_inspect(
     path: Annotated[Path, typer.Argument(help="Folder or file of RGB-D data.")],
     dataset: DatasetOption = None,
+    option: DataOptionOption = None,
     protocol: Annotated[str, typer.Option("--protocol", help="Its crop and bounds are looked at.")] = "nyu_bts",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Frames of each split; default: all.")] = None,
     as_json: JsonOption = False,
@@ -566,7 +585,9 @@ def data_inspect(
     from spd_bench.run.display import counting
 
     with counting("reading frames") as on_frame:
-        found = inspect_data(path, dataset=dataset, protocol=protocol, on_frame=on_frame, limit=limit)
+        found = inspect_data(
+            path, dataset=dataset, options=_options(option), protocol=protocol, on_frame=on_frame, limit=limit
+        )
     typer.echo(json.dumps(found.plain(), indent=1, ensure_ascii=False) if as_json else "\n".join(found.lines()))
     if found.problems:
         raise typer.Exit(3)
@@ -577,21 +598,15 @@ def data_prepare(
     path: Annotated[Path, typer.Argument(help="Folder or file of RGB-D data.")],
     output: Annotated[Path, typer.Argument(help="HDF5 file to write.")],
     dataset: DatasetOption = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", help="Option of the data set, as name=value; repeatable.")
-    ] = None,
+    option: DataOptionOption = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read frames.")] = 2,
 ) -> None:
     """Pack RGB-D data of any layout into one HDF5 file that trains fast; the same command goes on after a stop."""
     from spd_bench.data.pack import pack
     from spd_bench.run.display import counting
-    from spd_bench.suite.yaml import setting
 
-    options: dict[str, Any] = {}
-    for text in option or ():
-        options |= setting(text, "--option").plain()
     with counting("packing") as on_frame:
-        packed = pack(path, output, dataset=dataset, options=options, workers=workers, on_frame=on_frame)
+        packed = pack(path, output, dataset=dataset, options=_options(option), workers=workers, on_frame=on_frame)
     typer.echo(f"{packed}\nuse it:  spd-bench run SUITE --data {output}")
 
 
@@ -601,6 +616,8 @@ def cache_build(
     profile: ProfileOption = None,
     set_: SetOption = None,
     data: DataOption = None,
+    dataset: DatasetOption = None,
+    option: DataOptionOption = None,
     only: OnlyOption = None,
     skip: SkipOption = None,
     runs: RootOption = RUNS,
@@ -610,7 +627,8 @@ def cache_build(
     from spd_bench.run.session import build_cache
 
     chosen = _selection(only, skip)
-    build_cache(suite, profile=profile, sets=set_ or (), data=data, root=runs, device=device, selection=chosen)
+    sets = _overrides(set_, dataset, option)
+    build_cache(suite, profile=profile, sets=sets, data=data, root=runs, device=device, selection=chosen)
 
 
 @cache_app.command("ls")
@@ -706,9 +724,30 @@ def _limits(stall_s: float, time_limit: str | None) -> Any:
     return Limits(stall_s, seconds(time_limit, where="--time-limit") if time_limit else None)
 
 
-def _overrides(sets: Sequence[str] | None, seeds: str | None) -> list[str]:
-    """What lies over a suite's values, in order: --set, then --seeds."""
-    return [*(sets or ()), *([] if seeds is None else [f"--seeds {seeds}"])]
+def _overrides(
+    sets: Sequence[str] | None,
+    dataset: str | None = None,
+    options: Sequence[str] | None = None,
+    seeds: str | None = None,
+) -> list[str]:
+    """What lies over a suite's values, in the form of `suite.overrides.partial_tree`."""
+    named = [] if dataset is None else [f"--dataset {dataset}"]
+    return [
+        *named,
+        *(sets or ()),
+        *(f"--option {text}" for text in options or ()),
+        *([] if seeds is None else [f"--seeds {seeds}"]),
+    ]
+
+
+def _options(texts: Sequence[str] | None) -> dict[str, Any]:
+    """The values of --option."""
+    from spd_bench.suite.yaml import setting
+
+    options: dict[str, Any] = {}
+    for text in texts or ():
+        options |= setting(text, "--option").plain()
+    return options
 
 
 def _selection(only: Sequence[str] | None, skip: Sequence[str] | None) -> Any:

@@ -2,7 +2,8 @@
 
 Listing reads metadata only; a component's module is imported when it is loaded. A plugin that cannot be imported
 is an error of its own, and stops only what names it. Two distributions may register the same name: it is then
-spoken of as "distribution:name".
+spoken of as "distribution:name". A plain name that this distribution registers means its own component, whatever else
+is installed; suite files of the user must be explicit (`suite.checks`).
 
 Plugins are trusted code: nothing here contains them. `SPD_BENCH_PLUGINS` narrows which ones are seen: unset, all;
 empty, only this distribution's own; else a comma list of distributions, in addition to its own.
@@ -95,23 +96,45 @@ def entries(slot: str | None = None) -> list[Entry]:
 
 
 def names(slot: str) -> list[str]:
-    """What a suite may write in this slot: plain names, or "distribution:name" where two distributions share one."""
+    """What a suite may write in this slot: plain names, or "distribution:name" where two distributions share one.
+
+    A shared name of this distribution's own stays plain.
+    """
     found = entries(slot)
     plain = [entry.name for entry in found]
-    return [entry.qualified if plain.count(entry.name) > 1 else entry.name for entry in found]
+    return [
+        entry.qualified if plain.count(entry.name) > 1 and entry.distribution != OWN else entry.name for entry in found
+    ]
+
+
+def sharing(slot: str, name: str) -> list[Entry]:
+    """The entries that a plain name could mean, if they are several; none otherwise."""
+    matches = [entry for entry in entries(slot) if entry.name == name]
+    return matches if len(matches) > 1 else []
+
+
+def ambiguous(slot: str, name: str, owners: Iterable[Entry]) -> ConfigError:
+    """The error for a name that several distributions register."""
+    found = list(owners)
+    choices = " or ".join(f'"{entry.qualified}"' for entry in found)
+    return ConfigError(
+        f"{slot} {quoted(name)} is registered by {' and '.join(entry.distribution for entry in found)}",
+        hint=f"write {choices}, or leave plugins out: {PLUGINS_VARIABLE} lists the distributions that count, and "
+        "empty means this one alone",
+    )
 
 
 def find(slot: str, name: str) -> Entry:
     """The entry that `name` or "distribution:name" means; nothing is imported.
 
     Raises ConfigError for an unknown name, with the nearest one and with the slots that do have it, and for a name
-    that several distributions register, naming them.
+    that several other distributions register, naming them.
     """
     matches = [entry for entry in entries(slot) if name in (entry.name, entry.qualified)]
-    if len(matches) > 1:
-        owners = " and ".join(entry.distribution for entry in matches)
-        choices = " or ".join(f'"{entry.qualified}"' for entry in matches)
-        raise ConfigError(f"{slot} {quoted(name)} is registered by {owners}", hint=f"write {choices}")
+    own = [entry for entry in matches if entry.distribution == OWN]
+    if len(matches) > 1 and not own:
+        raise ambiguous(slot, name, matches)
+    matches = own or matches
     if not matches:
         elsewhere = [entry.slot for entry in entries() if name in (entry.name, entry.qualified)]
         found = f"; there is a {' and a '.join(elsewhere)} of that name" if elsewhere else ""

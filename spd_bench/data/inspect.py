@@ -8,7 +8,7 @@ millimetre.
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import combinations
@@ -162,14 +162,16 @@ def inspect_data(
     path: Path,
     *,
     dataset: str | None,
+    options: Mapping[str, Any] | None = None,
     protocol: str,
     on_frame: Callable[[int, int], None],
     limit: int | None = None,
 ) -> Inspection:
     """Reads every frame of the data set at `path` once, or `limit` of each split, spread over it.
 
-    dataset: name of the data set component, recognised from the layout if it is not given. protocol: the one whose
-    crop and bounds are looked at. Nothing that is wrong with the data is raised: it is in `Inspection.problems`.
+    dataset: name of the data set component, recognised from the layout if it is not given. options: of the data set.
+    protocol: the one whose crop and bounds are looked at. Nothing that is wrong with the data is raised: it is in
+    `Inspection.problems`.
 
     Raises:
         ConfigError: an unknown data set or protocol.
@@ -186,7 +188,7 @@ def inspect_data(
     )
     problems = _Problems()
     try:
-        data = open_dataset(name, path, {})
+        data = open_dataset(name, path, options or {})
         frames = {split: list(data.frames(split)) for split in SPLITS}
     except DataError as error:
         problems.add(error, str(path))

@@ -10,6 +10,7 @@ from spd_bench import registry
 from spd_bench.errors import ConfigError, StateError, did_you_mean, quoted
 from spd_bench.protocol import POOLED
 from spd_bench.report.comparison import Comparison, MetricInfo, Row
+from spd_bench.score.judge import metric_names
 from spd_bench.store import records
 from spd_bench.store.records import UNFINISHED
 
@@ -217,7 +218,7 @@ def _cell(key: str) -> tuple[str, int]:
 
 def _metrics(primary: str, averaging: str) -> tuple[MetricInfo, ...]:
     """Every registered metric, the primary one first."""
-    names = sorted(registry.names("metric"), key=lambda name: (name != primary, name))
+    names = sorted(metric_names(), key=lambda name: (name != primary, name))
     return tuple(metric_info(registry.load("metric", name), averaging) for name in names)
 
 

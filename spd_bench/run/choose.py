@@ -23,7 +23,7 @@ def missing(suite: Suite, selection: Selection = EVERYTHING, watch: Watch | None
     watch: as for `Experiment`; nothing is then said of a composition that cannot be planned.
     """
     quarantine = Quarantine(watch)
-    chosen = selection.of(quarantine.compositions(suite))
+    chosen = selection.to_run(quarantine.compositions(suite))
     found = {lack: lack for choice in (suite.data.dataset, suite.data.test) for lack in _lack("dataset", choice)}
     for composition in chosen:
         whose = "" if composition.kind == "base" else f"{composition.name} (--skip {composition.name} leaves it out): "

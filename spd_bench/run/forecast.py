@@ -54,7 +54,7 @@ class Forecast:
 
     def of(self, job: Job, state: str) -> Estimate:
         """What a job in a state (`Runner.state`) will take."""
-        if state not in ("to train", "to resume", "to evaluate"):
+        if state not in ("to train", "to resume", "to evaluate", "to score"):
             return Estimate(seconds=0.0, source="")
         sources: list[str] = []
         training = 0.0 if state == "to evaluate" else self._train_seconds(job, sources)

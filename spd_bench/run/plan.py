@@ -20,6 +20,7 @@ from spd_bench.run.choose import EVERYTHING
 from spd_bench.run.quarantine import Quarantine, undisturbed
 from spd_bench.score.judge import Judge, _component
 from spd_bench.store import records
+from spd_bench.suite import axes
 from spd_bench.suite.axes import CompositionSpec, Selection
 from spd_bench.suite.checks import check_options
 from spd_bench.suite.identity import FORMAT
@@ -100,8 +101,8 @@ class Experiment:
         self._quarantine = Quarantine(watch)
         self._gt_aligned: set[str] = set()
         self._encoded: dict[Encoder, Features] = {}
-        base, *others = selection.of(self._quarantine.compositions(suite))
-        self.compositions = [self._checked(composition, base) for composition in (base, *others)]
+        found = self._quarantine.compositions(suite)
+        self.compositions = [self._checked(composition, found[0]) for composition in selection.to_run(found)]
         self.judge = Judge.of(suite)
         self.data, self.protocol, self.metrics = self.judge.data, self.judge.protocol, self.judge.metrics
         self.sampler = _component(suite, "query_sampler", suite.data.query_sampler, "data", "query_sampler")
@@ -153,7 +154,7 @@ class Experiment:
 
     def is_trained(self, composition: CompositionSpec) -> bool:
         """Whether training changes anything in it."""
-        return composition.baseline is None or registry.load("baseline", composition.baseline.use).trained
+        return axes.trains(composition)
 
     def is_gt_aligned(self, composition: CompositionSpec) -> bool:
         """Whether ground truth of the scored image enters a composition's predictions (R-27)."""

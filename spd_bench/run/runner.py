@@ -117,8 +117,9 @@ class Runner:
     def check_data(self, on_frame: Callable[[int, int], None]) -> None:
         """Reads every frame once before the first job, unless that was done for this data and these demands.
 
-        Raises DataError listing the frames that cannot be used.
+        Raises DataError listing the frames that cannot be used, ConfigError where they are too few for every training.
         """
+        self._refuse_too_few_frames()
         experiment, suite = self.experiment, self.experiment.suite
         queries = max(composition.train.queries for composition in experiment.compositions)
         demands = {"queries": queries, "max_k": max(*suite.eval.k, VALIDATION_QUERIES)}
@@ -130,10 +131,12 @@ class Runner:
             records.write_record(mark, {"dataset": experiment.data.describe(), **demands})
 
     def state(self, job: Job) -> str:
-        """What `run` would do: nothing, evaluate, go on, or train."""
+        """What `run` would do: nothing, score what is not trained, evaluate, go on, or train."""
         folder = self.folder(job)
         if self.is_done(job):
             return "done"
+        if not job.failure and not self.experiment.is_trained(job.composition):
+            return "to score"
         if self._is_trained(job):
             return "to evaluate"
         return "to resume" if (folder / "checkpoint.pt").exists() else "to train"
@@ -378,9 +381,17 @@ class Runner:
             raise ConfigError(
                 f"train.batch_size {size} is larger than the training split ({frames} frames)",
                 where=job.composition.where if own else suite.place("train", "batch_size"),
-                hint="lower train.batch_size",
+                hint=f"--set train.batch_size={frames}, or more frames",
             )
         return frames // size
+
+    def _refuse_too_few_frames(self) -> None:
+        """ConfigError, once for all, where every training asks for larger batches than there are frames."""
+        jobs = [job for job in self.experiment.jobs if not job.failure]
+        trained = [job for job in jobs if self.experiment.is_trained(job.composition)]
+        frames = len(self.experiment.data.frames("train")) if trained else 0
+        if frames and all(job.composition.train.batch_size > frames for job in trained):
+            self._steps_per_epoch(trained[0])
 
     def _batches(self, job: Job) -> BatchPlan:
         """What a job is trained on; the same for every composition that shares seed and sizes."""

@@ -151,7 +151,7 @@ def _state(runner: Runner, job: plan.Job, begun: dict[str, set[str]]) -> str:
     state = runner.state(job)
     if job.eval_id in tests:
         state = "done"
-    elif tests and state != "done":
+    elif tests and state not in ("done", "to score"):
         state = "to evaluate"
     tests.add(job.eval_id)
     return state

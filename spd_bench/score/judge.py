@@ -35,7 +35,7 @@ class Judge:
             suite=suite,
             data=_open_data(suite),
             protocol=protocol(suite.eval.protocol, where=where),
-            metrics=tuple(registry.load("metric", name)() for name in sorted(registry.names("metric"))),
+            metrics=tuple(registry.load("metric", name)() for name in sorted(metric_names())),
         )
         judge.protocol.check_truth(judge.data.truth, where=where)
         return judge
@@ -62,6 +62,11 @@ class Judge:
         """The protocol and where its query points come from, in one line for tables."""
         about = self.suite.eval
         return f"{self.protocol.caption()}; query points of seed {about.seed}, at K=1 mean of {about.k1_draws} draws"
+
+
+def metric_names() -> list[str]:
+    """Registered metrics; one of a plugin that has the name of another metric is left out."""
+    return [name for name in registry.names("metric") if ":" not in name]
 
 
 def _open_data(suite: Suite) -> DepthDataset:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from spd_bench import registry
 from spd_bench.errors import ConfigError, did_you_mean, quoted
 from spd_bench.registry import PluginError, blamed
 from spd_bench.suite.checks import check_components, check_options, check_recipe, dotted, load_component
@@ -145,7 +146,8 @@ class Selection:
     def of(self, found: Sequence[CompositionSpec]) -> list[CompositionSpec]:
         """The base and those that `only` names (all, if it names none) without those that `skip` names.
 
-        Raises ConfigError for a name that no composition has.
+        `skip` leaves the base out where it names it; "*" means all but the base. Raises ConfigError for a name that no
+        composition has, and if nothing is left.
         """
         names = [name for composition in found for name in composition.names]
         for option, patterns in (("--only", self.only), ("--skip", self.skip)):
@@ -153,11 +155,35 @@ class Selection:
                 if not fnmatch.filter(names, pattern):
                     message = f"no composition {quoted(pattern)}"
                     raise ConfigError(message, where=option, hint=did_you_mean(pattern, names))
-        return [c for c in found if c.kind == "base" or (_any(c, self.only or ("*",)) and not _any(c, self.skip))]
+        chosen = [c for c in found if self._takes(c)]
+        if not chosen:
+            raise ConfigError("no composition is left", where=str(self), hint=f"skip fewer of {', '.join(names)}")
+        return chosen
+
+    def to_run(self, found: Sequence[CompositionSpec]) -> list[CompositionSpec]:
+        """As `of`, without a base that nobody asked for: `only` names other rows, and those train nothing."""
+        chosen = self.of(found)
+        asked = [c for c in chosen if c.kind != "base" or _any(c, self.only)]
+        return asked if self.only and asked and not any(map(trains, asked)) else chosen
+
+    def _takes(self, composition: CompositionSpec) -> bool:
+        if composition.kind == "base":
+            return not _any(composition, [pattern for pattern in self.skip if pattern != "*"])
+        return _any(composition, self.only or ("*",)) and not _any(composition, self.skip)
 
     def __str__(self) -> str:
         """For titles: the options as given, "" for everything."""
         return " ".join([*(f"--only {name}" for name in self.only), *(f"--skip {name}" for name in self.skip)])
+
+
+def trains(composition: CompositionSpec) -> bool:
+    """Whether training changes anything in it; assumed of what cannot be loaded."""
+    if composition.baseline is None:
+        return True
+    try:
+        return bool(registry.load("baseline", composition.baseline.use).trained)
+    except PluginError:
+        return True
 
 
 def _any(composition: CompositionSpec, patterns: Sequence[str]) -> bool:

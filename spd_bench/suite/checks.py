@@ -19,6 +19,7 @@ from spd_bench import registry
 from spd_bench.errors import ConfigError, did_you_mean, printable, quoted
 from spd_bench.suite.forms import choices, dig, names, with_profile, with_step
 from spd_bench.suite.schema import COMBINATIONS, MODEL_SLOTS, SLUG, WITHOUT_EFFECT, Axes, Choice, Suite, Train, target
+from spd_bench.suite.shipped import is_shipped
 from spd_bench.suite.yaml import Keys, Node, kind
 
 
@@ -132,11 +133,14 @@ def check_recipe(train: Train, values: Mapping[str, Any], *, suite: Suite, keys:
         raise ConfigError(f"{dotted(keys)}: {message}", where=suite.place(*keys)) from None
 
 
-def problems_of(tree: Node) -> list[SuiteProblem]:
-    """What is wrong with a merged tree: names, schema, and values that contradict each other."""
-    found = list(_name_problems(tree))
+def problems_of(tree: Node, *, shared: bool = True) -> list[SuiteProblem]:
+    """What is wrong with a merged tree: names, schema, and values that contradict each other.
+
+    shared: whether names that several distributions register are among it.
+    """
+    found = list(_name_problems(tree, shared))
     for name in names(tree, "steps"):
-        found += _step_problems(tree, name)
+        found += _step_problems(tree, name, shared)
     try:
         suite = Suite.read(tree)
     except ValidationError as invalid:
@@ -144,7 +148,7 @@ def problems_of(tree: Node) -> list[SuiteProblem]:
     return found + list(_cross_problems(suite, tree))
 
 
-def _step_problems(tree: Node, name: str) -> list[SuiteProblem]:
+def _step_problems(tree: Node, name: str, shared: bool) -> list[SuiteProblem]:
     """What is wrong with the suite that a step stands for."""
     keys = ("steps", name, "set")
     fixed = ("suite", "description", "extends", "profiles", "fallback", "steps", "axes", "baselines", "report")
@@ -152,20 +156,21 @@ def _step_problems(tree: Node, name: str) -> list[SuiteProblem]:
     touched = [key for key in fixed if isinstance(values, dict) and key in values]
     if touched:
         return [_at(tree, (*keys, key), "a step cannot change this", key=True) for key in touched]
-    return problems_of(with_step(tree, name))
+    return problems_of(with_step(tree, name), shared=shared)
 
 
-def profile_problems(tree: Node, name: str) -> list[SuiteProblem]:
-    """What is wrong with a suite under one of its profiles, whether or not anybody asked for it."""
+def profile_problems(tree: Node, name: str, *, shared: bool = True) -> list[SuiteProblem]:
+    """What is wrong with a suite under one of its profiles, asked for or not. shared: as for `problems_of`."""
     fixed = ("suite", "description", "extends", "profiles", "fallback")
     profile = tree.nearest(("profiles", name)).value
     touched = [key for key in fixed if isinstance(profile, dict) and key in profile]
     if touched:
         return [_at(tree, ("profiles", name, key), "a profile cannot change this", key=True) for key in touched]
-    return problems_of(with_profile(tree, name))
+    return problems_of(with_profile(tree, name), shared=shared)
 
 
-def _name_problems(tree: Node) -> Iterator[SuiteProblem]:
+def _name_problems(tree: Node, shared: bool) -> Iterator[SuiteProblem]:
+    """Unknown names, and plain names that another distribution registers too, but for those in shipped files."""
     plain = tree.plain()
     named = [
         (keys, slot, value.get("use") if isinstance(value, dict) else value) for keys, slot, value in choices(plain)
@@ -175,6 +180,11 @@ def _name_problems(tree: Node) -> Iterator[SuiteProblem]:
         if isinstance(name, str):
             try:
                 registry.find(slot, name)
+                owners = registry.sharing(slot, name) if shared else []
+                place = tree.nearest((*keys, "use")).head
+                if owners and not is_shipped(place) and not place.startswith("--data "):  # nobody wrote that name
+                    found = registry.ambiguous(slot, name, owners)
+                    yield _at(tree, (*keys, "use"), found.message, found.hint)
             except ConfigError as error:
                 if error.where is not None:  # not about this name
                     raise

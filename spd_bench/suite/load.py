@@ -1,41 +1,34 @@
 """How a suite is read: found, inherited, overridden and checked.
 
-Order of precedence, later wins: the file that `extends` names, the file, a profile, `--set`, `--data`.
+Order of precedence, later wins: the file that `extends` names, the file, a profile, the command line. Options of the
+command line do not take each other's values away: that is refused (`overrides.refuse_lost`).
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from spd_bench import registry
-from spd_bench.errors import ConfigError, DataError, did_you_mean, printable, quoted
-from spd_bench.suite.checks import problems_of, profile_problems, refuse
+from spd_bench.errors import ConfigError, DataError, did_you_mean, quoted
+from spd_bench.suite.checks import check_options, problems_of, profile_problems, refuse
 from spd_bench.suite.forms import dig, long_form, names, with_profile, with_step
+from spd_bench.suite.overrides import DATA, asked_dataset, data_at, is_given, laid_over, partial_tree, refuse_lost
 from spd_bench.suite.schema import Suite
-from spd_bench.suite.yaml import Node, kind, load_yaml, merge, setting
+from spd_bench.suite.shipped import shipped_files
+from spd_bench.suite.yaml import Node, kind, load_yaml, merge
 
-SEEDS = "--seeds "
-MOST_SEEDS = 1000
 SWEEP = "sweep_"
 """How the file names of shipped sweeps begin, which lie among the suites."""
 
 
 def shipped() -> dict[str, Path]:
     """Suites that come with this distribution, by name."""
-    return {path.stem: path for path in _shipped_files() if not path.stem.startswith(SWEEP)}
+    return {path.stem: path for path in shipped_files() if not path.stem.startswith(SWEEP)}
 
 
 def shipped_sweeps() -> dict[str, Path]:
     """Sweeps that come with this distribution, by name."""
-    found = (path for path in _shipped_files() if path.stem.startswith(SWEEP))
+    found = (path for path in shipped_files() if path.stem.startswith(SWEEP))
     return {path.stem.removeprefix(SWEEP): _short(path) for path in found}
-
-
-def _shipped_files() -> list[Path]:
-    package = Path(__file__).parents[1]
-    folder = package / "suites"  # in a wheel; in a checkout they lie beside the package
-    found = folder if folder.is_dir() else package.parent / "suites"
-    return sorted(found.glob("*.yaml"))
 
 
 def find_suite(path_or_name: str | Path) -> Path:
@@ -88,28 +81,51 @@ def load_suite(
     """Read and check a suite.
 
     profile: named override of the suite to apply. step: step of a build order to take, as a suite of its own. data:
-    file or folder of RGB-D data; the data set whose layout it has is used, the suite's own first. sets: "a.b=value"
-    overrides, or "--seeds 0,1,5-7", the last one wins.
+    file or folder of RGB-D data; the data set that `sets` names is used, else the one whose layout it has, the suite's
+    own first. sets: texts of the command line (`overrides.partial_tree`); options of the data set go to the one at
+    `data`.
 
     Raises ConfigError listing every problem, one a line; the profiles that are not asked for are checked too.
+    ConfigError too for a value in `sets` that would have no effect.
     """
     path = find_suite(path_or_name)
     tree = _inherited(path)
     known = names(tree, "profiles")
     if profile is not None and profile not in known:
         raise ConfigError(f"unknown profile {quoted(profile)}", where=str(path), hint=did_you_mean(profile, known))
-    problems = problems_of(tree) + [problem for name in known for problem in profile_problems(tree, name)]
+    # names that a plugin shares are looked at when the command line has had its say
+    problems = problems_of(tree, shared=False)
+    problems += [problem for name in known for problem in profile_problems(tree, name, shared=False)]
     tree = with_profile(tree, profile)
-    if step is not None:
-        tree = with_step(tree, step)
-    for text in sets:
-        tree = merge(tree, _seeds(text) if text.startswith(SEEDS) else long_form(setting(text)))
+    given = [partial_tree(text) for text in sets]
     if data is not None:
-        if not str(data):  # an unset variable of the shell, not the folder that one is in
-            raise ConfigError("expected a path, found nothing", where="--data")
-        tree = _with_data(tree, Path(data))
+        given = [_data(data, tree, asked_dataset(given)), *given]
+    tree = laid_over(tree, given)
+    refuse_lost(tree, given)
+    if step is not None:
+        # a step's own values do not override the command line either
+        tree = laid_over(with_step(tree, step), [part for part in given if "steps" not in part.value])
     refuse(problems + problems_of(tree))
-    return Suite.read(tree, profile)
+    suite = Suite.read(tree, profile)
+    _check_data_options(suite, given)
+    return suite
+
+
+def _data(data: str | Path, tree: Node, asked: str | None) -> Node:
+    """The data set at `data`: the one that was asked for, else the one that recognises it."""
+    if not str(data):  # an unset variable of the shell, not the folder that one is in
+        raise ConfigError("expected a path, found nothing", where="--data")
+    path, where = Path(data), f"--data {data}"
+    own = dig(tree.plain(), (*DATA, "use"))
+    _refuse_absent(path, where)
+    return data_at(path, asked or recognised(path, preferred=own, where=where, hint="choose with --dataset NAME"))
+
+
+def _check_data_options(suite: Suite, given: list[Node]) -> None:
+    """ConfigError for an option that the command line gives a data set which has none of that name."""
+    for keys, choice in ((DATA, suite.data.dataset), (("data", "test"), suite.data.test)):
+        if choice is not None and is_given(suite.source.nearest(keys), given):
+            check_options(choice, "dataset", suite=suite, keys=keys)
 
 
 def _inherited(path: Path, below: tuple[Path, ...] = ()) -> Node:
@@ -146,41 +162,14 @@ def _parent(extends: Node, path: Path) -> Path:
         raise ConfigError(f"extends: {error.message}", where=extends.place, hint=error.hint) from error
 
 
-def _seeds(text: str) -> Node:
-    """The partial tree of a list of seeds, such as "--seeds 0,1,5-7"; all its places are the option itself."""
-    numbers: list[int] = []
-    for part in text.removeprefix(SEEDS).split(","):
-        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
-        ends = [int(end) for end in match.groups(match[1])] if match else [0, -1]
-        if not 0 <= ends[1] - ends[0] < MOST_SEEDS:
-            raise ConfigError(
-                f"expected seeds and ranges of seeds with commas, found {quoted(part.strip())}",
-                where=printable(text),
-                hint=f"for example --seeds 0,1,2 or --seeds 0-4; at most {MOST_SEEDS} in a range",
-            )
-        numbers += range(ends[0], ends[1] + 1)
-    return Node({"seeds": Node([Node(number, text, text) for number in numbers], text, text)}, text)
-
-
-def _with_data(tree: Node, path: Path) -> Node:
-    """The tree with the data set that recognises `path` as its layout, rooted there."""
-    where = f"--data {path}"
-    own = dig(tree.plain(), ("data", "dataset", "use"))
-    name = recognised(path, preferred=own, where=where, hint="choose with --set data.dataset=NAME")
-    choice = {"use": Node(name, where, where), "root": Node(str(path), where, where)}
-    return merge(tree, Node({"data": Node({"dataset": Node(choice, where, where)}, where, where)}, where))
-
-
 def recognised(path: Path, *, preferred: str | None = None, where: str, hint: str) -> str:
     """Name of the data set that knows this layout, `preferred` before others.
 
     Raises DataError if there is nothing at `path`, or if none or several know it.
     """
-    if not path.exists():
-        raise DataError("no such file or folder", where=where)
-    if not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
-        raise DataError("expected a file or folder, found a pipe or a device", where=where)
+    _refuse_absent(path, where)
     able = [name for name in registry.names("dataset") if _recognises(name, path)]
+    able = [name for name in able if name.rpartition(":")[2] not in able or ":" not in name]  # a plugin's, of our name
     if preferred in able:
         able = [preferred]
     if len(able) != 1:
@@ -190,6 +179,13 @@ def recognised(path: Path, *, preferred: str | None = None, where: str, hint: st
             hint=f"known layouts: {', '.join(registry.names('dataset'))}; {hint}",
         )
     return able[0]
+
+
+def _refuse_absent(path: Path, where: str) -> None:
+    if not path.exists():
+        raise DataError("no such file or folder", where=where)
+    if not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
+        raise DataError("expected a file or folder, found a pipe or a device", where=where)
 
 
 def _recognises(name: str, path: Path) -> bool:
