@@ -176,7 +176,7 @@ def run(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE...")],
+    images: Annotated[list[Path], typer.Argument(help="Images, videos, or folders of images.", metavar="IMAGE...")],
     run_: Annotated[
         str, typer.Option("--run", help="Folder of a run, SUITE/COMPOSITION, SUITE, or SWEEP for its best trial.")
     ],
@@ -220,7 +220,7 @@ def predict(
     with counting("predicting") as on_image:
         for answer in predict_all(model, sources, asked, saving=saving):
             answers.append(answer)
-            on_image(len(answers), len(sources))
+            on_image(len(answers), max(len(answers), sources.total))
     said = [caption(model.run, run_), *(line for answer in answers for line in notes(answer))]
     if format_ is AnswerFormat.json:
         typer.echo(as_json(answers, model.run, run_))

@@ -237,3 +237,39 @@ def test_a_run_that_cannot_be_used_has_its_exit_code(predict: Predict, photo: Pa
         content = (folder / name).read_bytes()
         (Path("cut") / name).write_bytes(content[:-9] if name == "checkpoint.pt" else content)
     refused(predict(photo, "--run", "cut", "--at", "1,1"), 7, "checkpoint.pt")
+
+
+# videos
+
+
+def write_video(path: Path, images: np.ndarray) -> None:
+    """Losslessly encoded frames [N, H, W, 3]."""
+    av = pytest.importorskip("av", reason="PyAV is not installed (spd-bench[video])")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=5)
+        stream.height, stream.width, stream.pix_fmt = (*images.shape[1:3], "bgr0")
+        for image_HW3 in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image_HW3, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_a_video_is_asked_frame_by_frame(predict: Predict, model: RunModel) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
+    write_video(Path("clip.mkv"), images)
+    found = rows(predict("clip.mkv", "--run", "tiny/v13", "--at", "5,6", "--format", "csv", "--save", "out"))
+    assert [row["image"] for row in found] == ["clip.mkv#0", "clip.mkv#1", "clip.mkv#2"]
+    for row, image_HW3 in zip(found, images, strict=True):
+        assert float(row["depth_m"]) == pytest.approx(model.depth(model.encode(image_HW3), [(5, 6)])[0], abs=1e-6)
+    assert sorted(path.name for path in Path("out").iterdir()) == [f"clip-00000{i}.overlay.png" for i in range(3)]
+
+
+def test_a_damaged_video_is_refused(predict: Predict) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed (spd-bench[video])")
+    Path("clip.mp4").write_bytes(b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")  # a playlist under a video's name
+    refused(predict("clip.mp4", "--run", "tiny/v13", "--at", "5,6"), 3, "clip.mp4", "expected a video")
+
+
+def test_videos_need_their_extra(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    Path("clip.mp4").write_bytes(b"")
+    refused(predict("clip.mp4", "--run", "tiny/v13", "--at", "5,6"), 2, "spd-bench[video]")
