@@ -170,6 +170,8 @@ def run(
         typer.echo(f"\nreport:  {ended['report']}\nMLflow:  {ended['tracking']}")
         if ended["comparable"]:
             typer.echo("tables:  spd-bench compare --metric absrel")
+        if ended["example"]:
+            typer.echo(f"depth:   {ended['example']}")
     if ended["failed"]:
         raise typer.Exit(5 if ended["starved"] else 4)
 

@@ -15,7 +15,7 @@ data:
   dataset: {{use: rgbd_folder, root: {root}}}
   image_size: [56, 56]
   augment: {{enabled: false}}
-train: {{steps: 4, batch_size: 2, queries: 8, lr: 1e-3, precision: fp32, validations: 1}}
+train: {{steps: 4, batch_size: 2, queries: 8, lr: 1e-4, precision: fp32, validations: 1}}
 eval: {{protocol: full_frame, k: [1, 100], k1_draws: 2}}
 seeds: [0, 1]
 baselines: [constant]
@@ -27,12 +27,16 @@ HEIGHT, WIDTH = 48, 64
 
 
 def train_tiny(folder: Path) -> Path:
-    """Trains the suite on frames in `folder`/frames; the folder of all runs, `folder`/runs."""
+    """Trains the suite on frames in `folder`/frames; the folder of all runs, `folder`/runs.
+
+    The command that a run proposes is left in `folder`/example.txt.
+    """
     root = write_frames(folder / "frames", height=HEIGHT, width=WIDTH)
     (folder / "tiny.yaml").write_text(SUITE.format(root=root), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session.Tracker, "_guarded", lambda self, act: None)
-        session.run_suite(
+        finished = session.run_suite(
             str(folder / "tiny.yaml"), profile=None, sets=(), data=None, root=folder / "runs", device="cpu"
         )
+    (folder / "example.txt").write_text(finished.example, encoding="utf-8")
     return folder / "runs"

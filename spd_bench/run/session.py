@@ -29,6 +29,7 @@ from spd_bench.report.verdicts import Verdicts, judged
 from spd_bench.run import choose, plan
 from spd_bench.run.build_order import BuildOrder
 from spd_bench.run.display import Display
+from spd_bench.run.example import example_command
 from spd_bench.run.forecast import UNKNOWN, Estimate, Forecast
 from spd_bench.run.outcome import Outcome
 from spd_bench.run.record import record_suite
@@ -60,6 +61,8 @@ class Finished:
     comparable: bool = True
     starved: bool = False
     left: int = 0
+    example: str = ""
+    """A command that asks the base for depth in a test image; "" where the base failed."""
 
 
 def work(arguments: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
@@ -228,7 +231,8 @@ def _run(chosen: choose.Chosen, root: Path, device: torch.device, console: Conso
         report = _report(root, chosen.suite, comparison, verdicts)
         tracker.log_files(parent, sorted(report.parent.glob(f"{chosen.suite.suite}.*")))
     table = render(comparison, format="terminal", verdicts=verdicts)
-    return Finished(table, report, tracker.store, failed, starved=starved)
+    example = "" if outcomes[0].failure else example_command(root, experiment)
+    return Finished(table, report, tracker.store, failed, starved=starved, example=example)
 
 
 def _run_steps(chosen: choose.Chosen, root: Path, device: torch.device, console: Console, watch: Watch) -> Finished:

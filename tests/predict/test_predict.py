@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -237,6 +238,19 @@ def test_a_run_that_cannot_be_used_has_its_exit_code(predict: Predict, photo: Pa
         content = (folder / name).read_bytes()
         (Path("cut") / name).write_bytes(content[:-9] if name == "checkpoint.pt" else content)
     refused(predict(photo, "--run", "cut", "--at", "1,1"), 7, "checkpoint.pt")
+
+
+# what `run` proposes
+
+
+def test_the_command_that_run_proposes_works(predict: Predict, trained: Path) -> None:
+    command = (trained.parent / "example.txt").read_text(encoding="utf-8")
+    program, name, *arguments = shlex.split(command)
+    assert (program, name) == ("spd-bench", "predict")
+    assert arguments[arguments.index("--run") + 1] == "tiny/v13"
+    done = predict(*arguments)
+    assert done.code == 0, done
+    assert done.out.splitlines()[-1].split()[1:3] == ["32", "24"]  # the middle of 64×48 pixels
 
 
 # videos
