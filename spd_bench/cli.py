@@ -1,7 +1,6 @@
 """The command line: parse, call one function, print. Heavy imports happen inside the commands that need them."""
 
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -14,19 +13,10 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from spd_bench.environment import set_defaults
 from spd_bench.errors import EXIT_CODES, STOP_CODES, ConfigError, SpdError, Stopped, WorkerBug, printable, shortage
 
-for _name, _value in {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MPLBACKEND": "Agg",
-    # threads that spin at barriers stall for seconds as soon as another process wants a core (docs/adr/0004)
-    "OMP_WAIT_POLICY": "PASSIVE",
-}.items():
-    os.environ.setdefault(_name, _value)
+set_defaults()
 
 
 class RunByDefault(typer.core.TyperGroup):
@@ -301,12 +291,12 @@ def profile(
     if device != "cuda" and not timing.is_pinned(threads):
         raise typer.Exit(timing.run_pinned(sys.orig_argv, threads))
     from spd_bench.model.device import device_named
-    from spd_bench.profile.measure import profile_suite, track_profile, write_profile
+    from spd_bench.profile.measure import profile_entry, profile_suite, write_profile
     from spd_bench.profile.results import TrainingShape
     from spd_bench.profile.tables import profile_terminal
     from spd_bench.run.display import counting
     from spd_bench.suite.load import load_suite
-    from spd_bench.tracking import Tracker
+    from spd_bench.tracking.tracker import Tracker
 
     shape = TrainingShape(*_numbers(training, "--training", 2)) if training else None
     with counting("measuring") as on_call:
@@ -323,7 +313,10 @@ def profile(
         )
     typer.echo(profile_terminal(measured))
     paths = write_profile(measured, runs)
-    track_profile(Tracker(runs), measured, paths)
+    tracker = Tracker(runs)
+    tracker.start()
+    tracker.put(profile_entry(measured, paths))
+    tracker.finish()
     typer.echo("written: " + ", ".join(map(str, paths)))
 
 
@@ -345,12 +338,28 @@ def why(
 
 @app.command()
 def sync(runs: RootOption = RUNS) -> None:
-    """Tell MLflow what could not be told while runs were made; results never wait for it."""
-    from spd_bench.tracking import Tracker
+    """Log in MLflow every finished suite, run, sweep and profile below --runs that its store lacks.
 
-    tracker = Tracker(runs)
-    told, left = tracker.sync()
-    typer.echo(f"{tracker.store}: told {told} calls" + (f"; {left} wait for another database" if left else ""))
+    The store is MLFLOW_TRACKING_URI, or mlflow.db below --runs. Repeating this changes nothing. A run that was deleted
+    in MLflow is logged again while its folder is there; a deleted experiment is not filled, the next one
+    (spd-bench-2) is, and the command that restores the old one is printed.
+    """
+    from itertools import chain
+
+    from spd_bench.profile import measure
+    from spd_bench.sweep import track as sweeps
+    from spd_bench.tracking import folders, tracker
+    from spd_bench.tracking.mlflow_store import MlflowStore
+
+    store = MlflowStore(runs).shown
+    # single folders come last: a sweep's trial shows its folder
+    found = chain(
+        folders.suites(runs, store), sweeps.entries(runs), measure.entries(runs), folders.single_folders(runs)
+    )
+    done = tracker.sync(runs, found)
+    typer.echo(f"{store}: logged {done.logged} runs, {done.known} were there")
+    if done.dropped:
+        typer.echo(f"removed {runs / tracker.QUEUE}: {done.dropped} calls that an earlier version had queued for them")
 
 
 @app.command()

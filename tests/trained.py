@@ -34,7 +34,7 @@ def train_tiny(folder: Path) -> Path:
     root = write_frames(folder / "frames", height=HEIGHT, width=WIDTH)
     (folder / "tiny.yaml").write_text(SUITE.format(root=root), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+        patch.setattr(session.Tracker, "start", lambda self, beat=None: None)
         finished = session.run_suite(
             str(folder / "tiny.yaml"), profile=None, sets=(), data=None, root=folder / "runs", device="cpu"
         )

@@ -83,6 +83,20 @@ def suite_lock(root: Path, suite: str, *, command: str, session: str = "") -> It
         lock.release()
 
 
+def is_led(root: Path, suite: str) -> bool:
+    """Whether a process leads a suite at this moment."""
+    path = root / f".{suite}.lock"
+    if not _beside(path).exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def holder(root: Path, suite: str) -> Holder | None:
     """Who leads a suite that is locked; None if it does not say so in time."""
     until = time.monotonic() + NAMED_WITHIN_S

@@ -7,6 +7,7 @@ which cost the same, and the profile says so.
 Letters: B images, K queries.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,10 +42,11 @@ from spd_bench.profile.tables import profile_markdown
 from spd_bench.run import plan
 from spd_bench.run.plan import build_model, with_width
 from spd_bench.store import files
+from spd_bench.store.run_root import REPORTS
 from spd_bench.suite.axes import CompositionSpec, Selection, compositions
 from spd_bench.suite.checks import check_options
 from spd_bench.suite.schema import Choice, Suite
-from spd_bench.tracking import Tracker
+from spd_bench.tracking.entry import TrackedRun
 from spd_bench.train.loop import autocast, parameter_groups
 
 REFERENCE = (LITERAL, DENSE, SPARSE, "bilinear_mlp")
@@ -321,19 +323,20 @@ def _step(
 
 def write_profile(profile: Profile, root: Path) -> list[Path]:
     """Writes `<root>/reports/<suite>.profile.json`, `.md` and `.svg`."""
-    stem = root / "reports" / f"{profile.suite}.profile"
-    paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".md", ".svg")]
+    paths = profile_paths(root, profile.suite)
     files.write_json(paths[0], profile.to_json())
     files.write_text(paths[1], profile_markdown(profile))
     files.write_text(paths[2], profile_svg(profile))
     return paths
 
 
-def track_profile(tracker: Tracker, profile: Profile, paths: Sequence[Path]) -> None:
-    """One MLflow run with medians in ms, shares of T_dpt, crossovers and the files; never fails."""
+def profile_entry(profile: Profile, paths: Sequence[Path]) -> TrackedRun:
+    """The MLflow run of a profile: medians in ms, shares of T_dpt, crossovers and the files."""
     about = profile.settings
-    run_id = tracker.open_suite(
-        f"profile {profile.suite}",
+    return TrackedRun(
+        key=("profile", profile.suite, profile.finished),
+        name=f"profile {profile.suite}",
+        status="FINISHED",
         params={
             "profile": profile.profile,
             "encoder": profile.encoder,
@@ -347,11 +350,21 @@ def track_profile(tracker: Tracker, profile: Profile, paths: Sequence[Path]) -> 
             "device": f"{about.device} ({about.machine})",
             "stand_ins": "; ".join(profile.stand_ins),
         },
-        resume_id=None,
+        series=((0, metrics(profile)),),
+        files=tuple(paths),
     )
-    tracker.log_series(run_id, [(0, metrics(profile))])
-    tracker.log_files(run_id, paths)
-    tracker.close(run_id, "FINISHED")
+
+
+def profile_paths(root: Path, suite: str) -> list[Path]:
+    """The files that a profile of a suite is written to."""
+    return [root / REPORTS / f"{suite}.profile{suffix}" for suffix in (".json", ".md", ".svg")]
+
+
+def entries(root: Path) -> Iterator[TrackedRun]:
+    """The MLflow run of the latest profile of each suite below a run root."""
+    for path in sorted((root / REPORTS).glob("*.profile.json")):
+        profile = Profile.from_json(json.loads(path.read_bytes()))
+        yield profile_entry(profile, profile_paths(root, profile.suite))
 
 
 def metrics(profile: Profile) -> Mapping[str, float]:

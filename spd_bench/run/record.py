@@ -8,55 +8,50 @@ from spd_bench.run.outcome import Outcome
 from spd_bench.run.plan import Experiment
 from spd_bench.store import records
 from spd_bench.store.records import UNFINISHED
+from spd_bench.store.run_root import SUITES, SuiteRecord, SuiteRow
 
 
-def record_suite(
-    root: Path,
-    experiment: Experiment,
-    outcomes: Sequence[Outcome],
-    *,
-    why: str,
-    provenance: Mapping[str, str],
-    tracked: Mapping[str, str | None],
-) -> Path:
-    """Writes which folders the suite's latest table is made of, and under which MLflow run it is tracked.
+def suite_record(
+    root: Path, experiment: Experiment, outcomes: Sequence[Outcome], *, why: str, provenance: Mapping[str, str]
+) -> SuiteRecord:
+    """Which folders the suite's latest table is made of.
 
-    A job that is still to be done is an outcome whose failure is UNFINISHED.
+    A job that is still to be done is an outcome whose failure is UNFINISHED. why: why a fall-back profile was taken.
     """
     suite = experiment.suite
-    rows = [
-        {
-            "composition": outcome.job.composition.name,
-            "kind": outcome.job.composition.kind,
-            "axis": outcome.job.composition.axis,
-            "difference": outcome.job.composition.difference,
-            "aliases": [list(alias) for alias in outcome.job.composition.aliases],
-            "gt_aligned": experiment.is_gt_aligned(outcome.job.composition),
-            "stand_ins": experiment.stand_ins(outcome.job.composition),
-            "seed": outcome.job.seed,
-            "folder": str(outcome.folder.relative_to(root)),
-            "evaluation": f"eval-{outcome.job.eval_id[:10]}",
-            "failure": outcome.failure,
-        }
-        for outcome in outcomes
-    ]
-    path = root / "suites" / f"{suite.suite}.json"
-    records.write_record(
-        path,
-        {
-            "suite": suite.dump(),
-            "profile": suite.profile,
-            "why_fallback": why,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "dataset": experiment.data.describe(),
-            "protocol": experiment.judge.caption,
-            "averaging": experiment.protocol.averaging,
-            "judge": experiment.judge.id,
-            "stand_ins": experiment.stand_ins(experiment.compositions[0]),
-            "provenance": provenance,
-            "tracked": tracked,
-            "unfinished": sum(outcome.failure == UNFINISHED for outcome in outcomes),
-            "rows": rows,
-        },
+    return SuiteRecord(
+        suite=suite.dump(),
+        profile=suite.profile,
+        why_fallback=why,
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        dataset=experiment.data.describe(),
+        protocol=experiment.judge.caption,
+        averaging=experiment.protocol.averaging,
+        judge=experiment.judge.id,
+        stand_ins=experiment.stand_ins(experiment.compositions[0]),
+        provenance=dict(provenance),
+        unfinished=sum(outcome.failure == UNFINISHED for outcome in outcomes),
+        rows=[_row(root, experiment, outcome) for outcome in outcomes],
     )
-    return path
+
+
+def write_suite_record(root: Path, stored: SuiteRecord) -> None:
+    """Replaces the record of a suite's latest run."""
+    records.write_record(root / SUITES / f"{stored['suite']['suite']}.json", stored)
+
+
+def _row(root: Path, experiment: Experiment, outcome: Outcome) -> SuiteRow:
+    composition = outcome.job.composition
+    return SuiteRow(
+        composition=composition.name,
+        kind=composition.kind,
+        axis=composition.axis,
+        difference=composition.difference,
+        aliases=[list(alias) for alias in composition.aliases],
+        gt_aligned=experiment.is_gt_aligned(composition),
+        stand_ins=experiment.stand_ins(composition),
+        seed=outcome.job.seed,
+        folder=str(outcome.folder.relative_to(root)),
+        evaluation=f"eval-{outcome.job.eval_id[:10]}",
+        failure=outcome.failure,
+    )

@@ -6,8 +6,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from rich.logging import RichHandler
 
-from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, SpdError
+from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError
 from spd_bench.fused import build
 from spd_bench.model.device import device_named
 from spd_bench.process.locks import suite_lock
 from spd_bench.process.watch import Watch
-from spd_bench.report.collect import collect, curves, record, watched
+from spd_bench.report.collect import collect, curves, watched
 from spd_bench.report.comparison import Comparison
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
@@ -32,13 +32,14 @@ from spd_bench.run.display import Display
 from spd_bench.run.example import example_command
 from spd_bench.run.forecast import UNKNOWN, Estimate, Forecast
 from spd_bench.run.outcome import Outcome
-from spd_bench.run.record import record_suite
+from spd_bench.run.record import suite_record, write_suite_record
 from spd_bench.run.runner import Runner, device_label
-from spd_bench.store import files, records
+from spd_bench.run.track import tracked
+from spd_bench.store import files
 from spd_bench.store.records import UNFINISHED
 from spd_bench.suite.axes import Selection
 from spd_bench.suite.schema import Suite
-from spd_bench.tracking import Tracker
+from spd_bench.tracking.tracker import Tracker
 
 log = logging.getLogger("spd_bench")
 
@@ -210,16 +211,16 @@ def _run(chosen: choose.Chosen, root: Path, device: torch.device, console: Conso
     _build_features(runner, console)
     tracker = Tracker(root)
     source = _provenance(device, watch)
-    watch.at("recording in MLflow")
     # the process that leads records for those that help, too
-    with _tracked_suite(tracker, chosen, experiment, source, root) if watch.leads else nullcontext() as parent:
-        tracked = {tracker.store: parent}
+    with tracked(tracker, root, watch) if watch.leads else nullcontext() as tracking:
 
         def note(outcomes: Sequence[Outcome]) -> None:
-            if watch.leads:
-                record_suite(root, experiment, outcomes, why=chosen.why, provenance=source, tracked=tracked)
+            if tracking is not None:
+                stored = suite_record(root, experiment, outcomes, why=chosen.why, provenance=source)
+                write_suite_record(root, stored)
+                tracking.note(stored)
 
-        outcomes = _run_jobs(runner, tracker, parent, console, note)
+        outcomes = _run_jobs(runner, console, note)
         failed = sum(bool(outcome.failure) for outcome in outcomes)
         starved = failed > 0 and all(outcome.failure.startswith(OUT_OF_MEMORY) for outcome in outcomes)
         if not watch.leads:
@@ -229,7 +230,6 @@ def _run(chosen: choose.Chosen, root: Path, device: torch.device, console: Conso
         comparison = collect(root, chosen.suite.suite)
         verdicts = judged(root, chosen.suite.suite)
         report = _report(root, chosen.suite, comparison, verdicts)
-        tracker.log_files(parent, sorted(report.parent.glob(f"{chosen.suite.suite}.*")))
     table = render(comparison, format="terminal", verdicts=verdicts)
     example = "" if outcomes[0].failure else example_command(root, experiment)
     return Finished(table, report, tracker.store, failed, starved=starved, example=example)
@@ -241,8 +241,7 @@ def _run_steps(chosen: choose.Chosen, root: Path, device: torch.device, console:
     walk = BuildOrder(chosen, source, root / "reports" / chosen.suite.suite)
     experiment: plan.Experiment | None = None
     runner: Runner | None = None
-    parent: str | None = None
-    with ExitStack() as stack:
+    with tracked(tracker, root, watch) as tracking:
         for name, suite in chosen.steps.items():
             encoders = experiment.encoders if experiment else None
             experiment = plan.Experiment(suite, encoders=encoders, watch=watch)
@@ -250,16 +249,15 @@ def _run_steps(chosen: choose.Chosen, root: Path, device: torch.device, console:
             if not walk.results:
                 console.print(_title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
                 _check_data(runner, console)
-                parent = stack.enter_context(_tracked_suite(tracker, chosen, experiment, source, root))
             if chosen.suite.steps[name].train:
                 _build_features(runner, console)
-            outcomes = _run_jobs(runner, tracker, parent, console) if chosen.suite.steps[name].train else []
+            outcomes = _run_jobs(runner, console) if chosen.suite.steps[name].train else []
+            tracking.note(suite_record(root, experiment, outcomes, why=chosen.why, provenance=source))
             result = walk.examine(name, runner, outcomes)
             console.print(result.line(), highlight=False, markup=False, soft_wrap=True)
             if not result.passed:
                 break
         report = walk.write()
-        tracker.log_files(parent, sorted(report.parent.glob(f"{chosen.suite.suite}.*")))
     return Finished(walk.table(), report, tracker.store, failed=0 if walk.passed else 1, comparable=False)
 
 
@@ -278,12 +276,10 @@ def _build_features(runner: Runner, console: Console) -> None:
 
 def _run_jobs(
     runner: Runner,
-    tracker: Tracker,
-    parent: str | None,
     console: Console,
     note: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
 ) -> list[Outcome]:
-    """Every job of an experiment, shown and tracked; those that another process has, later.
+    """Every job of an experiment, shown; those that another process has, later.
 
     note: told of all outcomes before the first job and after each; of a job to come, that it is unfinished. A process
     that only helps leaves what is then still in other hands unfinished.
@@ -306,7 +302,6 @@ def _run_jobs(
                     continue
                 note(outcomes)
                 display.done(outcomes[index], runner.experiment.suite.report.primary)
-                _track(tracker, parent, outcomes[index])
             if busy == waiting:
                 if not watch.leads:
                     break
@@ -314,35 +309,6 @@ def _run_jobs(
                 time.sleep(WAIT_S)
             waiting = busy
     return outcomes
-
-
-@contextmanager
-def _tracked_suite(
-    tracker: Tracker, chosen: choose.Chosen, experiment: plan.Experiment, source: dict[str, str], root: Path
-) -> Iterator[str | None]:
-    """The MLflow run of a suite, closed as finished or, where an error passes through, as killed."""
-    parent = tracker.open_suite(
-        chosen.suite.suite,
-        params={"profile": chosen.suite.profile or "(none)", "dataset": experiment.data.describe()},
-        tags=source | {"stand_ins": "; ".join(experiment.stand_ins(experiment.compositions[0]))},
-        resume_id=_tracked_before(root, chosen.suite, tracker.store),
-    )
-    ended = False
-    try:
-        yield parent
-        ended = True
-    finally:
-        tracker.close(parent, "FINISHED" if ended else "KILLED")
-
-
-def _tracked_before(root: Path, suite: Suite, store: str) -> str | None:
-    """The MLflow run of this very suite, if its last run is in the same store."""
-    try:
-        last = record(root, suite.suite)
-    except SpdError:
-        return None
-    same = last["suite"] == suite.dump() and last["profile"] == suite.profile
-    return last.get("tracked", {}).get(store) if same else None
 
 
 def _stem(root: Path, suite: Suite) -> Path:
@@ -360,37 +326,6 @@ def _report(root: Path, suite: Suite, comparison: Comparison, verdicts: Verdicts
     drawn, diagnosed = curves(root, suite.suite), watched(root, suite.suite)
     files.write_text(page, html_report(comparison, drawn, configuration=resolved, verdicts=verdicts, watched=diagnosed))
     return page
-
-
-def _track(tracker: Tracker, parent: str | None, outcome: Outcome) -> None:
-    """One child run per composition and seed below each suite run, logged once; its id lies in the run's folder."""
-    if parent is None:
-        return
-    mark = outcome.folder / "mlflow.json"
-    job, key = outcome.job, f"{tracker.store} {parent} {outcome.job.composition.name}"
-    known = records.found_record(mark) or {}
-    if outcome.reused and key in known:
-        return
-    run_id = tracker.open_run(
-        job.name,
-        parent_id=parent,
-        params={
-            "composition": job.composition.name,
-            "difference": job.composition.difference,
-            "seed": str(job.seed),
-            "identity": job.train_id,
-        },
-        tags={"kind": job.composition.kind, "axis": job.composition.axis, "failure": outcome.failure},
-        resume_id=known.get(key),
-    )
-    if outcome.scores is not None and outcome.log is not None:
-        tracker.log_series(run_id, [(int(step), values) for step, values in outcome.log["rows"]])
-        cells = ((*name.rpartition("@"), value) for name, value in outcome.scores["scores"].items())
-        tracker.log_series(run_id, [(0, {f"test/K{k}/{name}": value for name, _, k, value in cells})])
-        tracker.log_files(run_id, [outcome.folder / "run.json"])
-    if run_id is not None and not job.failure:  # what was never begun has no folder
-        records.write_record(mark, known | {key: run_id})
-    tracker.close(run_id, "FAILED" if outcome.failure else "FINISHED")
 
 
 def _title(chosen: choose.Chosen, experiment: plan.Experiment) -> str:

@@ -6,12 +6,15 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from spd_bench.errors import StateError
 from spd_bench.store.files import write_json
 
 log = logging.getLogger(__name__)
+
+Form = TypeVar("Form")
+"""A TypedDict, as in `store.run_root`."""
 
 RECORD_VERSION = 1
 """Version of the form of records. Raise it when an older spd-bench would misread one."""
@@ -51,6 +54,30 @@ def read_record(path: Path) -> dict[str, Any]:
         )
     found: dict[str, Any] = content
     return found
+
+
+def read(path: Path, form: type[Form]) -> Form:
+    """The content of a record of this form (a TypedDict).
+
+    Raises as `read_record`, and Unsound for a record that lacks a required key.
+    """
+    content = read_record(path)
+    required: frozenset[str] = getattr(form, "__required_keys__", frozenset())
+    if missing := sorted(required - content.keys()):
+        raise Unsound(
+            f"is not a {form.__name__} ({missing[0]} is missing)", where=str(path), hint="run the suite again"
+        )
+    return cast(Form, content)
+
+
+def find(path: Path, form: type[Form]) -> Form | None:
+    """As `read`, but None for a record that is missing or damaged; damage is logged, the caller makes it again."""
+    try:
+        return read(path, form)
+    except Unsound as damage:
+        if os.path.lexists(path):
+            log.warning("%s: %s; it is made again", path, damage.message)
+        return None
 
 
 def found_record(path: Path) -> dict[str, Any] | None:

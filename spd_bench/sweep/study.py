@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from spd_bench.errors import ConfigError, ResourceError, did_you_mean
 from spd_bench.store import files, records
+from spd_bench.store.addresses import is_sqlite, sqlite_address, without_password
 from spd_bench.sweep.file import Dimension, Sweep, label
 from spd_bench.sweep.tables import REFUSED, SweepSummary, TrialRow
 
@@ -36,7 +37,7 @@ HASH_LENGTH = 8
 
 def default_url(root: Path) -> str:
     """The database of a run root."""
-    return f"sqlite:///{(root.absolute() / DATABASE).as_posix()}"
+    return sqlite_address(root / DATABASE)
 
 
 class Taken(BaseException):
@@ -49,8 +50,8 @@ class Database:
     def __init__(self, url: str, root: Path) -> None:
         """Raises ConfigError, soon, for a database that cannot be reached."""
         self.url = url
-        self.shown = re.sub(r"//[^/\s]*@", "//…@", url)
-        if url.startswith("sqlite:///"):
+        self.shown = without_password(url)
+        if is_sqlite(url):
             self._file_lock = root.absolute() / ".sweeps.lock"
             files.make_folder(root)
         elif not re.match(r"postgres(ql)?(\+\w+)?://", url):

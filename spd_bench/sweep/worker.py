@@ -21,6 +21,7 @@ from spd_bench.run.outcome import Outcome
 from spd_bench.run.plan import Experiment
 from spd_bench.run.runner import VALIDATION_QUERIES
 from spd_bench.run.session import stderr_console
+from spd_bench.run.track import logging_beside
 from spd_bench.score.predict import Predictions
 from spd_bench.store import files, records
 from spd_bench.suite.axes import CompositionSpec, compositions
@@ -29,10 +30,22 @@ from spd_bench.suite.schema import Suite
 from spd_bench.sweep.confirming import chosen_trial, confirming_suite
 from spd_bench.sweep.file import Constraint, Objective, SweepPlan, built, keys_of, load_sweep
 from spd_bench.sweep.page import sweep_page
-from spd_bench.sweep.study import Claim, Database, Study, Taken, Waiting, database_lost, default_url, study_name
-from spd_bench.sweep.tables import SweepSummary, caption, shown, terminal
+from spd_bench.sweep.study import (
+    DATABASE,
+    Claim,
+    Database,
+    Study,
+    Taken,
+    Waiting,
+    database_lost,
+    default_url,
+    study_name,
+)
+from spd_bench.sweep.tables import REFUSED, SweepSummary, TrialRow, caption, shown, terminal
+from spd_bench.sweep.track import sweep_entry, trial_entry
 from spd_bench.sweep.trial import OnValidation, Pruned, TrialCosts, TrialRunner
-from spd_bench.tracking import Status, Tracker
+from spd_bench.tracking.entry import Status, TrackedRun
+from spd_bench.tracking.tracker import Tracker
 
 POLL_S = 2.0
 """How often a worker without a trial looks whether another worker's has been left."""
@@ -127,7 +140,7 @@ def write_page(summary: SweepSummary, root: Path) -> Path:
 
 def _existing(root: Path, storage: str | None) -> Database:
     url = storage or default_url(root)
-    if storage is None and not Path(url.removeprefix("sqlite:///")).exists():
+    if storage is None and not (root / DATABASE).exists():
         hint = "spd-bench sweep suites/sweep_lambda_si_r.yaml"
         raise ConfigError(f"no sweep has been run below {root}", hint=hint)
     return Database(url, root)
@@ -152,7 +165,7 @@ class Worker:
         )
         self.study.note("total", self.sweep.total)
         self.tracker = Tracker(root)
-        self.parent = self._tracked()
+        self.about: Mapping[str, Any] = self.study.noted("about")
 
     def work(self, until: float) -> Swept:
         """Trial after trial, begun before `until`, and at the end the test split for the chosen one."""
@@ -162,17 +175,19 @@ class Worker:
             known = ", ".join(summary.others)
             self._say(f"this space, suite or objective is new: a new study; earlier ones stay: {known}")
         status: Status = "KILLED"
-        try:
-            self._fail_abandoned()
-            finished = self._trials(until)
-            if finished:
-                self._score_chosen()
-            summary = self.study.summary()
-            report = write_page(summary, self.root)
-            self.tracker.log_files(self.parent, [report])
-            status = "FINISHED" if finished else "KILLED"
-        finally:
-            self.tracker.close(self.parent, status)
+        with logging_beside(self.tracker, self.watch):
+            self.tracker.put(self._entry("RUNNING"))
+            try:
+                self._fail_abandoned()
+                finished = self._trials(until)
+                if finished:
+                    self._score_chosen()
+                summary = self.study.summary()
+                self.about = summary.about
+                report = write_page(summary, self.root)
+                status = "FINISHED" if finished else "KILLED"
+            finally:
+                self.tracker.put(self._entry(status))
         return Swept(summary, terminal(summary), self.study.database.shown, self.tracker.store, report, finished)
 
     def _say(self, text: str) -> None:
@@ -226,7 +241,7 @@ class Worker:
 
     def _fail(self, claim: Claim, failure: str) -> None:
         claim.fail(failure)
-        self._tell(claim, f"FAILED: {failure}", None)
+        self._tell(claim, f"FAILED: {failure}", "failed", failure=failure)
 
     def _attempt(self, claim: Claim, display: Display) -> str:
         """Works at a trial; why it failed, or "" where it has come to another end."""
@@ -246,7 +261,7 @@ class Worker:
             return runner.attempt(job, lambda: self._train(claim, runner, job, display))
         except Pruned:
             claim.prune()
-            self._tell(claim, "pruned", None)
+            self._tell(claim, "pruned", "pruned")
             return ""
 
     def _train(self, claim: Claim, runner: TrialRunner, job: plan.Job, display: Display) -> None:
@@ -259,19 +274,20 @@ class Worker:
         if broken:
             claim.note("refused", ", ".join(broken))
             claim.prune()
-            return self._tell(claim, f"refused, not trained: {', '.join(broken)} is too large", None)
+            return self._tell(claim, f"refused, not trained: {', '.join(broken)} is too large", REFUSED)
         runner.check_data(display.frame)
         runner.build_features(self._say, display.view)
         reused = runner.train(job, display)
         values = [_objective(runner, job, objective, costs) for objective in self.sweep.objective]
-        log = runner.log(job)
         if reused:
             claim.note("reused", True)
-        claim.note("folder", str(runner.folder(job).relative_to(self.root)))
+        folder = str(runner.folder(job).relative_to(self.root))
+        claim.note("folder", folder)
         claim.finish(values)
         named = {objective.name: value for objective, value in zip(self.sweep.objective, values, strict=True)}
         values_text = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
-        return self._tell(claim, values_text + (" (trained before)" if reused else ""), named, log)
+        said = values_text + (" (trained before)" if reused else "")
+        return self._tell(claim, said, "complete", objectives=named, folder=folder)
 
     def _experiment(self, number: int, values: Mapping[str, Any]) -> Experiment:
         return Experiment(self.found.suite(values, f"{self.sweep.sweep}-{number}"), encoders=self.encoders)
@@ -280,26 +296,13 @@ class Worker:
         return TrialRunner(experiment, self.root, self.device, like=self.runner, watch=self.watch, tell=tell)
 
     def _tell(
-        self,
-        claim: Claim,
-        what: str,
-        objectives: Mapping[str, float] | None,
-        record: Mapping[str, Any] | None = None,
+        self, claim: Claim, what: str, state: str, *, objectives: Mapping[str, float] | None = None, **notes: str
     ) -> None:
-        """A line about a trial, and its run in MLflow."""
+        """Prints a line about a trial that has ended, and logs its run in MLflow."""
         values = ", ".join(f"{path} {shown(value)}" for path, value in claim.values.items())
         self._say(f"trial {claim.number}: {values}: {what}")
-        run = self.tracker.open_run(
-            f"trial {claim.number}",
-            parent_id=self.parent,
-            params={path: str(value) for path, value in claim.values.items()},
-            tags={"study": self.study.name, "trial": str(claim.number), "outcome": what},
-            resume_id=None,
-        )
-        if objectives is not None and record is not None:
-            self.tracker.log_series(run, [(int(step), values) for step, values in record["rows"]])
-            self.tracker.log_series(run, [(0, {f"objective/{name}": v for name, v in objectives.items()})])
-        self.tracker.close(run, "FAILED" if what.startswith("FAILED") else "FINISHED")
+        row = TrialRow(number=claim.number, state=state, values=claim.values, objectives=objectives or {}, notes=notes)
+        self.tracker.put(trial_entry(self.root, self._entry("RUNNING"), row))
 
     # ---------------------------------------------------------------------------------------- before the first trial
 
@@ -349,21 +352,9 @@ class Worker:
             "versions": plan.versions(),
         }
 
-    def _tracked(self) -> str | None:
+    def _entry(self, status: Status) -> TrackedRun:
         """The sweep's run in MLflow, shared by all its workers."""
-        self.watch.at("recording in MLflow")
-        key = f"mlflow {self.tracker.store}"
-        about = self.study.noted("about")
-        with self.study.database.lock():
-            parent = self.tracker.open_suite(
-                f"sweep {self.sweep.sweep}",
-                params={"profile": about["profile"] or "(none)", "dataset": about["dataset"], "study": self.study.name},
-                tags={"stand_ins": "; ".join(about["stand_ins"]), "study": self.study.name},
-                resume_id=self.study.noted(key),
-            )
-            if parent is not None:
-                self.study.note(key, parent)
-        return parent
+        return sweep_entry(self.root, self.study.name, self.about, status)
 
     # ---------------------------------------------------------------------------------------------------- one trial
 
@@ -414,7 +405,6 @@ class Worker:
         ks = sorted({primary.k, *(k for k in suite.eval.k if k == self.sweep.objective[0].k)})
         scores = {f"{metric}@{k}": outcome.scores["scores"][f"{metric}@{k}"] for k in ks}
         self.study.note("test", scores)
-        self.tracker.log_series(self.parent, [(0, {f"test/{name}": value for name, value in scores.items()})])
 
 
 def _key(values: Mapping[str, Any]) -> str:

@@ -359,7 +359,7 @@ def suite(tmp_path: Path) -> Path:
 
 def test_one_suite_holds_both_releases(suite: Path, releases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From files to scores; only the aligned baseline is marked as such, and no identity holds a path."""
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     monkeypatch.setenv(VARIABLE, str(releases))
     finished = session.run_suite(str(suite), profile=None, sets=(), data=None, root=suite.parent / "runs", device="cpu")
     assert finished.failed == 0

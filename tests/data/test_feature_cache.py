@@ -732,7 +732,7 @@ def test_a_cache_of_views_that_never_come_again_is_refused(suite: Path) -> None:
 def test_a_run_says_what_it_builds(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
 
     def build_cache() -> str:
         session.build_cache(str(suite), profile=None, sets=(), data=None, root=tmp_path, device="cpu")

@@ -21,7 +21,7 @@ from spd_bench.report.comparison import notes
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import ALIGNED_HEADING, FORMATS, render
 from spd_bench.run import plan
-from spd_bench.run.record import record_suite
+from spd_bench.run.record import suite_record, write_suite_record
 from spd_bench.run.runner import Runner
 from spd_bench.score import judge
 from spd_bench.score.predict import load
@@ -478,7 +478,7 @@ def run_suite(suite: Suite, root: Path) -> Path:
     """A suite of which the baseline alone was run, as its folders tell it; returns the baseline's record."""
     runner, job = constant_job(suite, root)
     outcome = runner.run(job, Quiet())
-    record_suite(root, runner.experiment, [outcome], why="", provenance={}, tracked={})
+    write_suite_record(root, suite_record(root, runner.experiment, [outcome], why="", provenance={}))
     return outcome.folder / f"eval-{job.eval_id[:10]}" / "predictions.h5"
 
 

@@ -123,7 +123,7 @@ def suite(tmp_path: Path) -> Path:
 
 def test_every_job_is_done_once_by_whoever_is_free(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One helper while another process has a job; then the leader, which waits for that and does it when it is free."""
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     trainings: list[str] = []
     original = loop.train
     monkeypatch.setattr(loop, "train", lambda *args, **more: (trainings.append(""), original(*args, **more)))
@@ -149,7 +149,7 @@ def test_what_failed_for_a_helper_is_not_tried_again_in_its_session(
 ) -> None:
     from spd_baselines.constant import Constant
 
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     suite.write_text(suite.read_text().replace("constant, bilinear_mlp", "constant"), encoding="utf-8")
     given = {"profile": None, "sets": (), "data": None, "root": suite.parent / "runs", "device": "cpu"}
     tries: list[int] = []

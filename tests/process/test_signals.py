@@ -139,7 +139,7 @@ def test_models_side_by_side_are_stopped_together(frames: Path, tmp_path: Path) 
 def test_a_stopped_suite_keeps_the_table_of_what_is_done(
     frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act, *event: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     suite = write_suite(tmp_path / "tiny.yaml", frames, baselines="[constant, bilinear_mlp]")
     given = {"profile": None, "sets": (), "data": None, "root": tmp_path / "runs", "device": "cpu"}
 

@@ -19,13 +19,12 @@ from spd_bench.errors import ConfigError
 from spd_bench.model.compose import ChosenPart, build, build_baseline
 from spd_bench.profile import measure
 from spd_bench.profile.figures import profile_svg
-from spd_bench.profile.measure import metrics, profile_suite, track_profile, write_profile
+from spd_bench.profile.measure import entries, metrics, profile_entry, profile_suite, write_profile
 from spd_bench.profile.results import Crossover, ModelProfile, Profile, TrainingShape, crossover, crossovers, targets
 from spd_bench.profile.tables import WIDTH, profile_markdown, profile_terminal
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Suite
 from spd_bench.testing import PatchEncoder
-from spd_bench.tracking import Tracker
 
 CPU = torch.device("cpu")
 NAMES = (
@@ -383,15 +382,17 @@ def test_threads_are_as_asked_and_then_as_before(suite: Suite, monkeypatch: pyte
     assert torch.get_num_threads() == before
 
 
-def test_metrics_are_medians_and_tracking_never_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_medians() -> None:
     found = metrics(PROFILE)
     assert found["T_encode_ms"] == pytest.approx(6000)  # of 4 s and 8 s
     assert found["v13/T_decode_ms/K256"] == pytest.approx(330)
     assert found["crossover_K/dpt_trained"] == pytest.approx(617, abs=1)
     assert all(math.isfinite(value) for value in found.values())
 
-    def refuse(self: Tracker) -> Any:
-        raise OSError("no database")
 
-    monkeypatch.setattr(Tracker, "_connected", refuse)
-    track_profile(Tracker(tmp_path), PROFILE, [])
+def test_sync_finds_the_profile_that_was_written(tmp_path: Path) -> None:
+    paths = write_profile(PROFILE, tmp_path)
+    (found,) = entries(tmp_path)
+    assert found.content == profile_entry(PROFILE, paths).content
+    assert found.name == f"profile {PROFILE.suite}"
+    assert [path.name for path in found.files] == [path.name for path in paths]

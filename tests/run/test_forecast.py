@@ -148,7 +148,7 @@ def test_a_plan_says_what_is_unknown(suite: Path) -> None:
 
 
 def test_run_does_what_the_plan_says(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     trained: list[Path] = []
     original = loop.Training.__init__
 

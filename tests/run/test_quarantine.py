@@ -43,7 +43,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_frames(tmp_path / "frames")
     path = tmp_path / "tiny.yaml"
     path.write_text(SUITE.format(root=tmp_path / "frames"), encoding="utf-8")
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act, *event: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     monkeypatch.setattr(registry, "_GIVEN_UP", {})
     return path
 
@@ -174,7 +174,7 @@ def test_a_suite_with_a_component_that_cannot_be_used_runs_to_its_table(
     }
     assert not list((suite.parent / "runs/trained").glob("constant*"))
     monkeypatch.undo()  # and once it works, the same command does it
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act, *event: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     assert session.run_suite(str(suite), sets=sets, **given).failed == 0  # type: ignore[arg-type]
     assert records.read_record(suite.parent / "runs/suites/tiny.json")["unfinished"] == 0
 

@@ -263,7 +263,7 @@ def folder(tiny_suite: Callable[[int], Path]) -> Path:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every training step that is taken; MLflow has tests of its own."""
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     steps: list[int] = []
     original = loop.Training.advance
 

@@ -48,7 +48,7 @@ LEARNING = SWEEP + "sampler: {use: tpe, startup: 2}\ntrials: 5\n"
 @pytest.fixture
 def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow has tests of its own."""
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
 
 
 def written(folder: Path, text: str) -> Path:
