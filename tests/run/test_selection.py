@@ -30,7 +30,7 @@ report: {{primary: {{k: 8}}}}
 
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(session.Tracker, "_guarded", lambda self, act: None)
+    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     path = tmp_path / "tiny.yaml"
     path.write_text(SUITE.format(root=write_frames(tmp_path / "frames", count=10)), encoding="utf-8")
     return path
