@@ -13,11 +13,12 @@ Letters used in tensor names, here and in every file (a subset is repeated there
     2 an (x, y) pair, x first
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -69,11 +70,44 @@ class Dims:
         return self.core // self.heads
 
 
+Resampling = Literal["antialiased", "opencv"]
+"""How a frame is brought to an encoder's input size (R-23).
+
+antialiased: Pillow's bicubic filter, a = -0.5, on 8-bit values; it averages where it shrinks. opencv: OpenCV's
+INTER_CUBIC, a = -0.75, on floating-point values, which may leave [0, 1] beside edges; it averages nowhere.
+"""
+
+
+@dataclass(frozen=True)
+class AspectKept:
+    """The input size of a released model: the frame's aspect is kept and its shorter side is at least `shorter`."""
+
+    shorter: int
+    """Pixels of the shorter side."""
+    multiple: int
+    """Both sides are multiples of this: the nearest one, or the next above where that would be below `shorter`."""
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the input for a frame of this size."""
+        scale = max(self.shorter / height, self.shorter / width)
+        return self._fitted(scale * height), self._fitted(scale * width)
+
+    def _fitted(self, side: float) -> int:
+        nearest = round(side / self.multiple) * self.multiple
+        return nearest if nearest >= self.shorter else math.ceil(side / self.multiple) * self.multiple
+
+    def __str__(self) -> str:
+        """For captions."""
+        return f"aspect kept, shorter side {self.shorter}, multiples of {self.multiple}"
+
+
 @dataclass(frozen=True)
 class Features:
     """The encoder's four maps of §3, shallow to deep, channels last: each [B, Hp, Wp, C], frozen, cacheable."""
 
     maps_BHWC: tuple[Tensor, Tensor, Tensor, Tensor]
+    frame_size: tuple[int, int] | None = None
+    """Rows and columns of the frames that were resized for the encoder; None if they had the size of its input."""
 
 
 @dataclass(frozen=True)
@@ -198,10 +232,15 @@ class Encoder(Component, nn.Module, ABC):
 
     slot = "encoder"
     channels: int = 384
+    resampling: ClassVar[Resampling] = "antialiased"
+    """How frames are brought to the input size before they come here."""
 
     @abstractmethod
     def forward(self, image_B3HW: Tensor) -> Features:
-        """RGB in [0, 1], already at the network's input size; normalisation is the encoder's own business."""
+        """RGB in [0, 1], already at the network's input size; normalisation is the encoder's own business.
+
+        With the resampling "opencv" values overshoot [0, 1] beside edges.
+        """
 
     @abstractmethod
     def digest(self) -> str:
@@ -287,6 +326,8 @@ class PointDepthModel(Component, nn.Module, ABC):
     trained: ClassVar[bool] = True
     gt_aligned: bool = False
     """True where ground truth of the scored image enters the prediction (R-27): such rows get their own table."""
+    own_input: ClassVar[AspectKept | None] = None
+    """Input size of a released model, whatever `data.image_size` is; such a model is not trained. None: the suite's."""
     trained_as: ClassVar[str | None] = None
     """Name of the baseline that this one is another way to compute: same options, parameters and function. They share
     initial weights and one training, and differ in cost alone."""

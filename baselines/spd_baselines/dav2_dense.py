@@ -12,28 +12,31 @@ from torch import Tensor, nn
 
 from spd_baselines.alignment import FITS, Alignment, Unaligned
 from spd_baselines.dav2_head import own_depth_head
-from spd_baselines.dpt_head import read_map
+from spd_baselines.dpt_head import AUTHORS_INPUT, DenseMap
 from spd_bench.api import ComponentConfig, Encoder, Features, PointDepthModel
 from spd_bench.errors import StateError
 
 
 @dataclass
 class DisparityScene:
-    """The dense relative disparity [B, H, W] ≥ 0, and what turns it into metres; None until `fit_alignment` has run."""
+    """The dense relative disparity ≥ 0, and what turns it into metres; None until `fit_alignment` has run."""
 
-    disparity_BHW: Tensor
+    disparity: DenseMap
     alignment: Alignment | None
 
 
 class DAv2Dense(PointDepthModel):
     """DAv2's relative disparity, by default with least squares in inverse depth per image (R-27b).
 
+    It sees frames at its authors' input size, whatever the suite's is, and its map is read as they read it.
     The evaluator calls `fit_alignment` between `prepare` and `decode`.
     Raises ConfigError for an encoder without a depth head, or with the metric release.
     """
 
+    version = 2
     trained = False
     gt_aligned = True
+    own_input = AUTHORS_INPUT
 
     class Config(ComponentConfig):
         """How the relative prediction is given metres. The weights are those of the encoder."""
@@ -51,11 +54,11 @@ class DAv2Dense(PointDepthModel):
 
     def prepare(self, features: Features) -> DisparityScene:
         """The dense relative disparity, not yet aligned."""
-        return DisparityScene(self.dpt(features), None if self.fit else Unaligned())
+        return DisparityScene(DenseMap.of(self.dpt(features), features), None if self.fit else Unaligned())
 
     def relative_disparity(self, scene: DisparityScene, xy_BK2: Tensor) -> Tensor:
         """The released model's own output at points of the unit square: relative, no unit, [B, K]."""
-        return read_map(scene.disparity_BHW, xy_BK2)
+        return scene.disparity.read(xy_BK2)
 
     def fit_alignment(self, scene: DisparityScene, xy_BN2: Tensor, depth_m_BN: Tensor) -> None:
         """Fits the alignment on all valid pixels of the image and keeps it in the scene.

@@ -11,17 +11,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from spd_baselines.dav2_head import own_depth_head
-from spd_baselines.dpt_head import read_map
+from spd_baselines.dpt_head import AUTHORS_INPUT, DenseMap
 from spd_bench.api import ComponentConfig, Encoder, Features, PointDepthModel
 
 
 class DAv2MetricIndoor(PointDepthModel):
     """depth = max_depth · sigmoid(DPT), in metres.
 
+    It sees frames at its authors' input size, whatever the suite's is, and its map is read as they read it.
     Raises ConfigError for an encoder without a depth head, or with the relative release.
     """
 
+    version = 2
     trained = False
+    own_input = AUTHORS_INPUT
     places = frozenset({"weights"})
 
     class Config(ComponentConfig):
@@ -44,11 +47,10 @@ class DAv2MetricIndoor(PointDepthModel):
         given = {} if config.weights is None else {"weights": config.weights}
         return {"use": "dav2_small", "release": "metric_indoor", **given}
 
-    def prepare(self, features: Features) -> Tensor:
-        """Dense depth in metres, [B, H, W] at the encoder's input resolution."""
-        sigmoid_BHW: Tensor = self.dpt(features)
-        return self.config.max_depth_m * sigmoid_BHW
+    def prepare(self, features: Features) -> DenseMap:
+        """Dense depth in metres at the encoder's input resolution."""
+        return DenseMap.of(self.config.max_depth_m * self.dpt(features), features)
 
-    def decode(self, scene: Tensor, xy_BK2: Tensor) -> Tensor:
+    def decode(self, scene: DenseMap, xy_BK2: Tensor) -> Tensor:
         """Depth in metres at points of the unit square, unclamped: [B, K]."""
-        return read_map(scene, xy_BK2)
+        return scene.read(xy_BK2)

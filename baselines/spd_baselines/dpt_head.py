@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spd_baselines.output import at_least_float32
-from spd_bench.api import Features
+from spd_bench.api import AspectKept, Features
 from spd_bench.errors import ConfigError
 from spd_bench.geometry import constant, sample, unit_to_level
 
 PATCH = 14
+AUTHORS_INPUT = AspectKept(shorter=518, multiple=PATCH)
+"""How Depth Anything V2's own inference chooses its input size: 518×686 for a frame of 480×640."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,34 @@ def dense_xy(xy: Tensor, *, width: int, height: int) -> Tensor:
     xy_lvl = unit_to_level(xy, width=width, height=height, extent=(1.0, 1.0))
     far = constant([width - 0.5, height - 0.5], like=xy)
     return torch.minimum(xy_lvl.clamp_min(0.5), far)
+
+
+@dataclass(frozen=True)
+class DenseMap:
+    """A released model's dense output, read at a point as its authors read it.
+
+    They enlarge the map [B, Hm, Wm] to the frame's size with align_corners=True and take the value of a pixel. Pixel u
+    of W then lies u·(Wm − 1)/(W − 1) pixels from the centre of the map's first: the outermost pixels coincide.
+    """
+
+    map_BHW: Tensor
+    frame_size: tuple[int, int]
+    """Rows and columns of the frame."""
+
+    @classmethod
+    def of(cls, map_BHW: Tensor, features: Features) -> "DenseMap":
+        """The map that a head made of these features."""
+        return cls(map_BHW, features.frame_size or (map_BHW.shape[1], map_BHW.shape[2]))
+
+    def read(self, xy_BK2: Tensor) -> Tensor:
+        """Bilinear value at points of the unit square, in float32 or better: [B, K]."""
+        (rows, columns), (height, width) = self.map_BHW.shape[1:], self.frame_size
+        xy_BK2 = at_least_float32(xy_BK2)
+        size = constant([width, height], like=xy_BK2)
+        step = constant([(columns - 1) / max(width - 1, 1), (rows - 1) / max(height - 1, 1)], like=xy_BK2)
+        last = constant([columns - 1, rows - 1], like=xy_BK2)
+        in_map_BK2 = torch.minimum(((xy_BK2 * size - 0.5) * step).clamp_min(0), last)
+        return sample(self.map_BHW[..., None], in_map_BK2 + 0.5)[..., 0]
 
 
 def read_map(map_BHW: Tensor, xy_BK2: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from spd_bench.ask.familiar import unfamiliar_depths, unfamiliar_image
 from spd_bench.ask.pictures import ImageLike, as_rgb
 from spd_bench.ask.points import checked_points, pixel_grid
 from spd_bench.ask.record import TrainedRun
-from spd_bench.data.views import network_input, unit_range
+from spd_bench.data.resizing import resized, unit_range
 from spd_bench.errors import ConfigError, SpdError
 from spd_bench.fused.build import AT_LEAST
 from spd_bench.geometry import pixel_to_unit
@@ -121,18 +121,30 @@ class RunModel:
         return unfamiliar_depths(self.run, depth_m_N)
 
     def _encoded(self, images: list[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
-        shown_B3HW = torch.stack([network_input(image_HW3, self.run.image_size) for image_HW3 in images])
+        sizes = [self._input_size(image_HW3) for image_HW3 in images]
+        if len(set(sizes)) > 1:  # a released model takes each image at a size of its own
+            return [self._encoded([image_HW3])[0] for image_HW3 in images]
+        how = self.network.encoder.resampling
+        shown_B3HW = torch.stack([resized(image_HW3, sizes[0], how) for image_HW3 in images])
         with torch.no_grad(), blamed(self.run.label):
             maps = self.network.encode(unit_range(shown_B3HW.to(self.device))).maps_BHWC
         return [self._scene(image_HW3, [m[i : i + 1] for m in maps]) for i, image_HW3 in enumerate(images)]
 
+    def _input_size(self, image_HW3: npt.NDArray[np.uint8]) -> tuple[int, int]:
+        """Rows and columns at which the network takes an image."""
+        own = self.network.own_input
+        if own is not None:
+            return own.size(*image_HW3.shape[:2])
+        assert self.run.image_size is not None
+        return self.run.image_size
+
     def _scene(self, image_HW3: npt.NDArray[np.uint8], maps: list[Tensor]) -> EncodedImage:
         if self._halved:  # as the cache on disk gave them to the training
             maps = [map_1HWC.half().float() for map_1HWC in maps]
-        features = Features((maps[0], maps[1], maps[2], maps[3]))
+        height, width, _ = image_HW3.shape
+        features = Features((maps[0], maps[1], maps[2], maps[3]), (height, width))
         with torch.inference_mode(), blamed(self.run.label):
             prepared = self.network.prepare(features)
-        height, width, _ = image_HW3.shape
         notes = tuple(unfamiliar_image(self.run, width=width, height=height))
         return EncodedImage(width, height, notes, features, prepared, self)
 

@@ -38,8 +38,8 @@ class TrainedRun:
     """Seed of the training."""
     identity: Mapping[str, Any]
     """Everything that the training depends on: components with version and options, recipe, data, seed."""
-    image_size: tuple[int, int]
-    """Input size of the network (height, width)."""
+    image_size: tuple[int, int] | None
+    """Input size of the network (height, width); None for a released model, which has a size of its own per image."""
     data: str
     """The data set that it was trained on, in one line."""
     stand_ins: tuple[str, ...]
@@ -90,14 +90,14 @@ def _typed(folder: Path, record: Mapping[str, Any]) -> TrainedRun:
             hint="use the version of spd-bench that trained it, or train it again",
         )
     about = record.get("trained_on", {})
-    height, width = identity["data"]["image_size"]
+    size = identity["data"]["image_size"]
     return TrainedRun(
         folder=folder,
         composition=record["composition"],
         difference=record["difference"],
         seed=record["seed"],
         identity=identity,
-        image_size=(height, width),
+        image_size=(size[0], size[1]) if isinstance(size, list) else None,
         data=about.get("data", identity["data"]["dataset"]),
         stand_ins=tuple(record["stand_ins"]),
         seen=_seen(about, identity["data"]["augment"]) if about else None,

@@ -32,7 +32,7 @@ def unit_points(uv_img_K2: Any, depth_m_HW: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step: images as uint8, queries in the unit square and their true depth in metres."""
+    """One training step: images as `resized` gives them, queries in the unit square, their true depth in metres."""
 
     views: tuple[View, ...]
     images_B3HW: Tensor
@@ -101,6 +101,7 @@ class ScoredImage:
     """One image of an evaluation with its query points, the same for every method (R-26).
 
     draw_P: which random draw each point belongs to; draw 0 holds max(K) nested points, the others one each (K = 1).
+    frame_size: rows and columns of the frame, of which image_3HW is the network's input.
     """
 
     frame: FrameId
@@ -112,6 +113,7 @@ class ScoredImage:
     draw_P: Any
     valid_xy_V2: Tensor
     valid_depth_m_V: Tensor
+    frame_size: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,4 +157,5 @@ class ScoredImages(Dataset[ScoredImage]):
             draw_P=np.repeat(np.arange(len(counts)), counts),
             valid_xy_V2=unit_points(np.argwhere(valid_HW)[:, ::-1], depth_m_HW),
             valid_depth_m_V=torch.from_numpy(depth_m_HW[valid_HW].astype(np.float32)),
+            frame_size=depth_m_HW.shape,
         )

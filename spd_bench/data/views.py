@@ -7,15 +7,14 @@ its name, so holding one changes no number.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from cachetools import LRUCache
-from PIL import Image
 from torch import Tensor
 
-from spd_bench.api import DepthDataset, Encoder, Features, FrameId
+from spd_bench.api import AspectKept, DepthDataset, Encoder, Features, FrameId, Resampling
 from spd_bench.data.augment import augment
 from spd_bench.data.randomness import generator
+from spd_bench.data.resizing import resized
 from spd_bench.suite.schema import Augment
 
 VIEWS_BYTES = 3 * 2**29
@@ -32,39 +31,29 @@ class View(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a view shows: the network's input, uint8 [3, H, W], and depth in metres at the frame's own size."""
+    """What a view shows: the network's input [3, H, W] as `resized` gives it, and depth in metres at frame size."""
 
     image_3HW: Tensor
     depth_m_HW: Any
 
 
-def unit_range(image_uint8: Tensor) -> Tensor:
-    """An 8-bit image as float32 in [0, 1]."""
-    return image_uint8.float() / 255
-
-
-def network_input(image_HW3: Any, image_size: tuple[int, int]) -> Tensor:
-    """A uint8 image [H, W, 3] at the network's input size (height, width), uint8 [3, h, w]; its aspect is not kept."""
-    height, width = image_size
-    # an antialiased bicubic filter to the network's size (R-23)
-    resized = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-
-
 class Views:
-    """Views of a data set's frames, prepared for the network."""
+    """Views of a data set's frames, prepared for one kind of network input."""
 
     def __init__(
         self,
         data: DepthDataset,
         *,
-        image_size: tuple[int, int],
+        image_size: tuple[int, int] | AspectKept,
         augmentation: Augment,
+        resampling: Resampling = "antialiased",
         limit_bytes: int = VIEWS_BYTES,
     ) -> None:
+        """image_size: rows and columns of the input, or the rule that gives them for each frame."""
         self.data = data
         self.image_size = image_size
         self.augmentation = augmentation
+        self.resampling: Resampling = resampling
         self.limit_bytes = limit_bytes
         self._held: LRUCache[View, Seen] = LRUCache(limit_bytes, getsizeof=_bytes_seen)
 
@@ -97,7 +86,10 @@ class Views:
         frame = self.data.read(frame_id)
         if view.number >= 0:
             frame = augment(frame, generator("augment", view.seed, view.number, view.frame), self.augmentation)
-        return Seen(network_input(frame.image_HW3, self.image_size), frame.depth_m_HW)
+        size = self.image_size
+        if isinstance(size, AspectKept):
+            size = size.size(*frame.depth_m_HW.shape)
+        return Seen(resized(frame.image_HW3, size, self.resampling), frame.depth_m_HW)
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes start with nothing held."""
@@ -132,7 +124,7 @@ def _hold(held: "LRUCache[View, Any]", view: View, value: Any) -> None:
 
 
 def _bytes_seen(seen: Seen) -> int:
-    return seen.image_3HW.numel() + int(seen.depth_m_HW.nbytes)
+    return seen.image_3HW.nbytes + int(seen.depth_m_HW.nbytes)
 
 
 def _bytes_features(features: Features) -> int:

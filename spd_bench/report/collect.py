@@ -119,6 +119,7 @@ def _numbers(run: Mapping[str, Any]) -> dict[str, Any]:
         "scores": scores["scores"],
         "images": scores["images"],
         "cost": scores["cost"],
+        "input_sizes": scores["cost"].get("input_sizes", []),
         "parameters": about["trainable_parameters"],
         "train_s": log["seconds"],
     }
@@ -146,7 +147,15 @@ def _row(name: str, runs: list[dict[str, Any]]) -> Row:
         stand_ins=tuple(first["stand_ins"]),
         failure="; ".join(failures) or None,
         aliases=tuple(alias[1] for alias in first["aliases"]),
+        own_input=_own_input(first, done),
     )
+
+
+def _own_input(first: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> str:
+    """What a model with an input size of its own saw, "" for the others."""
+    rule = first.get("own_input", "")
+    sizes = done[0]["input_sizes"] if done else []
+    return f"{', '.join(sizes) or 'not run'} ({rule})" if rule else ""
 
 
 def _seconds(done: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -39,6 +39,7 @@ class Row:
     by K; peak_bytes: what they hold at most. Both are empty where an earlier version scored the row.
     stand_ins: what stands in for what in this row. failure: why it has no (complete) result. aliases: other names of
     the same composition.
+    own_input: the input size that a released model saw in place of the suite's, and its rule; "" for the others.
     An external row was predicted elsewhere: it has no seeds and one value per cell, and nobody counted its parameters.
     """
 
@@ -56,6 +57,7 @@ class Row:
     aliases: tuple[str, ...]
     macs: Mapping[int, float] = field(default_factory=dict)
     peak_bytes: Mapping[int, float] = field(default_factory=dict)
+    own_input: str = ""
 
     def __post_init__(self) -> None:
         """Raises StateError unless every cell has one value per seed, or one value in an external row."""
@@ -269,6 +271,7 @@ def notes(comparison: Comparison) -> list[str]:
         extra = [text for text in row.stand_ins if text not in comparison.stand_ins]
         found += [f"FAILED {row.name}: {row.failure}"] if row.failure is not None else []
         found += [f"STAND-IN in {row.name}: {'; '.join(extra)}"] if extra else []
+        found += [f"INPUT of {row.name}: {row.own_input}, not the suite's"] if row.own_input else []
         found += [f"EXTERNAL {row.name}, not trained or timed here: {row.difference}"] * (row.kind == "external")
         found += [f"{row.name} is also {', '.join(row.aliases)}"] if row.aliases else []
     return [one_line(note) for note in found]

@@ -182,11 +182,12 @@ def neighbour_correlation(components_BHW3: NDArray[np.float64]) -> float:
 
 
 def picture(components_BHW3: NDArray[np.float64], images_B3HW: Tensor) -> bytes:
-    """A PNG: each image (uint8) above its three components as red, green and blue."""
+    """A PNG: each image (values in [0, 1]) above its three components as red, green and blue."""
     from PIL import Image
 
     columns = []
-    for colours_HW3, image_3HW in zip(components_BHW3, images_B3HW.cpu().numpy(), strict=True):
+    shown_B3HW = (255 * images_B3HW.clamp(0, 1)).round().byte().cpu().numpy()
+    for colours_HW3, image_3HW in zip(components_BHW3, shown_B3HW, strict=True):
         size = (image_3HW.shape[2], image_3HW.shape[1])
         shown_HW3 = (255 * np.clip(0.5 + colours_HW3 / 4, 0, 1)).astype(np.uint8)  # two standard deviations each way
         drawn = Image.fromarray(shown_HW3).resize(size, Image.Resampling.NEAREST)

@@ -5,12 +5,12 @@ nothing. Names, places, numbers of workers and paths are not part of either (doc
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from spd_bench import registry
-from spd_bench.api import Component, Encoder, Features, PointDepthModel
+from spd_bench.api import AspectKept, Component, Encoder, Features, PointDepthModel
 from spd_bench.errors import SpdError
 from spd_bench.model import compose
 from spd_bench.model.compose import ChosenPart
@@ -156,6 +156,13 @@ class Experiment:
         """Whether training changes anything in it."""
         return axes.trains(composition)
 
+    def own_input(self, composition: CompositionSpec) -> AspectKept | None:
+        """The input size of a released model that a composition is; None where the suite's counts."""
+        if composition.baseline is None or composition.name in self._quarantine.failures:
+            return None
+        own: AspectKept | None = registry.load("baseline", composition.baseline.use).own_input
+        return own
+
     def is_gt_aligned(self, composition: CompositionSpec) -> bool:
         """Whether ground truth of the scored image enters a composition's predictions (R-27)."""
         return composition.name in self._gt_aligned
@@ -179,7 +186,7 @@ class Experiment:
             "model": self._model_identity(composition),
             "encoder": self._encoder_identity(composition),
             "train": train | _slot_identity({"loss": composition.train.loss}),
-            "data": self._data_identity()
+            "data": self._data_identity(self.own_input(composition))
             | {"augment": suite.data.augment.model_dump(mode="json")}
             | ({"features": "float16"} if suite.data.cache == "disk" else {})
             | _slot_identity({"query_sampler": suite.data.query_sampler}),
@@ -215,12 +222,13 @@ class Experiment:
         weights = self.encoder_of(composition).digest()
         return _slot_identity({"encoder": composition.slots["encoder"]}) | {"weights": weights}
 
-    def _data_identity(self) -> dict[str, Any]:
+    def _data_identity(self, own_input: AspectKept | None = None) -> dict[str, Any]:
+        size = self.suite.data.image_size
         return {
             "dataset": self.suite.data.dataset.use,
             "version": self.data.version,
             "digest": self.data.digest(),
-            "image_size": list(self.suite.data.image_size),
+            "image_size": list(size) if own_input is None else asdict(own_input),
         }
 
 

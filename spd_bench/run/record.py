@@ -50,6 +50,7 @@ def _row(root: Path, experiment: Experiment, outcome: Outcome) -> SuiteRow:
         aliases=[list(alias) for alias in composition.aliases],
         gt_aligned=experiment.is_gt_aligned(composition),
         stand_ins=experiment.stand_ins(composition),
+        own_input=str(experiment.own_input(composition) or ""),
         seed=outcome.job.seed,
         folder=str(outcome.folder.relative_to(root)),
         evaluation=f"eval-{outcome.job.eval_id[:10]}",

@@ -26,14 +26,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from spd_bench.api import Encoder, Features, PointDepthModel
+from spd_bench.api import AspectKept, Encoder, Features, PointDepthModel, Resampling
 from spd_bench.cost.meter import Meter
 from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.extent import TrainingSample, sample_training
 from spd_bench.data.features.shelf import Pass
 from spd_bench.data.features.stored import StoredFeatures, build
 from spd_bench.data.preflight import check_frames
-from spd_bench.data.views import FrozenFeatures, Views, unit_range
+from spd_bench.data.resizing import unit_range
+from spd_bench.data.views import FrozenFeatures, Views
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError, DataError, ResourceError, SpdError, shortage
 from spd_bench.model.compose import ComposedModel
 from spd_bench.model.diagnose import diagnose, label
@@ -63,7 +64,7 @@ FAILED = "failed.json"
 
 
 class Probe(NamedTuple):
-    """Images (uint8), their features and queries, on which a model's blocks are looked at."""
+    """Images in [0, 1], their features and queries, on which a model's blocks are looked at."""
 
     images_B3HW: torch.Tensor
     features: Features
@@ -90,12 +91,12 @@ class Runner:
         self.root = root
         self.device = device
         about = experiment.suite.data
-        self.views = Views(experiment.data, image_size=about.image_size, augmentation=about.augment)
-        self._features: dict[Encoder, FrozenFeatures] = {}
+        self._views: dict[tuple[AspectKept | None, Resampling], Views] = {}
+        self._features: dict[tuple[Encoder, AspectKept | None], FrozenFeatures] = {}
         self.watch = watch or Watch()
         self._failures = dict(self.watch.given_up)
         if like is not None and like.experiment.suite.data == about:
-            self.views, self._features = like.views, like._features
+            self._views, self._features = like._views, like._features
 
     def folder(self, job: Job) -> Path:
         """The folder of a job: found by identity, whatever it was called when it was made."""
@@ -229,7 +230,7 @@ class Runner:
         A batch is then encoded once for the whole group. Worth it where the same features do not come again, and so
         cannot be held: with held ones each model may as well train alone. A model that fails drops out; `run` tells.
         """
-        if not self.views.always_new:
+        if not self.experiment.suite.data.augment.always_new:
             return
         groups: dict[tuple[Any, ...], dict[loop.Training, Job]] = {}
         with ExitStack() as locks:
@@ -243,7 +244,7 @@ class Runner:
                     with self.watch.on({job.train_id: job.name}), self._failures_of(job):
                         model = self._start(job)
                         if model.trained:
-                            training, batches = self._training(job, model), self._batches(job)
+                            training, batches = self._training(job, model), self._batches(job, model)
                             alike = (model.encoder, job.seed, batches.batch_size, batches.queries, batches.steps)
                             groups.setdefault(alike, {})[training] = job
             for group in groups.values():
@@ -322,7 +323,7 @@ class Runner:
         self.watch.at(f"training at step {min(training.step for training in trainings) + 1}")
         loop.train(
             trainings,
-            self._batches(job),
+            self._batches(job, trainings[0].model),
             self._frozen(trainings[0].model),
             on_step=on_step,
             on_failure=on_failure,
@@ -393,11 +394,27 @@ class Runner:
         if frames and all(job.composition.train.batch_size > frames for job in trained):
             self._steps_per_epoch(trained[0])
 
-    def _batches(self, job: Job) -> BatchPlan:
+    def views_of(self, model: PointDepthModel) -> Views:
+        """Frames as a model's encoder takes them: at the suite's input size or the model's own."""
+        return self._views_for(model.encoder, model.own_input)
+
+    def _views_for(self, encoder: Encoder, own_input: AspectKept | None) -> Views:
+        key, about = (own_input, encoder.resampling), self.experiment.suite.data
+        if key not in self._views:
+            size = own_input or about.image_size
+            self._views[key] = Views(
+                self.experiment.data,
+                image_size=size,
+                augmentation=about.augment,
+                resampling=encoder.resampling,
+            )
+        return self._views[key]
+
+    def _batches(self, job: Job, model: PointDepthModel) -> BatchPlan:
         """What a job is trained on; the same for every composition that shares seed and sizes."""
         recipe = job.composition.train
         return BatchPlan(
-            views=self.views,
+            views=self.views_of(model),
             frames=self.experiment.data.frames("train"),
             sampler=self.experiment.sampler,
             batch_size=recipe.batch_size,
@@ -407,25 +424,26 @@ class Runner:
         )
 
     def _frozen(self, model: PointDepthModel) -> FrozenFeatures:
-        """Features are shared by every model on the same encoder."""
-        return self._features_of(model.encoder)
+        """Features are shared by every model on the same encoder that takes the same input size."""
+        return self._features_of(model.encoder, model.own_input)
 
-    def _features_of(self, encoder: Encoder) -> FrozenFeatures:
-        if encoder not in self._features:
+    def _features_of(self, encoder: Encoder, own_input: AspectKept | None = None) -> FrozenFeatures:
+        key = (encoder, own_input)
+        if key not in self._features:
             on_device, suite = encoder.to(self.device), self.experiment.suite
-            self._features[encoder] = (
+            self._features[key] = (
                 FrozenFeatures(on_device)
-                if suite.data.cache == "memory"
+                if suite.data.cache == "memory" or own_input
                 else StoredFeatures(
                     on_device,
                     self.root / FEATURES,
                     self.experiment.features_identity(encoder),
-                    self.views,
+                    self._views_for(encoder, None),
                     device=self.device,
                     suite=suite.suite,
                 )
             )
-        return self._features[encoder]
+        return self._features[key]
 
     def build_features(self, tell: Callable[[str], None], on_view: Callable[[int, int], None]) -> None:
         """With `data.cache: disk`, encodes what the jobs that are not done will read and is not there yet.
@@ -435,7 +453,8 @@ class Runner:
         suite = self.experiment.suite
         wanted: dict[StoredFeatures, set[Pass]] = {}
         for job in self.experiment.jobs if suite.data.cache == "disk" else []:
-            if not job.failure and not self.is_done(job):
+            own_input = self.experiment.own_input(job.composition)
+            if not job.failure and not own_input and not self.is_done(job):
                 features = self._features_of(self.experiment.encoder_of(job.composition))
                 assert isinstance(features, StoredFeatures)
                 wanted.setdefault(features, set()).update(self._passes(job))
@@ -461,9 +480,10 @@ class Runner:
         passes = {Pass("test")}
         if self.experiment.is_trained(job.composition) and not self._is_trained(job):
             passes.add(Pass("val"))
+            views = self._views_for(self.experiment.encoder_of(job.composition), None)
             first = self.experiment.data.frames("train")[0]
             for epoch in range(math.ceil(self._optimisation(job).steps / self._steps_per_epoch(job))):
-                view = self.views.training(first, seed=job.seed, epoch=epoch)
+                view = views.training(first, seed=job.seed, epoch=epoch)
                 passes.add(Pass("train", view.seed, view.number))
         return passes
 
@@ -474,9 +494,9 @@ class Runner:
 
     # -------------------------------------------------------------------------------------------- evaluation
 
-    def _images(self, split: str, max_k: int, k1_draws: int) -> ScoredImages:
+    def _images(self, model: PointDepthModel, split: str, max_k: int, k1_draws: int) -> ScoredImages:
         return ScoredImages(
-            views=self.views,
+            views=self.views_of(model),
             frames=self.experiment.data.frames(split),
             protocol=self.experiment.protocol,
             max_k=max_k,
@@ -486,7 +506,7 @@ class Runner:
 
     def _validate(self, model: PointDepthModel) -> dict[str, float]:
         """Every metric on the validation split at one K."""
-        images = self._images("val", VALIDATION_QUERIES, 1)
+        images = self._images(model, "val", VALIDATION_QUERIES, 1)
         on_image = self._watched("validating at image", lambda done, total: None)
         predictions, _ = predict(
             model,
@@ -521,17 +541,17 @@ class Runner:
 
     def probe(self, model: PointDepthModel) -> Probe:
         """A few validation images, spread evenly, with queries, as this model's encoder sees them."""
-        images = self._images("val", WATCHED_QUERIES, 1)
+        images = self._images(model, "val", WATCHED_QUERIES, 1)
         every = np.linspace(0, len(images) - 1, min(len(images), WATCHED_IMAGES)).round().astype(int)
         chosen = [images[int(i)] for i in np.unique(every)]
-        shown_B3HW = torch.stack([image.image_3HW for image in chosen]).to(self.device)
-        maps = self._frozen(model).of([image.view for image in chosen], unit_range(shown_B3HW))
+        shown_B3HW = unit_range(torch.stack([image.image_3HW for image in chosen]).to(self.device))
+        maps = self._frozen(model).of([image.view for image in chosen], shown_B3HW)
         return Probe(shown_B3HW, maps, torch.stack([image.xy_P2 for image in chosen]).to(self.device))
 
     def _evaluate(self, job: Job, model: PointDepthModel, progress: Progress) -> None:
         started = time.monotonic()
         suite, metrics = self.experiment.suite, self.experiment.metrics
-        images = self._images("test", max(suite.eval.k), suite.eval.k1_draws)
+        images = self._images(model, "test", max(suite.eval.k), suite.eval.k1_draws)
         on_image = self._watched("scoring image", progress.image)
         self.watch.at(f"scoring image 1 of {len(images)}")
         meter = Meter(model, ks=suite.eval.k, images=len(images), device=self.device)

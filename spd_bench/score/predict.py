@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from spd_bench.api import Features, FrameId, PointDepthModel
 from spd_bench.cost.timing import now
 from spd_bench.data.batches import ScoredImages
-from spd_bench.data.views import FrozenFeatures, unit_range
+from spd_bench.data.resizing import unit_range
+from spd_bench.data.views import FrozenFeatures
 from spd_bench.errors import SpdError, StateError
 from spd_bench.model.compose import check_depth
 from spd_bench.store import sealed
@@ -48,6 +49,8 @@ class Cost:
     prepare_ms: float
     decode_ms: float
     points: int
+    input_sizes: tuple[str, ...] = ()
+    """Rows×columns of the images that the encoder was given, each size once."""
 
 
 class OnScene(Protocol):
@@ -74,9 +77,12 @@ def predict(
     model.eval()
     predictions: Predictions | None = None
     prepare_s, decode_s = [], []
+    input_sizes: set[str] = set()
     for index in range(len(images)):
         image = images[index]
         maps = features.of([image.view], unit_range(image.image_3HW[None].to(device)))
+        maps = replace(maps, frame_size=image.frame_size)
+        input_sizes.add("×".join(map(str, image.image_3HW.shape[1:])))
         # features may be held and trained on; what follows is for this image alone
         with torch.inference_mode():
             started = now(device)
@@ -104,7 +110,8 @@ def predict(
         predictions.predicted_m_IP[index] = depth_m_P.float().cpu().numpy()
         on_image(index + 1)
     assert predictions is not None  # no split that is scored is empty
-    cost = Cost(1e3 * float(np.median(prepare_s)), 1e3 * float(np.median(decode_s)), len(predictions.draw_P))
+    prepare_ms, decode_ms = (1e3 * float(np.median(seconds)) for seconds in (prepare_s, decode_s))
+    cost = Cost(prepare_ms, decode_ms, len(predictions.draw_P), tuple(sorted(input_sizes)))
     return predictions, cost
 
 

@@ -50,6 +50,8 @@ class CostRecord(TypedDict):
     prepare_ms: float
     decode_ms: float
     points: int
+    input_sizes: NotRequired[list[str]]
+    """Rows×columns of the images that the encoder was given, each size once."""
     decode_ms_at_k: NotRequired[dict[str, float]]
     prepare_macs: NotRequired[float]
     decode_macs_at_k: NotRequired[dict[str, float]]
@@ -110,6 +112,8 @@ class SuiteRow(TypedDict):
     """(axis, name) of the other compositions that are the same."""
     gt_aligned: bool
     stand_ins: list[str]
+    own_input: NotRequired[str]
+    """Rule of a released model's own input size; "" where the suite's counts."""
     seed: int
     folder: str
     """Relative to the run root."""

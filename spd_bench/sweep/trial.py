@@ -129,7 +129,7 @@ class TrialRunner(Runner):
 
     def _score_validation(self, job: Job, k: int, folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         model = self.model(job, trained=True)
-        images = self._images("val", k, self.experiment.suite.eval.k1_draws if k == 1 else 1)
+        images = self._images(model, "val", k, self.experiment.suite.eval.k1_draws if k == 1 else 1)
         on_image = self._watched("validating at image", lambda done, total: None)
         predictions, _ = predict(
             model,

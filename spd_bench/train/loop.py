@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.data.batches import Batch, BatchPlan
 from spd_bench.data.randomness import torch_seed
-from spd_bench.data.views import FrozenFeatures, unit_range
+from spd_bench.data.resizing import unit_range
+from spd_bench.data.views import FrozenFeatures
 from spd_bench.errors import DataError, ResourceError, SpdError, StateError
 from spd_bench.model.compose import check_depth
 from spd_bench.store import sealed

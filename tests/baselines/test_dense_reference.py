@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from released import random_release
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -47,24 +48,6 @@ def _here_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setitem(dpt_head.SIZES, NARROW.dim, dpt_head.DPTSize(NARROW.reassembled, NARROW.fusion))
     torch.set_num_threads(1)
-
-
-def random_release(size: DAv2Size, *, seed: int = 0) -> dict[str, Tensor]:
-    """All tensors of a released file, under their upstream names, from random numbers of a trained model's order."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
-        noise = torch.randn(shape, generator=generator)
-        if name.endswith(("gamma", "norm.weight", "norm1.weight", "norm2.weight")):
-            return 1 + 0.2 * noise
-        if len(shape) == 1:
-            return 0.1 * noise
-        return noise / math.sqrt(math.prod(shape[1:])) if len(shape) in {2, 4} else 0.5 * noise
-
-    state = {f"pretrained.{entry.name}": drawn(entry.name, entry.shape) for entry in vit_entries(size)}
-    state |= {f"depth_head.{entry.name}": drawn(entry.name, entry.shape) for entry in head_entries(size)}
-    state["depth_head.scratch.output_conv2.2.bias"] += 1.0  # so that the ReLU at the end keeps most pixels
-    return state
 
 
 def hugging_face(state: Mapping[str, Tensor], size: DAv2Size) -> dict[str, Tensor]:
@@ -227,10 +210,10 @@ def test_maps_and_dense_outputs_agree(tmp_path: Path, height: int, width: int, w
     with torch.no_grad():
         features = relative.encode(image)
         assert worst(features.maps_BHWC, maps) < 1e-5
-        disparity = relative.prepare(features).disparity_BHW
+        disparity = relative.prepare(features).disparity.map_BHW
         assert disparity.shape == (1, height, width)
         assert float((disparity - raw.relu()).abs().max()) < 1e-5
-        assert float((metric.prepare(features) - 20 * raw.sigmoid()).abs().max()) < 1e-5
+        assert float((metric.prepare(features).map_BHW - 20 * raw.sigmoid()).abs().max()) < 1e-5
     assert 0.2 < float((disparity > 0).double().mean()) < 1  # both sides of the ReLU were seen
     assert float(disparity.std()) > 0.05
 
@@ -289,7 +272,7 @@ def test_vit_s_and_its_head_agree_at_full_size(tmp_path: Path) -> None:
         features = model.encode(image)
         maps = reference_maps(state, image, SMALL)
         assert worst(features.maps_BHWC, maps) < 1e-5
-        disparity = model.prepare(features).disparity_BHW
+        disparity = model.prepare(features).disparity.map_BHW
         assert float((disparity - reference_head(state, maps).relu()).abs().max()) < 1e-5
     assert float(disparity.std()) > 0.01
 

@@ -26,7 +26,8 @@ from spd_bench.data.features import stored as stored_features
 from spd_bench.data.features.cache import FeatureCache
 from spd_bench.data.features.shelf import Pass
 from spd_bench.data.features.stored import StoredFeatures
-from spd_bench.data.views import FrozenFeatures, View, Views, unit_range
+from spd_bench.data.resizing import unit_range
+from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import BusyError, ConfigError, ResourceError, StateError
 from spd_bench.run import choose, plan, session
 from spd_bench.run import runner as runs

@@ -13,7 +13,8 @@ from torch import Tensor
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId, PointDepthModel
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.preflight import check_frames
-from spd_bench.data.views import FrozenFeatures, Views, unit_range
+from spd_bench.data.resizing import unit_range
+from spd_bench.data.views import FrozenFeatures, Views
 from spd_bench.errors import DataError
 from spd_bench.protocol import protocol
 from spd_bench.score.metrics import RMSE, AbsRel, Delta1, Log10, Metric, RMSEPooled, SILog, SqRel

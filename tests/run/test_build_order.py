@@ -179,7 +179,7 @@ def test_principal_components_by_hand() -> None:
 
 
 def test_the_picture_shows_images_above_components(tmp_path: Path) -> None:
-    images_B3HW = torch.full((2, 3, 28, 42), 7, dtype=torch.uint8)
+    images_B3HW = torch.full((2, 3, 28, 42), 7 / 255)
     (tmp_path / "p.png").write_bytes(picture(np.zeros((2, 2, 3, 3)), images_B3HW))
     with Image.open(tmp_path / "p.png") as drawn:
         pixels = np.asarray(drawn)

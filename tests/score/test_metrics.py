@@ -62,12 +62,36 @@ def test_a_perfect_prediction_has_no_error(metric: type[Metric]) -> None:
 
 @pytest.mark.parametrize(("metric", "limit"), [(Delta1, 1.25), (Delta2, 1.25**2), (Delta3, 1.25**3)])
 def test_delta_is_strict_on_both_sides(metric: type[Metric], limit: float) -> None:
-    one, at = np.array([1.0]), np.array([limit])
+    one, at = np.array([1.0], np.float32), np.array([limit], np.float32)
     assert metric().of_image(one, at) == 0  # too far by exactly the factor
     assert metric().of_image(at, one) == 0  # too near by exactly the factor
     below = np.nextafter(at, 0)
     assert metric().of_image(one, below) == 1
     assert metric().of_image(below, one) == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "near", "far", "inside", "in_float64"),
+    # pairs up to 10 m whose exact ratio is the limit, so that none is below it; rounding decides
+    [(Delta1, 4, 5, 201, 841), (Delta2, 16, 25, 64, 198), (Delta3, 64, 125, 19, 45)],
+)
+def test_ties_of_millimetres_fall_as_in_float32(
+    metric: type[Metric], near: int, far: int, inside: int, in_float64: int
+) -> None:
+    n = np.arange(1, 10_000 // far + 1)
+    truth_m = (near * n).astype(np.uint16).astype(np.float32) / np.float32(1000)  # as loaders of 16-bit PNG do
+    predicted_m = (far * n).astype(np.uint16).astype(np.float32) / np.float32(1000)
+    ratio = np.maximum(truth_m / predicted_m, predicted_m / truth_m)
+    assert ratio.dtype == np.float32
+    assert np.count_nonzero(ratio < far / near) == inside
+    for g, p in ((truth_m, predicted_m), (truth_m.astype(np.float64), predicted_m.astype(np.float64))):
+        assert round(len(n) * metric().of_image(g, p)) == inside
+        assert metric().of_image(g, p - 1e-3) == 1  # a millimetre nearer
+    # 12 mm and 15 mm as float32: 0.015 / 0.012 rounds to 1.25 itself
+    assert Delta1().of_image(np.array([0.012]), np.array([0.015])) == 0
+    # negative control: the same depths divided in float64
+    g, p = truth_m.astype(np.float64), predicted_m.astype(np.float64)
+    assert np.count_nonzero(np.maximum(g / p, p / g) < far / near) == in_float64
 
 
 def test_silog_does_not_see_scale_and_the_others_do() -> None:

@@ -41,7 +41,8 @@ class DAv2Encoder(Encoder):
     this machine cannot run and for an input whose sides are not multiples of 14.
     """
 
-    version = 2
+    version = 3
+    resampling = "opencv"
     places = frozenset({"weights", "repo", "revision", "hub"})
     size: ClassVar[DAv2Size]
 

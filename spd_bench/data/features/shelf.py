@@ -32,7 +32,8 @@ from spd_bench.api import Encoder, FrameId
 from spd_bench.data.features import shards
 from spd_bench.data.features.shards import MAPS, Damaged, Half, Shapes, Shard, view_bytes
 from spd_bench.data.processes import items
-from spd_bench.data.views import View, Views, unit_range
+from spd_bench.data.resizing import unit_range
+from spd_bench.data.views import View, Views
 from spd_bench.errors import ConfigError, StateError
 from spd_bench.store import files, records, sealed
 
@@ -139,6 +140,7 @@ class Shelf:
             if known is not None and known.identity == self._identity:
                 self._shapes = known.maps
             else:
+                assert isinstance(self.views.image_size, tuple)  # an input of its own size is never cached on disk
                 blank_3HW = torch.zeros(3, *self.views.image_size, dtype=torch.uint8)
                 self._shapes = _shapes_of(self._encode([blank_3HW], ["blank"]))
         return self._shapes

@@ -12,14 +12,13 @@ from spd_bench.api import SPLITS, Encoder, Features
 from spd_bench.data.features.cache import FeatureCache, size_of
 from spd_bench.data.features.shards import Half, view_bytes
 from spd_bench.data.features.shelf import Pass, Shelf
+from spd_bench.data.resizing import WORDS
 from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import ResourceError
 from spd_bench.store import sealed
 
 FORMAT = 1
 """Raise it when the same key would stand for other features, or a shard would hold other views."""
-RESIZE = "bicubic, antialiased"
-"""How `Views` comes to the input size (R-23)."""
 
 
 class StoredFeatures(FrozenFeatures):
@@ -44,7 +43,7 @@ class StoredFeatures(FrozenFeatures):
         self.root = root
         self.what = f"{identity['encoder']['encoder']['use']} on {views.data.describe()}"
         augmentation = views.augmentation.model_dump(mode="json", exclude={"enabled", "views"})
-        common = {"format": FORMAT, "type": "float16", "resize": RESIZE, **identity}
+        common = {"format": FORMAT, "type": "float16", "resize": WORDS[views.resampling], **identity}
         self._plain, self._augmented = (
             Shelf(root, {**common, "views": shown}, views, encoder, device=device, suite=suite)
             for shown in ("as they are", {"augmented": augmentation})
