@@ -1,4 +1,4 @@
-"""What a plugin sees: the components' contract and the frozen values that pass between blocks.
+"""The contract of components: base classes to derive from, and the frozen values that pass between blocks.
 
 A composition chains  encoder → neck → b1 → b2 → b3 → routing → b4 → b5 → depth_head  (§2). Each block may
 prepare what it can compute once per image (§5) and then maps one frozen `QueryState` to the next. A baseline
@@ -32,23 +32,22 @@ CHAIN: tuple[str, ...] = ("neck", "b1", "b2", "b3", "routing", "b4", "b5", "dept
 
 
 class ComponentConfig(BaseModel):
-    """Base of every component's nested `Config`: unknown keys are errors, values never change."""
+    """Base of every component's nested `Config`: rejects unknown keys and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class Component:
-    """Anything that registers through an entry point: one class, one file, a nested `Config`, a version.
-
-    `version` is part of a run's identity: raise it when the same options compute something else.
-    `stand_in` names what a component stands in for ("" if it is the real thing); it is shown in every table.
-    """
+    """Base of everything that registers through an entry point: one class in one file, with a nested `Config`."""
 
     slot: ClassVar[str]
+    """The slot that it fills; its entry-point group is "spd_bench.<slot>"."""
     version: ClassVar[int] = 1
+    """Part of a run's identity: raise it when the same options compute something else."""
     stand_in: str = ""
+    """What it replaces on a machine without the real thing, shown in every table; "" for the real thing."""
     places: ClassVar[frozenset[str]] = frozenset()
-    """Options that say where something lies on this machine; what lies there counts, the place does not."""
+    """Options that hold a path on this machine. A run's identity holds the digest of the content, not the path."""
 
     class Config(ComponentConfig):
         """No options."""
@@ -56,13 +55,18 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class Dims:
-    """The sizes that blocks share (§2). Nothing else in the project holds these numbers."""
+    """The sizes that blocks share (§2), defined here alone."""
 
     features: int = 384
+    """Channels of the encoder's maps."""
     core: int = 192
+    """Width D of the query vector and of tokens."""
     heads: int = 6
+    """Attention heads N."""
     ffn: int = 768
+    """Hidden width F of feed-forward layers."""
     pyramid: tuple[int, int, int, int] = (64, 128, 192, 384)
+    """Channels of L1 to L4."""
 
     @property
     def head(self) -> int:
@@ -71,10 +75,10 @@ class Dims:
 
 
 Resampling = Literal["antialiased", "opencv"]
-"""How a frame is brought to an encoder's input size (R-23).
+"""How a frame is resized to an encoder's input (R-23).
 
-antialiased: Pillow's bicubic filter, a = -0.5, on 8-bit values; it averages where it shrinks. opencv: OpenCV's
-INTER_CUBIC, a = -0.75, on floating-point values, which may leave [0, 1] beside edges; it averages nowhere.
+antialiased: Pillow's bicubic filter, a = -0.5, on 8-bit values; it averages when shrinking. opencv: OpenCV's
+INTER_CUBIC, a = -0.75, on floating-point values, which may leave [0, 1] beside edges; it never averages.
 """
 
 
@@ -85,7 +89,7 @@ class AspectKept:
     shorter: int
     """Pixels of the shorter side."""
     multiple: int
-    """Both sides are multiples of this: the nearest one, or the next above where that would be below `shorter`."""
+    """Both sides are multiples of this: the nearest multiple, or the next larger one if that is below `shorter`."""
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the input for a frame of this size."""
@@ -97,28 +101,31 @@ class AspectKept:
         return nearest if nearest >= self.shorter else math.ceil(side / self.multiple) * self.multiple
 
     def __str__(self) -> str:
-        """For captions."""
+        """Text for captions."""
         return f"aspect kept, shorter side {self.shorter}, multiples of {self.multiple}"
 
 
 @dataclass(frozen=True)
 class Features:
-    """The encoder's four maps of §3, shallow to deep, channels last: each [B, Hp, Wp, C], frozen, cacheable."""
+    """The encoder's four maps of §3, frozen and cacheable."""
 
     maps_BHWC: tuple[Tensor, Tensor, Tensor, Tensor]
+    """Shallow to deep, channels last: each [B, Hp, Wp, C]."""
     frame_size: tuple[int, int] | None = None
-    """Rows and columns of the frames that were resized for the encoder; None if they had the size of its input."""
+    """Rows and columns of the frames before they were resized for the encoder; None if they were not resized."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One pyramid level: a channels-last map and the fraction (x, y) of the image that it covers (R-05).
+    """One pyramid level.
 
-    A neck may return a subclass that makes its map where it is asked for; to change a level, make a new `Level`.
+    A neck may return a subclass that computes its map on first access; to change a level, construct a new `Level`.
     """
 
     map_BHWC: Tensor
+    """The map, channels last."""
     extent: tuple[float, float] = (1.0, 1.0)
+    """Fraction (x, y) of the image that the map covers (R-05)."""
 
     @property
     def height(self) -> int:
@@ -131,38 +138,45 @@ class Level:
         return self.map_BHWC.shape[2]
 
     def table(self, *, pad: int, by: nn.Linear | None = None) -> Table:
-        """The map, or what the projection `by` makes of it, as rows with `pad` zero cells on each side."""
+        """The map, projected with `by` if given, as rows with `pad` zero cells on each side."""
         map_BHWC = self.map_BHWC if by is None else inference.linear(self.map_BHWC, by.weight, by.bias)
         return Table.of(map_BHWC, extent=self.extent, pad=pad)
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Output of a neck (§4): L1 to L4, fine to coarse."""
+    """Output of a neck (§4): four levels, fine to coarse."""
 
     l1: Level
+    """4 times the patch grid."""
     l2: Level
+    """2 times the patch grid."""
     l3: Level
+    """The patch grid."""
     l4: Level
+    """Half the patch grid; its cells are the sites of B3 and of routing."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything about one batch of images that queries share (§5): the pyramid and each block's own share."""
+    """Everything about one batch of images that all queries share (§5)."""
 
     pyramid: Pyramid
+    """The neck's output."""
     prepared: Mapping[str, Any] = field(default_factory=dict)
+    """Slot → what `Block.prepare` returned."""
 
 
 @dataclass(frozen=True)
 class TokenPart:
-    """Some of a query's tokens [B, K, T, D], with their standardised form computed at most once.
+    """Some of a query's tokens, with their standardised form computed at most once.
 
-    Every reader applies a LayerNorm of its own (LN_kv of §6.2, LN_kv2 of §6.5). Those differ only in their
-    affine part, so the standardised tokens are shared (R-30).
+    Each reader has its own LayerNorm (LN_kv of §6.2, LN_kv2 of §6.5). These differ only in their affine part, so
+    readers share the standardised tokens (R-30).
     """
 
     tokens_BKTD: Tensor
+    """The tokens: [B, K, T, D]."""
 
     @cached_property
     def standard_BKTD(self) -> Tensor:
@@ -176,7 +190,7 @@ class TokenPart:
 
 
 class StandardTokens(TokenPart):
-    """Tokens of which the standardised form was computed alone; the tokens follow if they are asked for."""
+    """Tokens given in standardised form; the tokens themselves are computed on first access."""
 
     _tokens: Callable[[], Tensor]
 
@@ -191,30 +205,34 @@ class StandardTokens(TokenPart):
 
 @dataclass(frozen=True)
 class Anchors:
-    """Routed L4 cells of each query (§6.3).
-
-    site_BKR: row-major index into L4's cells. gate_BKR: factor on each anchor's evidence, 1 in value, that
-    carries a gradient to the routing weights (R-12); None where routing has none to give.
-    """
+    """Routed L4 cells of each query (§6.3)."""
 
     site_BKR: Tensor
+    """Row-major index into L4's cells."""
     gate_BKR: Tensor | None = None
+    """Factor on each anchor's evidence: 1 in value, carries a gradient to the routing weights (R-12). None without a
+    gradient."""
 
 
 @dataclass(frozen=True)
 class QueryState:
-    """What is known about each query point so far. A block returns a new state with the fields that it writes.
+    """What the blocks have computed for each query point. A block returns a new state with the fields it writes.
 
-    xy_BK2: the queries in the unit square. The other fields carry the names used in `reads` and `writes`:
-    h (query vector h of §6), tokens, attention (ᾱ over L4's sites), anchors, depth (metres, unclamped).
+    None: not written yet, or dropped because no later block reads it.
     """
 
     xy_BK2: Tensor
+    """The query points in the unit square."""
     h_BKD: Tensor | None = None
+    """"h" in `reads` and `writes`: the query vector of §6."""
     tokens: tuple[TokenPart, ...] | None = None
+    """"tokens": local tokens and evidence, in parts."""
     attention_BKS: Tensor | None = None
+    """"attention": ᾱ over L4's sites (§6.3)."""
     anchors: Anchors | None = None
+    """"anchors": the routed sites."""
     depth_m_BK: Tensor | None = None
+    """"depth": metres, unclamped."""
 
 
 FIELDS = {
@@ -224,7 +242,7 @@ FIELDS = {
     "anchors": "anchors",
     "depth": "depth_m_BK",
 }
-"""Names that `reads` and `writes` may hold, and the fields of `QueryState` that they mean."""
+"""Name in `reads` and `writes` → field of `QueryState`."""
 
 
 class Encoder(Component, nn.Module, ABC):
@@ -237,9 +255,9 @@ class Encoder(Component, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image_B3HW: Tensor) -> Features:
-        """RGB in [0, 1], already at the network's input size; normalisation is the encoder's own business.
+        """The four maps of RGB images in [0, 1] at the network's input size; the encoder normalises them itself.
 
-        With the resampling "opencv" values overshoot [0, 1] beside edges.
+        With the resampling "opencv" values may leave [0, 1] beside edges.
         """
 
     @abstractmethod
@@ -248,33 +266,31 @@ class Encoder(Component, nn.Module, ABC):
 
     @classmethod
     def missing(cls, config: Any) -> str | None:
-        """What is missing to build it with this config and how to get it; None if nothing is."""
+        """What this machine lacks to build it with this config, and how to get it; None if nothing."""
         return None
 
     @classmethod
     def describe_weights(cls, path: Any) -> Mapping[str, str] | None:
-        """What a file or folder of weights is, as {what: finding}; None if it is not of this encoder's family.
+        """Description of a file or folder of weights, as {what: finding}; None if no encoder of this family wrote it.
 
-        Raises DataError, saying what was expected and found, for a damaged file of the family.
+        Raises DataError, with expectation and finding, for a damaged file of the family.
         """
         return None
 
 
 class Link(Component, nn.Module, ABC):
-    """What every trainable part of the chain declares.
-
-    reads, writes: what it needs and what it adds, by name: features and pyramid, or fields of `QueryState` (h, tokens,
-    attention, anchors, depth; xy and the pyramid are always there, a field that no later block reads may be gone).
-    left_out: what a leave-one-out puts in place, as {slot: component}. budget: parameter-name pattern → row of the
-    paper's budget (§9); the longest match counts.
-    no_gradient: patterns of parameters whose exact gradient is zero, so that none is computed.
-    """
+    """Base of every trainable part of the chain: a neck or a block, with its declarations."""
 
     reads: ClassVar[frozenset[str]]
+    """What it needs: "features", "pyramid", or names in `FIELDS`. Blocks may always read xy and the pyramid."""
     writes: ClassVar[frozenset[str]]
+    """What it adds, by the same names."""
     left_out: ClassVar[Mapping[str, str]] = {}
+    """Slot → component that replaces it there in a leave-one-out ablation."""
     budget: ClassVar[Mapping[str, str]] = {}
+    """Pattern of parameter names → row of the paper's budget (§9); the longest match counts."""
     no_gradient: ClassVar[tuple[str, ...]] = ()
+    """Patterns of parameters whose exact gradient is zero and therefore not computed."""
 
     def __init__(self, config: Any, dims: Dims) -> None:
         super().__init__()
@@ -291,46 +307,44 @@ class Neck(Link):
 
     @abstractmethod
     def forward(self, features: Features) -> Pyramid:
-        """The pyramid of this batch of images."""
+        """The pyramid of a batch of images."""
 
 
 class Block(Link):
     """A block of the decoder: slots b1 to b5, routing and depth_head (§6)."""
 
     def prepare(self, pyramid: Pyramid) -> Any:
-        """What this block can compute once per image (§5); stored as `scene.prepared[slot]`."""
+        """Everything that this block computes once per image (§5); stored as `scene.prepared[slot]`."""
         return None
 
     @abstractmethod
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
-        """The next state of every query. Queries never see each other."""
+        """The next state of every query, each computed independently of the other queries."""
 
     def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
-        """What is worth watching in training, from the state that this block was given: {name: value}.
+        """Numbers to log in training, as {name: value}, from the state that this block receives.
 
         Logged once per epoch as `diagnose/<slot>/<name>`, in evaluation mode on a few validation images. Attention
-        and anchors in the state are watched for every block that writes them (`spd_bench.model.diagnose`).
+        and anchors are logged for every block that writes them (`spd_bench.model.diagnose`).
         """
         return {}
 
 
 class PointDepthModel(Component, nn.Module, ABC):
-    """The one interface that the harness trains, scores and times; compositions and baselines implement it.
-
-    prepare, then decode, must give each point the same depth whichever other points are asked for;
-    `points_are_independent = False` says that a model does not promise this.
-    """
+    """The one interface that the harness trains, scores and times; compositions and baselines implement it."""
 
     slot = "baseline"
     points_are_independent: ClassVar[bool] = True
+    """Whether a point's depth is the same whichever other points are decoded with it."""
     trained: ClassVar[bool] = True
+    """Whether it has parameters to train."""
     gt_aligned: bool = False
     """True where ground truth of the scored image enters the prediction (R-27): such rows get their own table."""
     own_input: ClassVar[AspectKept | None] = None
-    """Input size of a released model, whatever `data.image_size` is; such a model is not trained. None: the suite's."""
+    """Input size of a released model, which is not trained, instead of `data.image_size`; None: the suite's."""
     trained_as: ClassVar[str | None] = None
-    """Name of the baseline that this one is another way to compute: same options, parameters and function. They share
-    initial weights and one training, and differ in cost alone."""
+    """Name of another baseline with the same options, parameters and function, computed differently. The two share
+    initial weights and one training; only their cost differs."""
 
     encoder: Encoder
 
@@ -338,7 +352,7 @@ class PointDepthModel(Component, nn.Module, ABC):
     def own_encoder(cls, config: Any) -> Mapping[str, Any] | None:
         """Encoder that a baseline with this config needs, as in a suite: {use: name, option: value}.
 
-        None: the suite's own, which is what makes a comparison fair wherever it is possible.
+        None (preferred, for a fair comparison): the suite's encoder.
         """
         return None
 
@@ -348,7 +362,7 @@ class PointDepthModel(Component, nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, features: Features) -> Any:
-        """What is computed once per image (T_prepare); for a dense baseline its whole decoder.
+        """Everything computed once per image (T_prepare); for a dense baseline its whole decoder.
 
         Scoring calls this and `decode` in PyTorch's inference mode; a model that needs gradients there leaves it with
         `torch.inference_mode(False)`.
@@ -359,41 +373,42 @@ class PointDepthModel(Component, nn.Module, ABC):
         """Metric depth in metres at points of the unit square, unclamped: [B, K] (T_decode(K))."""
 
     def fit_alignment(self, scene: Any, xy_BN2: Tensor, depth_m_BN: Tensor) -> None:
-        """For GT-aligned models only: all valid pixels of the scored image with their true depth in metres."""
+        """Fits a GT-aligned model to all valid pixels of the scored image and their true depth in metres."""
         raise NotImplementedError(f"{type(self).__name__} is not GT-aligned")
 
     def fit_prior(self, depth_m_N: Tensor) -> None:
-        """Called once before training with valid training depths in metres; most models ignore it."""
+        """Receives valid training depths in metres, once before training; ignored unless overridden."""
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
-        """Named parameters that training changes: all but the frozen encoder's."""
+        """Named parameters that training changes: all except the frozen encoder's."""
         return [(n, p) for n, p in self.named_parameters() if not n.startswith("encoder.") and p.requires_grad]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One RGB-D frame as it lies on disk.
-
-    image_HW3: uint8 RGB. depth_m_HW: float32 metric z-depth in metres, 0 where unknown.
-    """
+    """One RGB-D frame at its original size."""
 
     image_HW3: Any
+    """uint8 RGB."""
     depth_m_HW: Any
+    """float32 metric z-depth in metres, 0 where unknown."""
 
 
 @dataclass(frozen=True)
 class FrameId:
-    """Name of a frame, unique in its data set, and the scene that it belongs to (statistics cluster by scene)."""
+    """Name of a frame and its scene."""
 
     frame: str
+    """Unique in its data set."""
     scene: str
+    """The scene that it shows; statistics cluster by scene."""
 
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
 def check_split(split: str) -> None:
-    """ConfigError for a split that no data set has."""
+    """Raises ConfigError for a name that is not in `SPLITS`."""
     if split not in SPLITS:
         raise ConfigError(f'no split "{split}"', hint=did_you_mean(split, SPLITS))
 
@@ -401,28 +416,29 @@ def check_split(split: str) -> None:
 class DepthDataset(Component, ABC):
     """Slot `dataset`: RGB-D frames in three disjoint splits: train, val (model choice) and test (scored once).
 
-    A layout that comes with test frames alone has the other two splits empty; a suite takes it as `data.test`.
-    Construct with a validated config; the constructor finds the files and checks them. It raises
+    A layout with test frames only leaves the other two splits empty; a suite uses it as `data.test`.
+    The constructor takes a validated config, finds the files and checks them. It raises
     `spd_bench.errors.DataError` with place and mend for anything missing, corrupt or in the wrong unit.
     """
 
     slot = "dataset"
     truth: str = "raw"
-    """raw: what a sensor saw, holes unknown; filled: holes in-painted; rendered: exact. Protocols ask for it (R-24)."""
+    """Kind of ground truth, checked against the protocol (R-24). raw: a sensor's depth, 0 in holes; filled: holes
+    in-painted; rendered: exact."""
 
     @classmethod
     def missing(cls, config: Any) -> str | None:
-        """What is missing on this machine for this config and how to get it; None if nothing is."""
+        """What this machine lacks for this config, and how to get it; None if nothing."""
         return None
 
     @classmethod
     def recognise(cls, path: Any) -> bool:
-        """Whether a file or folder that a user points at looks like this layout."""
+        """Whether a file or folder has this layout (`--data PATH`)."""
         return False
 
     @abstractmethod
     def frames(self, split: str) -> Sequence[FrameId]:
-        """Frames of split "train", "val" or "test", in a fixed order; ConfigError for another (`check_split`)."""
+        """Frames of split "train", "val" or "test", in a fixed order; raises ConfigError for any other name."""
 
     @abstractmethod
     def read(self, frame: FrameId) -> Frame:
@@ -434,4 +450,4 @@ class DepthDataset(Component, ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """One line for tables and logs: what the data is, how many frames per split, whether it is synthetic."""
+        """One line for tables and logs: the kind of data, frames per split, and whether it is synthetic."""

@@ -1,4 +1,4 @@
-"""Every coordinate frame of the project, the half-pixel rule, and the only samplers (R-03 to R-07).
+"""Coordinate frames, the half-pixel rule, and all samplers of the project (R-03 to R-07).
 
 Frames, each with its name in variable names:
 
@@ -27,9 +27,9 @@ from spd_bench.fused import inference, training
 
 
 def constant(values: Sequence[float], *, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers as a tensor on the device of another, of its type unless one is given; not to be changed.
+    """Numbers as a cached tensor on the device of `like`, in its dtype unless one is given; never modify it.
 
-    Made once: on a GPU the copy would wait for all work before it, and no graph could be captured around it.
+    Cached because a copy to a GPU waits for all earlier work and prevents graph capture.
     """
     return _constant(tuple(values), dtype or like.dtype, like.device)
 
@@ -74,22 +74,27 @@ def grid_sample(map_BCHW: Tensor, xy_lvl_BMN2: Tensor) -> Tensor:
 class Table:
     """A batch of channels-last maps laid out as rows, with a border of zeros around each map.
 
-    rows_NC: [B·(H+2P)·(W+2P), C]. The border makes zero padding (R-07) exact without a mask: a read that leaves
-    the map finds zeros. `height` and `width` are the map's own, `first` is the row of the first map's first
-    border cell (0 unless several tables are stacked).
+    The border makes zero padding (R-07) exact without a mask: a read that leaves the map finds zeros.
     """
 
     rows_NC: Tensor
+    """[B·(H+2P)·(W+2P), C]."""
     batch: int
+    """Number of maps."""
     height: int
+    """Rows of cells of the map, without the border."""
     width: int
+    """Columns of cells of the map, without the border."""
     pad: int
+    """Cells of border on each side, P."""
     extent: tuple[float, float] = (1.0, 1.0)
+    """Fraction (x, y) of the image that the map covers."""
     first: int = 0
+    """Row of the first border cell of the first map; 0 unless several tables are stacked."""
 
     @classmethod
     def of(cls, map_BHWC: Tensor, *, extent: tuple[float, float], pad: int) -> "Table":
-        """Rows of a channels-last map with `pad` zero cells on each side; ValueError for fewer than 2."""
+        """Rows of a channels-last map with `pad` zero cells on each side; raises ValueError for fewer than 2."""
         if pad < 2:
             raise ValueError(f"a border of at least 2 cells is needed for reads at the rim, found {pad}")
         batch, height, width, channels = map_BHWC.shape
@@ -119,7 +124,7 @@ class Table:
         y = xy_lvl[..., 1].clamp(-0.5, self.height + 0.5) - 0.5
         x_low, y_low = x.detach().floor(), y.detach().floor()
         row = (y_low.long() + self.pad) * self.stride + x_low.long() + (self.pad + self.first)
-        # NaN has no row: it takes a legal one, and reads NaN through its fractions
+        # a NaN point gets any legal row; its fractions make the result NaN
         lowest = (self.pad - 1) * (self.stride + 1) + self.first
         highest = (self.height + self.pad) * self.stride + self.width + self.pad + self.first
         return row.clamp(lowest, highest), torch.stack([x - x_low, y - y_low], dim=-1)
@@ -135,7 +140,7 @@ class Table:
         """Bilinear reads at a size×size neighbourhood of each point, one cell apart: [B, K, size², C].
 
         All reads of a point share their fractions, so its four weights are computed once. Points lie at most half
-        a cell outside the map, as every point of the image does; ValueError if pad < size // 2 + 2.
+        a cell outside the map, as every point of the image does. Raises ValueError if pad < size // 2 + 2.
         """
         self._check_border(size)
         if self._reads_fused(size, xy_lvl_BK2):
@@ -181,11 +186,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Stack:
-    """The tables of several levels of one batch, for reads that sum over levels (§6.4); `first` says where each begins
-    where they are one array of rows, an image's levels one after the other.
-    """
+    """The tables of several levels of one batch, for reads that sum over levels (§6.4)."""
 
     levels: tuple[Table, ...]
+    """The levels. `first` of each is its first row in `rows_NC`, which holds an image's levels one after the other."""
 
     @classmethod
     def of(cls, tables: Sequence[Table]) -> "Stack":
@@ -203,7 +207,7 @@ class Stack:
 
     @cached_property
     def rows_NC(self) -> Tensor:
-        """All levels as one array [B·rows_per_image, C], made where it is asked for."""
+        """All levels as one array [B·rows_per_image, C], computed on first access."""
         return torch.cat([t.rows_NC.view(t.batch, t.rows_per_map, -1) for t in self.levels], dim=1).flatten(0, 1)
 
     def taps(self, xy_Q2: Tensor, x_QT: Tensor, y_QT: Tensor, level_T: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -213,7 +217,7 @@ class Stack:
         """
 
         def of_level(values: Sequence[float]) -> Tensor:
-            # one number per offset: broadcasting along levels alone is several times slower
+            # one number per offset: broadcasting over levels is several times slower
             return constant(values, like=x_QT)[level_T]
 
         x = torch.addcmul(x_QT, xy_Q2[:, :1], of_level([t.width / t.extent[0] for t in self.levels]))
@@ -225,13 +229,13 @@ class Stack:
         corner_T = of_level([t.pad * (t.stride + 1) + t.first for t in self.levels])
         # a row is a whole number far below 2^24, so float32 holds it exactly
         row_QT = torch.addcmul(x_low + corner_T, y_low, stride_T).to(torch.int32)
-        # NaN has no row: it takes a legal one, and reads NaN through its fractions
+        # a NaN point gets any legal row; its fractions make the result NaN
         last = self.levels[-1]
         row_QT = row_QT.clamp(0, self.rows_per_image - last.stride - 2)
         return row_QT, stride_T.to(torch.int32), x - x_low, y - y_low
 
     def samples(self, per_level: int, *, like: Tensor) -> inference.Samples:
-        """Samples of a head, `per_level` on each level in turn."""
+        """Where each sample of a head reads: `per_level` samples on level 1, then on level 2, and so on."""
         levels = [t for t in self.levels for _ in range(per_level)]
         cells = [[t.width / t.extent[0] for t in levels], [t.height / t.extent[1] for t in levels]]
         reach = [[t.width + 0.5 for t in levels], [t.height + 0.5 for t in levels]]

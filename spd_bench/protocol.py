@@ -1,4 +1,7 @@
-"""The evaluation protocol as a value: in every table's caption, part of every evaluation's identity (§8, R-24)."""
+"""Evaluation protocols (§8, R-24): which pixels count, how predictions are clamped, and how values are averaged.
+
+A protocol is part of every evaluation's identity and of every table's caption.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -11,48 +14,50 @@ from spd_bench.errors import ConfigError, DataError, did_you_mean, quoted
 Depths = NDArray[np.floating[Any]]
 
 POOLED = "over all scored points of all images together"
-"""How any metric becomes one number where a protocol pools."""
+"""Averaging of a protocol that pools, in words."""
 RENDERED = "rendered"
-"""Exact depth of a synthetic scene: no protocol has a reason to refuse it."""
+"""Exact depth of a synthetic scene; every protocol accepts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Everything that §8 leaves open about scoring: which pixels count, what predictions go through, what is averaged.
-
-    truth: kind of ground truth that is meant (`DepthDataset.truth`); rendered depth fits every protocol.
-    rows, columns: half-open crop in pixels of the original frame, None for all of them.
-    frame: the frame size (height, width) that the crop is meant for, None for any; other sizes are refused.
-    min_m, max_m: a pixel counts if its true depth lies between them; whether the bounds themselves count is said by
-    min_strict and max_strict. min_m is positive, so that unknown depth (0) never counts.
-    clamped: predictions are clamped to [min_m, max_m], after a check elsewhere that they are finite: a NaN is never
-    turned into a legal depth.
-    reading: how a map of another size than the frame is read, at the pixels' centres in the unit square (R-03).
-    averaging: per_image (each image's value, then the mean) or pooled (all points of all images are one sample).
-    alignment: what ground truth does to predictions; no protocol of ours lets it do anything (R-27).
-    """
+    """Everything that §8 leaves open about scoring."""
 
     name: str
+    """The name in a suite (`eval.protocol`)."""
     truth: Literal["raw", "filled", "any"]
+    """Kind of ground truth that it accepts (`DepthDataset.truth`); it always accepts rendered depth."""
     rows: tuple[int, int] | None
+    """Half-open range of rows of the original frame that count; None: all."""
     columns: tuple[int, int] | None
+    """Half-open range of columns that count; None: all."""
     frame: tuple[int, int] | None
+    """Frame size (height, width) that the crop is defined for, other sizes raise DataError; None: any size."""
     min_m: float = 1e-3
+    """A pixel counts if its true depth is above this. Positive, so that unknown depth (0) never counts."""
     max_m: float = 10.0
+    """A pixel counts if its true depth is below this."""
     min_strict: bool = True
+    """Whether a depth equal to min_m is left out."""
     max_strict: bool = True
+    """Whether a depth equal to max_m is left out."""
     clamped: bool = True
+    """Whether predictions are clamped to [min_m, max_m]. The caller checks first that they are finite: a NaN never
+    becomes a legal depth."""
     reading: Literal["bilinear"] = "bilinear"
+    """How a map of another size than the frame is read, at the pixels' centres in the unit square (R-03)."""
     averaging: Literal["per_image", "pooled"] = "per_image"
+    """per_image: each image's value, then the mean. pooled: all points of all images as one sample."""
     alignment: Literal["none"] = "none"
+    """How predictions are aligned to ground truth: not at all (R-27)."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for bounds between which nothing lies, or below which unknown depth would count."""
+        """Raises ConfigError unless 0 < min_m < max_m."""
         if not 0 < self.min_m < self.max_m:
             raise ConfigError(f"protocol {self.name}: expected 0 < min_m < max_m, found {self.min_m}, {self.max_m}")
 
     def check_truth(self, truth: str, *, where: str | None = None) -> None:
-        """ConfigError for a data set whose depth is of another kind than this protocol is for."""
+        """Raises ConfigError for a data set with another kind of ground truth than this protocol accepts."""
         if self.truth in ("any", truth) or truth == RENDERED:
             return
         box = (self.rows, self.columns)
@@ -65,7 +70,10 @@ class Protocol:
         )
 
     def valid(self, depth_m_HW: Depths, *, where: str) -> NDArray[np.bool_]:
-        """The pixels that count: depth within the bounds, inside the crop. DataError for a frame of another size."""
+        """Mask of the pixels that count: depth within the bounds, inside the crop.
+
+        Raises DataError for a frame of another size than the crop is defined for.
+        """
         height, width = depth_m_HW.shape
         if self.frame is not None and (height, width) != self.frame:
             raise DataError(
@@ -81,21 +89,21 @@ class Protocol:
         return counted
 
     def clamp(self, depth_m: Depths) -> Depths:
-        """Predictions as they are scored."""
+        """Predictions clamped as this protocol says."""
         return np.clip(depth_m, self.min_m, self.max_m) if self.clamped else depth_m
 
     def at_frame_size(self, map_HW: Depths, *, height: int, width: int) -> Depths:
         """A predicted map at the centres of the frame's pixels: [height, width], itself if it has that size.
 
-        Bilinear between the map's own pixel centres, the outermost value beyond them. What is not finite spreads to
-        every pixel that it has a share in.
+        Bilinear between the map's own pixel centres, the outermost value beyond them. A value that is not finite makes
+        every pixel that uses it not finite.
         """
         if map_HW.shape == (height, width):
             return map_HW
         return _read_rows(_read_rows(map_HW, height).T, width).T
 
     def caption(self) -> str:
-        """One line for tables that says every field."""
+        """Every field in one line, for tables."""
         frame = f"frames of {self.frame[0]}×{self.frame[1]}" if self.frame else "frames of any size"
         rows = f"rows {self.rows[0]}:{self.rows[1]}" if self.rows else "all rows"
         columns = f"columns {self.columns[0]}:{self.columns[1]}" if self.columns else "all columns"
@@ -110,7 +118,7 @@ class Protocol:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Everything that changes a score."""
+        """Every field that changes a score, for the identity of an evaluation."""
         return asdict(self)
 
 
@@ -121,16 +129,16 @@ def _read_rows(map_HW: Depths, height: int) -> Depths:
     low = at.astype(int)
     upper, lower = map_HW[low], map_HW[np.minimum(low + 1, rows - 1)]
     share = (at - low)[:, None]
-    with np.errstate(invalid="ignore"):  # inf − inf, a value that the caller refuses
+    with np.errstate(invalid="ignore"):  # inf − inf is NaN, which the caller rejects
         between: Depths = upper * (1 - share) + lower * share
-    return np.where(share > 0, between, upper)  # 0 · NaN is NaN: a row without a share must not enter
+    return np.where(share > 0, between, upper)  # 0 · NaN is NaN: a row of weight 0 must not enter
 
 
 NYU_BTS = Protocol(name="nyu_bts", truth="raw", rows=(45, 471), columns=(41, 601), frame=(480, 640))
 """NYU Eigen test as the BTS lineage scores it: box, strict bounds, raw depth. The project's primary protocol (R-24)."""
 
 NYU_BTS_FILLED = Protocol(name="nyu_bts_filled", truth="filled", rows=(45, 471), columns=(41, 601), frame=(480, 640))
-"""The same box and bounds on filled depth: a variant with a name of its own, because its numbers differ."""
+"""The same box and bounds on filled depth. It has its own name because its numbers differ."""
 
 NYU_DENSEDEPTH = Protocol(
     name="nyu_densedepth",
@@ -145,19 +153,19 @@ NYU_DENSEDEPTH = Protocol(
 )
 """NYU Eigen test as DenseDepth scores it: its box, filled depth, predictions clamped to 0.1..10 m, pixels pooled.
 
-Filled depth lies within those bounds everywhere, so they leave no pixel out. One thing is not taken over: DenseDepth
-exchanges truth and prediction where it calls its metrics, so that its own "rel" divides by the prediction. AbsRel here
-divides by the truth, as everywhere.
+Filled depth lies within those bounds everywhere, so they exclude no pixel. One difference remains: DenseDepth swaps
+truth and prediction where it calls its metrics, so its "rel" divides by the prediction. AbsRel divides by the truth
+here, as in every protocol.
 """
 
 FULL_FRAME = Protocol(name="full_frame", truth="any", rows=None, columns=None, frame=None)
-"""No crop: for data sets that no benchmark prescribes a box for."""
+"""No crop: for data sets without a benchmark's box."""
 
 PROTOCOLS = {protocol.name: protocol for protocol in (NYU_BTS, NYU_BTS_FILLED, NYU_DENSEDEPTH, FULL_FRAME)}
 
 
 def protocol(name: str, *, where: str | None = None) -> Protocol:
-    """The protocol of this name; ConfigError for an unknown one."""
+    """The protocol of this name; raises ConfigError for an unknown one."""
     if name not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {quoted(name)}", where=where, hint=did_you_mean(name, PROTOCOLS))
     return PROTOCOLS[name]

@@ -1,12 +1,12 @@
-"""Components by slot and name, over the entry points of every installed distribution.
+"""Components by slot and name, from the entry points of every installed distribution.
 
-Listing reads metadata only; a component's module is imported when it is loaded. A plugin that cannot be imported
-is an error of its own, and stops only what names it. Two distributions may register the same name: it is then
-spoken of as "distribution:name". A plain name that this distribution registers means its own component, whatever else
-is installed; suite files of the user must be explicit (`suite.checks`).
+Listing reads metadata only; `load` imports a component's module. A plugin that cannot be imported raises PluginError
+for the commands that name it and does not affect the others. Where two distributions register the same name, both are
+called "distribution:name". A plain name that spd-bench registers always means its own component; suite files of the
+user must be explicit (`suite.checks`).
 
-Plugins are trusted code: nothing here contains them. `SPD_BENCH_PLUGINS` narrows which ones are seen: unset, all;
-empty, only this distribution's own; else a comma list of distributions, in addition to its own.
+Plugins are trusted code and are not sandboxed. `SPD_BENCH_PLUGINS` selects which distributions are visible: all if
+unset, only spd-bench if empty, else spd-bench and those in a comma-separated list.
 """
 
 import contextlib
@@ -43,11 +43,12 @@ SLOTS: tuple[str, ...] = (
 """Every slot that a component can fill; its entry-point group is "spd_bench.<slot>"."""
 
 OWN = "spd-bench"
+"""This distribution, always visible."""
 PLUGINS_VARIABLE = "SPD_BENCH_PLUGINS"
 
 
 class PluginError(ConfigError):
-    """An installed component cannot be used; `traceback` holds what its import raised, "" if it did import."""
+    """An installed component cannot be used. `traceback` is that of its import, "" if it could be imported."""
 
     def __init__(self, message: str, *, traceback: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -56,27 +57,35 @@ class PluginError(ConfigError):
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """One registered component, as its distribution's metadata has it. `value` is "module:Class"."""
+    """One registered component, from its distribution's metadata."""
 
     slot: str
+    """The slot that it is registered for."""
     name: str
+    """Its name in suites."""
     distribution: str
+    """The distribution that registers it."""
     version: str
+    """The version of that distribution."""
     value: str
+    """Where its class is: "module:Class"."""
 
     @property
     def qualified(self) -> str:
-        """The name that no other distribution can share, "distribution:name"."""
+        """The unambiguous name, "distribution:name"."""
         return f"{self.distribution}:{self.name}"
 
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a component loads: `problem` is one line and `traceback` the whole story, both "" where it does."""
+    """Whether a component can be loaded."""
 
     entry: Entry
+    """The component."""
     problem: str = ""
+    """Why it cannot be loaded, in one line; "" if it can."""
     traceback: str = ""
+    """The traceback of its import; "" if it can be loaded."""
 
     @property
     def ok(self) -> bool:
@@ -85,7 +94,7 @@ class Status:
 
 
 def entries(slot: str | None = None) -> list[Entry]:
-    """Registered components of one slot, or of all, sorted; nothing is imported.
+    """Registered components of one slot, or of all, sorted; imports nothing.
 
     Raises ConfigError for an unknown slot, and where SPD_BENCH_PLUGINS names a distribution without components.
     """
@@ -96,9 +105,9 @@ def entries(slot: str | None = None) -> list[Entry]:
 
 
 def names(slot: str) -> list[str]:
-    """What a suite may write in this slot: plain names, or "distribution:name" where two distributions share one.
+    """Names that a suite may use in this slot: plain, or "distribution:name" where two distributions share one.
 
-    A shared name of this distribution's own stays plain.
+    A component of spd-bench always has its plain name.
     """
     found = entries(slot)
     plain = [entry.name for entry in found]
@@ -108,7 +117,7 @@ def names(slot: str) -> list[str]:
 
 
 def sharing(slot: str, name: str) -> list[Entry]:
-    """The entries that a plain name could mean, if they are several; none otherwise."""
+    """The entries with this plain name if there are several; otherwise an empty list."""
     matches = [entry for entry in entries(slot) if entry.name == name]
     return matches if len(matches) > 1 else []
 
@@ -125,10 +134,10 @@ def ambiguous(slot: str, name: str, owners: Iterable[Entry]) -> ConfigError:
 
 
 def find(slot: str, name: str) -> Entry:
-    """The entry that `name` or "distribution:name" means; nothing is imported.
+    """The entry of `name` or "distribution:name"; imports nothing.
 
-    Raises ConfigError for an unknown name, with the nearest one and with the slots that do have it, and for a name
-    that several other distributions register, naming them.
+    Raises ConfigError for an unknown name (with the nearest name, and the slots that have it) and for a name that
+    several distributions other than spd-bench register (listing them).
     """
     matches = [entry for entry in entries(slot) if name in (entry.name, entry.qualified)]
     own = [entry for entry in matches if entry.distribution == OWN]
@@ -143,9 +152,9 @@ def find(slot: str, name: str) -> Entry:
 
 
 def load(slot: str, name: str) -> type[Any]:
-    """Import and return the component class that `name` (or "distribution:name") means.
+    """The component class of `name` (or "distribution:name"); imports it.
 
-    Raises ConfigError as `find`, and PluginError where the import fails or the class belongs in another slot.
+    Raises ConfigError as `find`, and PluginError if the import fails or the class belongs to another slot.
     """
     return _import(find(slot, name))
 
@@ -154,15 +163,15 @@ _GIVEN_UP: dict[Entry, str] = {}
 
 
 def give_up(slot: str, name: str, cause: str) -> None:
-    """Never import this component again in this process: an import of it ended another one. Raises as `find`."""
+    """Blocks imports of this component in this process, because one ended another process. Raises as `find`."""
     _GIVEN_UP[find(slot, name)] = cause
 
 
 @contextlib.contextmanager
 def blamed(what: str) -> Iterator[None]:
-    """Within, a component's own code runs: what it raises becomes a PluginError that begins with `what`.
+    """Converts exceptions of component code in its body into PluginError(f"{what}: …").
 
-    An error of ours stays what it is, since a component raises one on purpose; want of memory or disk is one of ours.
+    A SpdError passes unchanged, since a component raises it on purpose; lack of memory or disk becomes one.
     """
     try:
         yield
@@ -171,21 +180,21 @@ def blamed(what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:  # a component may call sys.exit
         if lacks := shortage(error):
             raise lacks from error
-        raise PluginError(f"{what}: {_told(error)}{_place(error)}", traceback=traceback.format_exc()) from error
+        raise PluginError(f"{what}: {_in_one_line(error)}{_place(error)}", traceback=traceback.format_exc()) from error
 
 
-def _told(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 def _place(error: BaseException) -> str:
-    """Where a component raised it, as " (file:line in function)": the innermost frame outside of PyTorch."""
+    """Place of the innermost frame outside of PyTorch, as " (file:line in function)"; "" if there is none."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
     return f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
 
 
 def status(slot: str, name: str) -> Status:
-    """Whether a component loads, with its traceback if not. Raises ConfigError only as `find`."""
+    """Whether a component can be loaded, with the traceback if not. Raises ConfigError as `find`."""
     entry = find(slot, name)
     try:
         _import(entry)
@@ -195,7 +204,7 @@ def status(slot: str, name: str) -> Status:
 
 
 def _import(entry: Entry) -> type[Any]:
-    """Import a component. What a plugin prints meanwhile goes to stderr: stdout belongs to the command."""
+    """The class of an entry, imported and checked. Output that a plugin prints on import goes to stderr."""
     named = f'{entry.slot} "{entry.name}" of distribution {entry.distribution} {entry.version}'
     point = EntryPoint(name=entry.name, value=entry.value, group=f"spd_bench.{entry.slot}")
     if entry in _GIVEN_UP:
@@ -205,7 +214,7 @@ def _import(entry: Entry) -> type[Any]:
             component = point.load()
     except (Exception, SystemExit) as error:
         raise PluginError(
-            f"{named} cannot be imported: {_told(error)}",
+            f"{named} cannot be imported: {_in_one_line(error)}",
             traceback=traceback.format_exc(),
             hint="`spd-bench list --check` shows its traceback",
         ) from error
@@ -222,13 +231,13 @@ def _import(entry: Entry) -> type[Any]:
 
 
 def _discover() -> Iterable[Entry]:
-    """Every entry of our groups on sys.path, whoever registers it."""
+    """Every entry of a "spd_bench.*" group on sys.path."""
     return _scan(tuple(sys.path))
 
 
 @lru_cache(maxsize=1)
 def _scan(path: tuple[str, ...]) -> tuple[Entry, ...]:
-    """One pass over the metadata of what lies on `path`, 5 ms for 200 distributions; kept, as a suite asks often."""
+    """All entries on `path`; cached, since one pass over the metadata takes 5 ms for 200 distributions."""
     installed = entry_points()
     return tuple(
         Entry(
@@ -244,7 +253,7 @@ def _scan(path: tuple[str, ...]) -> tuple[Entry, ...]:
 
 
 def _allowed(found: Iterable[Entry]) -> list[Entry]:
-    """The entries that SPD_BENCH_PLUGINS lets through."""
+    """The entries that SPD_BENCH_PLUGINS selects."""
     every = list(found)
     wanted = os.environ.get(PLUGINS_VARIABLE)
     if wanted is None:

@@ -1,4 +1,4 @@
-"""How a relative prediction is given metres from the ground truth of the scored image (R-27b): one rule per function.
+"""Rules that turn a relative prediction into metres with the ground truth of the scored image (R-27b).
 
 The released model predicts a relative disparity x ≥ 0, inverse depth up to scale and shift. With d the true depth at
 the valid pixels of one image and z = 1/max(x, floor) the relative depth,
@@ -7,8 +7,8 @@ the valid pixels of one image and z = 1/max(x, floor) the relative depth,
     lsq_depth       (a, c) = argmin Σ (a·z + c − d)²        depth = a·z + c
     median          a = median(d) / median(z)               depth = a·z
 
-All are fitted in float64 on the whole valid mask and never on the scored points: at one point they would always be
-exact. What is scored after it has seen the ground truth of the image belongs in a table of its own.
+All are fitted in float64 on the whole valid mask and never on the scored points: at one point the fit would always be
+exact. Predictions that use the image's ground truth are listed in a separate table.
 
 Letters: B images, N valid pixels, K points.
 """
@@ -23,14 +23,14 @@ from spd_baselines.output import EPSILON, depth_of
 from spd_bench.errors import DataError
 
 DISPARITY_FLOOR = 1e-3
-"""Relative disparity, in the model's own unit, below which everything is equally far. Rooms lie between about 1 and
-10; without a floor one pixel of sky or mirror, x = 0, would be infinitely far and decide every fit in depth."""
+"""Smallest relative disparity, in the model's unit. Rooms have about 1 to 10; without a floor one pixel of sky or
+mirror, x = 0, would be infinitely far and dominate every fit in depth."""
 DEPTH_FLOOR_M = 1e-6
-"""An affine depth may cross zero; nothing is nearer than this (the protocol clamps at 1e-3 m, R-24)."""
+"""Smallest depth of an affine alignment, which may cross zero (the protocol clamps at 1e-3 m, R-24)."""
 
 
 class Alignment(ABC):
-    """What turns relative disparities of a batch of images into metres."""
+    """A mapping from relative disparity to metres for a batch of images."""
 
     @abstractmethod
     def depth_m(self, disparity_BK: Tensor) -> Tensor:
@@ -39,23 +39,27 @@ class Alignment(ABC):
 
 @dataclass(frozen=True)
 class AffineDisparity(Alignment):
-    """Scale a and shift c of each image, both [B]: inverse depth in 1/m = a·x + c."""
+    """Inverse depth in 1/m = a·x + c for each image."""
 
     scale_B: Tensor
+    """Scale a."""
     shift_B: Tensor
+    """Shift c."""
 
     def depth_m(self, disparity_BK: Tensor) -> Tensor:
-        """Metres, [B, K]. Where a·x + c is not positive it is ε: farther than any room."""
+        """Metres, [B, K]; a·x + c is at least ε, which is farther than any room."""
         rho_BK = self.scale_B[:, None] * disparity_BK + self.shift_B[:, None]
         return depth_of(rho_BK.clamp_min(EPSILON))
 
 
 @dataclass(frozen=True)
 class AffineDepth(Alignment):
-    """Scale a and shift c of each image, both [B]: depth in metres = a·z + c."""
+    """Depth in metres = a·z + c for each image."""
 
     scale_B: Tensor
+    """Scale a."""
     shift_B: Tensor
+    """Shift c."""
 
     def depth_m(self, disparity_BK: Tensor) -> Tensor:
         """Metres, [B, K], at least `DEPTH_FLOOR_M`."""
@@ -64,7 +68,7 @@ class AffineDepth(Alignment):
 
 
 class Unaligned(Alignment):
-    """The relative depth read as metres: no ground truth enters."""
+    """The relative depth taken as metres, without ground truth."""
 
     def depth_m(self, disparity_BK: Tensor) -> Tensor:
         """z = 1/max(x, floor), [B, K]."""
@@ -77,19 +81,19 @@ def relative_depth(disparity: Tensor) -> Tensor:
 
 
 def lsq_disparity(disparity_BN: Tensor, depth_m_BN: Tensor) -> AffineDisparity:
-    """Least squares of 1/d on x over the valid pixels of each image; DataError where it cannot be fitted."""
+    """Least squares of 1/d on x over the valid pixels of each image; raises DataError if it cannot be fitted."""
     _refuse_bad_pixels(disparity_BN, depth_m_BN, least=2)
     return AffineDisparity(*_least_squares(disparity_BN.double(), 1 / depth_m_BN.double(), like=disparity_BN))
 
 
 def lsq_depth(disparity_BN: Tensor, depth_m_BN: Tensor) -> AffineDepth:
-    """Least squares of d on z over the valid pixels of each image; DataError where it cannot be fitted."""
+    """Least squares of d on z over the valid pixels of each image; raises DataError if it cannot be fitted."""
     _refuse_bad_pixels(disparity_BN, depth_m_BN, least=2)
     return AffineDepth(*_least_squares(relative_depth(disparity_BN.double()), depth_m_BN.double(), like=disparity_BN))
 
 
 def median(disparity_BN: Tensor, depth_m_BN: Tensor) -> AffineDepth:
-    """Ratio of the medians of d and z over the valid pixels of each image; DataError without valid pixels."""
+    """Ratio of the medians of d and z over the valid pixels of each image; raises DataError without valid pixels."""
     _refuse_bad_pixels(disparity_BN, depth_m_BN, least=1)
     z_BN = relative_depth(disparity_BN.double())
     scale_B = (depth_m_BN.double().quantile(0.5, dim=1) / z_BN.quantile(0.5, dim=1)).to(disparity_BN.dtype)
@@ -98,11 +102,11 @@ def median(disparity_BN: Tensor, depth_m_BN: Tensor) -> AffineDepth:
 
 Fit = Callable[[Tensor, Tensor], Alignment]
 FITS: Mapping[str, Fit] = {"lsq_disparity": lsq_disparity, "lsq_depth": lsq_depth, "median": median}
-"""Rules that need ground truth, by the name that they have in a suite."""
+"""Name in a suite → rule that needs ground truth."""
 
 
 def _least_squares(x_BN: Tensor, target_BN: Tensor, *, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift [B] that bring x nearest to the target, in the precision of `like`."""
+    """Scale and shift [B] of the least-squares fit of x to the target, in the precision of `like`."""
     if not x_BN.is_meta and bool((x_BN.amax(dim=1) == x_BN.amin(dim=1)).any()):
         raise DataError("the prediction for an image is the same at every valid pixel: no scale fits")
     mean_x_B1, mean_t_B1 = x_BN.mean(dim=1, keepdim=True), target_BN.mean(dim=1, keepdim=True)

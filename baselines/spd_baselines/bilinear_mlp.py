@@ -1,8 +1,8 @@
 """Baseline `bilinear_mlp` (R-28): read one feature under the query, apply a small MLP.
 
-What the decoder B1–B5 has to beat: the neck's finest level L1 (§4), the lookup of §6.1's centre feature, and
-an MLP 64 → 192 → 1 with the calibrated output. It has no L4 to pool, so the calibration s, b of §5.4 is
-two global parameters here instead of two linear heads.
+The simplest sparse decoder, for comparison with B1–B5: the neck's finest level L1 (§4), the lookup of §6.1's centre
+feature, and an MLP 64 → 192 → 1 with the calibrated output. It has no L4 to pool, so the calibration s, b of §5.4 is
+two global parameters instead of two linear heads.
 
 Letters: B images, K points, C channels, H W cells of the named map.
 """

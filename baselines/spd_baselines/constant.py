@@ -1,4 +1,4 @@
-"""Baseline `constant` (R-27): the median training depth everywhere, so that thresholds mean something."""
+"""Baseline `constant` (R-27): the median training depth at every point, as a scale for all other numbers."""
 
 import math
 
@@ -10,7 +10,7 @@ from spd_bench.errors import DataError, StateError
 
 
 class Constant(PointDepthModel):
-    """One depth for every point of every image; nothing is trained, `fit_prior` sets it."""
+    """One depth for every point of every image, set by `fit_prior` without training."""
 
     trained = False
 
@@ -26,7 +26,7 @@ class Constant(PointDepthModel):
         self.register_buffer("median_m", torch.tensor(math.nan))
 
     def fit_prior(self, depth_m_N: Tensor) -> None:
-        """Median of valid training depths in metres; the mean of the middle two if their number is even.
+        """Sets the median of valid training depths in metres; the mean of the middle two if their number is even.
 
         Raises DataError if there are none, or if one is not a positive, finite depth.
         """
@@ -41,10 +41,10 @@ class Constant(PointDepthModel):
         self.median_m = ((lower + upper) / 2).to(self.median_m)
 
     def prepare(self, features: Features) -> None:
-        """Nothing: the image does not matter."""
+        """Nothing, since the prediction does not depend on the image."""
 
     def decode(self, scene: None, xy_BK2: Tensor) -> Tensor:
-        """The same depth in metres for every point, [B, K]; StateError before `fit_prior`."""
+        """The same depth in metres for every point, [B, K]; raises StateError before `fit_prior`."""
         if not self.median_m.is_meta and not bool(self.median_m.isfinite()):
             raise StateError(
                 "the constant baseline does not know the training depths yet",

@@ -1,8 +1,8 @@
 """Baseline `dav2_dense` (R-27b): all of Depth Anything V2 as released, aligned to each image's ground truth.
 
-Its output is a relative inverse depth: known up to scale and shift, so it has no metres of its own. The
-evaluator fits them on the whole valid mask before it decodes, by one of the rules of `alignment`. The result has seen
-the ground truth of the scored image: it is no competitor, and gets a table of its own.
+Its output is a relative inverse depth, known up to scale and shift. The evaluator fits both on the whole valid mask
+before it decodes, by one of the rules of `alignment`. The result uses the ground truth of the scored image, so it is
+not comparable with the other rows and gets a separate table.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,12 @@ from spd_bench.errors import StateError
 
 @dataclass
 class DisparityScene:
-    """The dense relative disparity ≥ 0, and what turns it into metres; None until `fit_alignment` has run."""
+    """The dense relative disparity and its alignment."""
 
     disparity: DenseMap
+    """Relative disparity ≥ 0."""
     alignment: Alignment | None
+    """The mapping to metres; None until `fit_alignment` has run."""
 
 
 class DAv2Dense(PointDepthModel):
@@ -39,10 +41,10 @@ class DAv2Dense(PointDepthModel):
     own_input = AUTHORS_INPUT
 
     class Config(ComponentConfig):
-        """How the relative prediction is given metres. The weights are those of the encoder."""
+        """How the relative prediction is aligned. The weights are those of the encoder's file."""
 
         alignment: Literal["none", "lsq_disparity", "lsq_depth", "median"] = "lsq_disparity"
-        """Fitted on all valid pixels: scale and shift in disparity or in depth, or one scale. none: z is metres."""
+        """Fitted on all valid pixels: scale and shift in disparity or depth, or one scale. none: z taken as metres."""
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__()
@@ -57,20 +59,20 @@ class DAv2Dense(PointDepthModel):
         return DisparityScene(DenseMap.of(self.dpt(features), features), None if self.fit else Unaligned())
 
     def relative_disparity(self, scene: DisparityScene, xy_BK2: Tensor) -> Tensor:
-        """The released model's own output at points of the unit square: relative, no unit, [B, K]."""
+        """The released model's output at points of the unit square: relative, without unit, [B, K]."""
         return scene.disparity.read(xy_BK2)
 
     def fit_alignment(self, scene: DisparityScene, xy_BN2: Tensor, depth_m_BN: Tensor) -> None:
         """Fits the alignment on all valid pixels of the image and keeps it in the scene.
 
-        Raises DataError if it cannot be fitted, and StateError where nothing is to be aligned.
+        Raises DataError if it cannot be fitted, and StateError with alignment none.
         """
         if self.fit is None:
             raise StateError("dav2_dense with alignment none takes no ground truth", hint="gt_aligned is False")
         scene.alignment = self.fit(self.relative_disparity(scene, xy_BN2), depth_m_BN)
 
     def decode(self, scene: DisparityScene, xy_BK2: Tensor) -> Tensor:
-        """Depth in metres at points of the unit square, unclamped: [B, K]; StateError before the alignment."""
+        """Depth in metres at points of the unit square, unclamped: [B, K]; raises StateError before the alignment."""
         disparity_BK = self.relative_disparity(scene, xy_BK2)
         if scene.alignment is not None:
             return scene.alignment.depth_m(disparity_BK)

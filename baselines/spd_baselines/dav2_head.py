@@ -1,6 +1,6 @@
-"""Depth Anything V2's own depth head, taken from the file that the encoder came from.
+"""Depth Anything V2's depth head, from the encoder's file.
 
-Head and encoder were trained together, so a baseline never loads a head from elsewhere: it asks its encoder.
+Head and encoder were trained together, so a baseline takes the head from its encoder and never from another file.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class HasDepthHead(Protocol):
 
     @property
     def release(self) -> str:
-        """What the head was trained to give: "relative" disparity or "metric_indoor" depth."""
+        """What the head predicts: "relative" disparity or "metric_indoor" depth."""
 
     def depth_head_state(self) -> Mapping[str, Tensor]:
         """The head's tensors by Hugging Face name (neck.*, head.*)."""
@@ -36,7 +36,7 @@ def own_depth_head(baseline: str, encoder: Encoder, *, output: nn.Module, releas
 
 
 def released_depth_head(baseline: str, encoder: Encoder, *, output: nn.Module, release: str) -> DPTHead:
-    """The same head, to be trained further."""
+    """The head of the encoder's file, trainable. Raises as `own_depth_head`."""
     if not isinstance(encoder, HasDepthHead):
         raise ConfigError(
             f"{baseline} needs an encoder with a depth head of its own, {type(encoder).__name__} has none",

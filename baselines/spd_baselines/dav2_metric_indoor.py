@@ -1,7 +1,7 @@
 """Baseline `dav2_metric_indoor` (R-27c): Depth Anything V2 Small, metric indoor release, zero-shot.
 
-Trained by its authors on synthetic rooms (Hypersim) to give metres, and used here as it is: nothing is trained,
-nothing is aligned. Its encoder was trained with it, so it brings its own: `dav2_small` with the metric release.
+Its authors trained it on synthetic rooms (Hypersim) to predict metres. It is used without training and alignment, on
+its own encoder, `dav2_small` with the metric release, which was trained with it.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class DAv2MetricIndoor(PointDepthModel):
         """Where the weights are, and the range of the release."""
 
         weights: str | None = None
-        """File or folder of the metric indoor release; when not given, DAV2_METRIC_WEIGHTS, then DAV2_WEIGHTS."""
+        """File or folder of the metric indoor release; null: from DAV2_METRIC_WEIGHTS, then DAV2_WEIGHTS."""
         max_depth_m: float = Field(default=20.0, gt=0)
         """Depth in metres at which the output saturates: 20 in the indoor release."""
 
@@ -43,7 +43,7 @@ class DAv2MetricIndoor(PointDepthModel):
 
     @classmethod
     def own_encoder(cls, config: Any) -> Mapping[str, Any]:
-        """`dav2_small` with the metric release: it says itself where that is looked for, and what is missing."""
+        """`dav2_small` with the metric release, which finds the weights or reports that they are missing."""
         given = {} if config.weights is None else {"weights": config.weights}
         return {"use": "dav2_small", "release": "metric_indoor", **given}
 

@@ -1,8 +1,8 @@
 """The DPT head of Depth Anything V2 on the encoder's four maps, and how its dense map is read at points.
 
-The modules are transformers' own, in the size that was released for the encoder's width; 2,728,513 parameters on
-ViT-S features (R-21). 73,856 of them, the first residual unit of the coarsest fusion stage, never run in the
-released architecture either.
+The modules are those of transformers, in the size that was released for the encoder's width; 2,728,513 parameters on
+ViT-S features (R-21). 73,856 of them, the first residual unit of the coarsest fusion stage, are unused, as in the
+released architecture.
 
 Letters: B images, K points, T tokens, C channels, H W pixels of the dense map.
 """
@@ -25,10 +25,12 @@ AUTHORS_INPUT = AspectKept(shorter=518, multiple=PATCH)
 
 @dataclass(frozen=True)
 class DPTSize:
-    """Channels of the four maps before they are fused, shallow to deep, and of the fusion."""
+    """Channels of a DPT head."""
 
     reassembled: tuple[int, int, int, int]
+    """Of the four maps before they are fused, shallow to deep."""
     fusion: int
+    """Of the fusion."""
 
 
 SIZES: dict[int, DPTSize] = {
@@ -36,13 +38,13 @@ SIZES: dict[int, DPTSize] = {
     768: DPTSize((96, 192, 384, 768), fusion=128),
     1024: DPTSize((256, 512, 1024, 1024), fusion=256),
 }
-"""Width of the encoder's maps → size of the head that Depth Anything V2 has for it: ViT-S, ViT-B and ViT-L."""
+"""Width of the encoder's maps → size of the released head, for ViT-S, ViT-B and ViT-L."""
 
 
 class DPTHead(nn.Module):
     """Four maps [B, Hp, Wp, C] → one dense map [B, 14·Hp, 14·Wp], through the last layer `output`.
 
-    Raises ConfigError for a width C that no head was released for.
+    Raises ConfigError for a width C without a released head.
     """
 
     def __init__(self, *, channels: int, output: nn.Module) -> None:
@@ -73,23 +75,23 @@ class DPTHead(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster
 
     def never_run(self) -> nn.Module:
-        """The residual unit that no input reaches: the coarsest stage has nothing to add to."""
+        """The unused residual unit: the coarsest stage has no second input."""
         unit: nn.Module = self.neck.fusion_stage.layers[0].residual_layer1
         return unit
 
     def forward(self, features: Features) -> Tensor:
         """The dense map [B, H, W] at the resolution of the encoder's input, in float32 or better."""
         rows, columns = features.maps_BHWC[0].shape[1:3]
-        # the neck drops a first token, where the ViT has its CLS
+        # the neck drops the first token, where the ViT has its CLS
         tokens_BTC = [F.pad(map_BHWC.flatten(1, 2), (0, 0, 1, 0)) for map_BHWC in features.maps_BHWC]
         return at_least_float32(self.head(self.neck(tokens_BTC, rows, columns), rows, columns))
 
 
 def dense_xy(xy: Tensor, *, width: int, height: int) -> Tensor:
-    """Where a dense map is read for points of the unit square: in its pixels, at least half a pixel inside.
+    """Points of the unit square in pixels of a dense map, at least half a pixel inside.
 
-    A point nearer to the border than the outermost pixel centres reads the border: R-07's zeros are for
-    features; zeros mixed into an inverse depth would push the frame's rim away.
+    A point beyond the outermost pixel centres reads the border pixel: R-07's zeros are for features; mixed into an
+    inverse depth, they would increase the depth at the frame's border.
     """
     xy_lvl = unit_to_level(xy, width=width, height=height, extent=(1.0, 1.0))
     far = constant([width - 0.5, height - 0.5], like=xy)

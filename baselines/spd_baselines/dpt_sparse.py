@@ -1,7 +1,7 @@
 """Baseline `dpt_sparse`: the function of `dpt_trained` (R-27a), evaluated exactly only where queries need it (R-29).
 
-Same parameters, same training, same value at every point. What a sparse decoder has to beat on time is this, not
-the dense head: the dense map is never built. For Hp×Wp cells of features and fusion width C the head is
+The same parameters, training and value at every point, without the dense map: the fair rival of a sparse decoder in
+time. For Hp×Wp cells of features and fusion width C the head is
 
     T = the fusion stages' output                                     [4Hp, 4Wp, C]    once per image, in `prepare`
     G = conv1(up(T))          3×3, C → C/2, zero padding              [8Hp, 8Wp, C/2]  around queries alone
@@ -19,9 +19,9 @@ positions of up(T), less than ½ cell apart: between 5 consecutive cells of T. A
 costs about 0.4 M multiply-adds on ViT-S features. A position outside its map is a convolution's zero padding: weight
 zero. Positions are ratios of integers, so which cells they lie between is exact in every precision.
 
-Overlapping neighbourhoods are computed once per query: 1024 queries share a tenth of their cells of G, which pays
-for no bookkeeping. Nor is there a switch to the dense map: that is cheaper only from 6,000 to 12,000 queries on,
-and `dpt_trained` with the same weights is that.
+Overlapping neighbourhoods are computed once per query: 1024 queries share a tenth of their cells of G, too few to gain
+by sharing them. The dense map is cheaper only from 6,000 to 12,000 queries; `dpt_trained` with the same weights
+computes it.
 
 Letters: B images, K points, N = B·K points of a batch, P positions, S cells along one axis, C channels, H W rows and
 columns of T, 2 an (x, y) pair.
@@ -40,13 +40,13 @@ from spd_bench.api import Features
 from spd_bench.geometry import bilinear_weights, constant
 
 QUERY_CHUNK = 512
-"""Points of a batch that are decoded together outside training, at about 28 kB each: memory is flat in K."""
+"""Points of a batch that are decoded together outside training, at about 28 kB each: keeps memory flat in K."""
 T_CELLS, G_CELLS = 4, 8
 """Cells of T and of G along one side of a patch of 14 pixels."""
 
 
 class DPTSparse(TrainedDPT):
-    """DPT head as `dpt_trained` has it, evaluated exactly where the queries need it and nowhere else (R-27a, R-29).
+    """The DPT head of `dpt_trained`, evaluated exactly and only where the queries need it (R-27a, R-29).
 
     Checkpoints of the two are interchangeable, and both start from the same weights.
     Raises ConfigError as `dpt_trained` does.
@@ -56,7 +56,7 @@ class DPTSparse(TrainedDPT):
     trained_as = "dpt_trained"
 
     def prepare(self, features: Features) -> Tensor:
-        """T, what all queries share: [B, 4·Hp, 4·Wp, C], channels last."""
+        """T, which all queries share: [B, 4·Hp, 4·Wp, C], channels last."""
         return trunk(self.dpt.neck, features).permute(0, 2, 3, 1)
 
     def decode(self, scene: Tensor, xy_BK2: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class DPTSparse(TrainedDPT):
 
 
 def trunk(neck: Any, features: Features) -> Tensor:
-    """The neck of transformers up to its last upsampling, which is left out, with every 1×1 projection commuted.
+    """The neck of transformers without its last upsampling, with every 1×1 projection moved before its upsampling.
 
     [B, C, 4·Hp, 4·Wp]; upsampled by two, align_corners=True, it is the neck's own last output.
     """
@@ -112,11 +112,11 @@ def window(first_N2: Tensor, size: int) -> Tensor:
 def between(
     wanted_N2P: Tensor, cells: int, source_2: Tensor, target_2: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Which of a map's cells an upsampling reads for consecutive positions, and their weights.
+    """The cells of a map that an upsampling reads for consecutive positions, and their weights.
 
     With align_corners=True, cell i of `target` cells lies at i·(source−1)/(target−1), in cells of the source; a cell j
     there weighs max(0, 1 − |that − j|). Positions outside the target are zero padding and weigh nothing.
-    Gives the first of `cells` consecutive cells [N, 2] and the weights [N, 2, P, S].
+    Returns the first of `cells` consecutive cells [N, 2] and the weights [N, 2, P, S].
     """
     source_21, target_21 = source_2[:, None], target_2[:, None]
     at_N2P = wanted_N2P * (source_21 - 1)  # times target − 1
@@ -130,7 +130,7 @@ def between(
 def patches(map_BHWC: Tensor, image_N: Tensor, first_N2: Tensor, size: int) -> Tensor:
     """size×size cells of each point's image from `first` (x, y) on: [N, C, S, S], channels last.
 
-    Cells past the far border repeat the last one; they weigh nothing.
+    Cells beyond the far border repeat the last one; their weight is zero.
     """
     _, height, width, channels = map_BHWC.shape
     x_NS, y_NS = (first_N2[..., None] + torch.arange(size, device=first_N2.device)).unbind(1)
@@ -152,5 +152,5 @@ def upsampled(cells_NCSS: Tensor, weight_N2PS: Tensor) -> Tensor:
 
 
 def unpadded(conv: nn.Conv2d, map_NCPP: Tensor) -> Tensor:
-    """A 3×3 convolution of the head where its whole neighbourhood is given: [N, C, P−2, P−2]."""
+    """A 3×3 convolution of the head without padding: [N, C, P−2, P−2]."""
     return F.conv2d(map_NCPP, conv.weight, conv.bias)

@@ -1,7 +1,7 @@
 """Baseline `dpt_trained` (R-27a): a DPT head trained on the same frozen features, data and point loss.
 
-The honest ceiling of the comparison: dense decoding with everything else equal. Decoding is dense and happens
-once per image, in `prepare`; a query only reads the map.
+The upper bound of the comparison: dense decoding with everything else equal. `prepare` computes the whole map once per
+image; a query only reads it.
 """
 
 from torch import Tensor
@@ -15,7 +15,8 @@ from spd_bench.api import Features
 class DPTTrained(TrainedDPT):
     """DAv2's DPT head for this encoder's width, its last ReLU replaced by the calibrated output (R-15).
 
-    Raises ConfigError for a width that DAv2 has no head for, and where `init: released` finds no head to start from.
+    Raises ConfigError for a width without a released head, and for `init: released` without a head in the encoder's
+    file.
     """
 
     registered = "dpt_trained"

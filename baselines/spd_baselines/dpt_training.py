@@ -1,6 +1,4 @@
-"""What the trained DPT heads share (R-27a): one set of options, parameters and initial weights, whichever way the
-head is then computed.
-"""
+"""Options, parameters and initial weights that the trained DPT heads share (R-27a)."""
 
 from typing import ClassVar, Literal
 
@@ -13,7 +11,7 @@ from spd_bench.api import ComponentConfig, Encoder, PointDepthModel
 
 
 def random_head(encoder: Encoder) -> DPTHead:
-    """Random weights; the last bias starts at the typical depth (R-15)."""
+    """A head with random weights that starts at the typical depth (R-15)."""
     head = DPTHead(channels=encoder.channels, output=InverseDepth())
     nn.init.constant_(head.head.conv3.bias, INITIAL_BIAS)
     return head
@@ -22,17 +20,18 @@ def random_head(encoder: Encoder) -> DPTHead:
 class TrainedDPT(PointDepthModel):
     """DAv2's DPT head for this encoder's width, its last ReLU replaced by the calibrated output (R-15).
 
-    Raises ConfigError for a width that DAv2 has no head for, and where `init: released` finds no head to start from.
+    Raises ConfigError for a width without a released head, and for `init: released` without a head in the encoder's
+    file.
     """
 
     registered: ClassVar[str]
-    """What a suite calls it, for messages."""
+    """Its registered name, for messages."""
 
     class Config(ComponentConfig):
-        """Where training starts."""
+        """Initial weights."""
 
         init: Literal["random", "released"] = "random"
-        """random weights, or those of the encoder's own released head."""
+        """Random weights, or those of the released head in the encoder's file."""
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__()
@@ -42,5 +41,5 @@ class TrainedDPT(PointDepthModel):
         self.dpt.never_run().requires_grad_(False)
 
     def _released_head(self, encoder: Encoder) -> DPTHead:
-        """The encoder's own relative head, all of it: where its ReLU gave x, ρ starts at softplus(x)."""
+        """The encoder's whole relative head; where its ReLU gave x, ρ starts at softplus(x)."""
         return released_depth_head(self.registered, encoder, output=InverseDepth(), release="relative")

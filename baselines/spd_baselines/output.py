@@ -1,6 +1,6 @@
 """The calibrated output of §6.5 for baselines: ρ = softplus(s·r + b) + 1e-6 in 1/m, depth = 1/ρ in metres (R-15).
 
-Computed in float32 or better, whatever precision the network before it ran in.
+Computed in float32 or better for any precision of the network before it.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 EPSILON = 1e-6
 """ε of §6.5 in 1/m: no prediction is farther than 1,000 km."""
 TYPICAL_DEPTH_M = 2.7
-"""Where an untrained model starts (R-15)."""
+"""Depth that an untrained model predicts (R-15)."""
 INITIAL_BIAS = math.log(math.expm1(1 / TYPICAL_DEPTH_M - EPSILON))
 """The b at which r = 0 gives `TYPICAL_DEPTH_M`: the inverse of softplus."""
 UNIT_SCALE = math.log(math.expm1(1.0))
@@ -19,7 +19,7 @@ UNIT_SCALE = math.log(math.expm1(1.0))
 
 
 def at_least_float32(value: Tensor) -> Tensor:
-    """The value in float32, or in float64 if it came in that."""
+    """The value in float32, or unchanged if it has that precision or a higher one."""
     return value if value.dtype.itemsize >= 4 else value.float()
 
 
@@ -35,7 +35,7 @@ def depth_of(rho: Tensor) -> Tensor:
 
 
 class InverseDepth(nn.Module):
-    """softplus(x) + ε as the last layer of a network whose own weights play s and b."""
+    """softplus(x) + ε as the last layer of a network, whose weights take the role of s and b."""
 
     def forward(self, raw: Tensor) -> Tensor:
         """ρ in 1/m, shaped as the input."""

@@ -32,10 +32,12 @@ def code(x: Tensor, num_freq: int) -> Tensor:
 
 
 class Map(NamedTuple):
-    """A level of the pyramid, channels first, with the part of the image that it covers."""
+    """A level of the pyramid."""
 
     values_BCHW: Tensor
+    """Channels first."""
     extent: tuple[float, float]
+    """Fraction (x, y) of the image that it covers."""
 
     def at(self, xy_BMN2: Tensor, offset_cells: Tensor | float = 0.0) -> Tensor:
         """Bilinear(L, q / s + δ): [B, M, N, C]."""
@@ -272,7 +274,7 @@ class SPDv13Literal(PointDepthModel):
         self.depth_head = DepthHead()
 
     def prepare(self, features: Features) -> tuple[Map, Map, Map, Map]:
-        """The pyramid; everything else is computed where the text mentions it."""
+        """The pyramid; `decode` computes the rest, in the order of the paper."""
         return self.neck(features)  # type: ignore[no-any-return]
 
     def decode(self, scene: Any, xy_BK2: Tensor) -> Tensor:

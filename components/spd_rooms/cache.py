@@ -1,8 +1,8 @@
-"""Rendered frames on disk: one HDF5 file per split, whole or absent, checked before it is parsed.
+"""Rendered frames on disk: one HDF5 file per split, written atomically and checked before it is parsed.
 
-A file is an HDF5 image behind a user block of 512 bytes that holds the SHA-256 of everything after it. HDF5 reads
-some damaged files without a word and can hang on others, so the digest is compared first. A file is written beside
-its place and renamed, under a lock, so that processes may start together and a killed one leaves nothing behind.
+A file is an HDF5 image behind a user block of 512 bytes that holds the SHA-256 of everything after it. HDF5 reads some
+damaged files without an error and hangs on others, so the digest is compared first. A file is written under a temporary
+name and renamed, under a lock, so that processes may start together and a killed one leaves no partial file.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 HEADER_BYTES = 512
 MAGIC = b"spd-bench rooms, sha256 "
 BYTES_PER_PIXEL = 5
-"""Most that a pixel takes on disk: three of colour, two of depth."""
+"""Largest number of bytes per pixel on disk: three of colour, two of depth."""
 
 
 def ensure(path: Path, options: Options, split: str, scenes: int, frames_per_scene: int) -> None:
-    """Makes `path` a sound file of this split: does nothing if it is one, else renders it.
+    """Renders `path`, the file of this split, unless it is already there and undamaged.
 
     Raises DataError if the folder cannot be written or has no space.
     """
@@ -38,7 +38,7 @@ def ensure(path: Path, options: Options, split: str, scenes: int, frames_per_sce
     if is_sound(path):
         return
     refuse_unguarded_main()
-    with _told_as_data_error(path.parent):
+    with _as_data_error(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         log.info("rendering %s, or waiting for the process that does", path)
         with FileLock(path.with_suffix(".lock")):
@@ -52,7 +52,7 @@ def ensure(path: Path, options: Options, split: str, scenes: int, frames_per_sce
 
 
 def is_sound(path: Path) -> bool:
-    """Whether the file is there and its content has the digest that its header says."""
+    """Whether the file exists and its content matches the digest in its header."""
     try:
         with path.open("rb") as file:
             return file.read(HEADER_BYTES) == _header(_digest(file))
@@ -71,7 +71,7 @@ def open_file(path: Path) -> Any:
 
 
 def unreadable(path: Path, error: Exception) -> DataError:
-    """The error for a cache file that turned bad after it was checked."""
+    """The error for a cache file that was damaged after it was checked."""
     return DataError(
         f"cannot read rendered frames: {error}",
         where=str(path),
@@ -116,7 +116,7 @@ def _write(path: Path, frames: Iterator[Rendered], count: int, options: Options)
 
 
 def _digest(file: Any) -> str:
-    """SHA-256 from where the file stands to its end."""
+    """SHA-256 from the file's current position to its end."""
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -125,13 +125,13 @@ def _header(digest: str) -> bytes:
 
 
 def _clear_debris(path: Path) -> None:
-    """Removes what killed processes left; the lock is held, so nobody is still writing it."""
+    """Removes temporary files of killed processes; the caller holds the lock, so no process is writing them."""
     for left in path.parent.glob(f".{path.name}.tmp-*"):
         left.unlink()
 
 
 def _require_space(folder: Path, needed: int) -> None:
-    # A full disk would kill the process inside HDF5, without an error to report.
+    # a full disk kills the process inside HDF5, without an exception
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
@@ -142,12 +142,12 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def _told_as_data_error(folder: Path) -> Iterator[None]:
+def _as_data_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise DataError(
-            f"cannot keep rendered frames here: {error}",
+            f"cannot store rendered frames here: {error}",
             where=str(folder),
-            hint="set SPD_BENCH_CACHE to a folder that can be written",
+            hint="set SPD_BENCH_CACHE to a writable folder",
         ) from error

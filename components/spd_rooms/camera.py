@@ -1,7 +1,7 @@
 """The pinhole camera: NYU intrinsics at any size, a pose, and the ray through every pixel.
 
-A pixel's ray is scaled so that its camera z is 1. The ray parameter at a hit is then the metric z-depth itself,
-not the length of the ray, which is what depth cameras and NYU report.
+A pixel's ray is scaled so that its camera z is 1. The ray parameter at a hit is then the metric z-depth, as depth
+cameras and NYU report it, and not the length of the ray.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Window: TypeAlias = tuple[slice, slice]
 """Rows and columns of a rectangle of the image."""
 
 NEAR_M = 0.05
-"""Nothing closer to the camera plane than this is seen."""
+"""Near plane in metres: anything closer to the camera plane is invisible."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,13 @@ class Intrinsics:
     """Focal lengths and principal point in pixels; an integer coordinate is the centre of a pixel."""
 
     fx: float
+    """Focal length along x."""
     fy: float
+    """Focal length along y."""
     cx: float
+    """Column of the principal point."""
     cy: float
+    """Row of the principal point."""
 
     def resized(self, *, down: float, across: float) -> "Intrinsics":
         """The same lens on `down` times the rows and `across` times the columns: cx' = (cx + ½) s − ½."""
@@ -48,23 +52,26 @@ NYU_INTRINSICS = Intrinsics(fx=518.85790, fy=519.46961, cx=325.58245, cy=253.736
 
 @dataclass(frozen=True)
 class Rays:
-    """One ray per pixel of a window: origin + τ · direction, τ being the unit that `span` of a solid reports.
-
-    `along(v)` is direction · v for a world vector v, the only thing that an intersection needs to know of it.
-    """
+    """One ray per pixel of a window: origin + τ · direction; `Solid.span` returns values of τ."""
 
     origin_3: Vector
+    """The common origin."""
     along: Callable[[Vector], Plane]
+    """World vector v → direction · v of every ray, which is all that an intersection needs."""
 
 
 @dataclass(frozen=True)
 class CameraView:
-    """A posed camera. axes_33: rows are camera right, down and forward in the world."""
+    """A posed camera."""
 
     position_3: Vector
+    """Its position in the world."""
     axes_33: NDArray[np.float64]
+    """Rows: camera right, down and forward in the world."""
     x_W: Plane
+    """x of each column's rays at z = 1."""
     y_H: Plane
+    """y of each row's rays at z = 1."""
     pixel_rad: float
     """Angle that one pixel spans, in radians (small angles): 1 / fx."""
 
@@ -114,7 +121,7 @@ class CameraView:
         return np.stack([ray * depth_m_HW + float(at) for ray, at in zip(rays, self.position_3, strict=True)])
 
     def window(self, corners_N3: NDArray[np.float64]) -> Window | None:
-        """Smallest rectangle of the image that holds the convex hull of some world points; None if it is unseen."""
+        """Smallest rectangle of the image that contains the convex hull of world points; None if it is not visible."""
         camera_N3 = (corners_N3 - self.position_3) @ self.axes_33.T
         front_N3 = _in_front(camera_N3)
         if not len(front_N3):

@@ -1,4 +1,4 @@
-"""What walls carry: doors, windows, radiators, pictures and shelves."""
+"""Pieces on walls: doors, windows, radiators, pictures and shelves."""
 
 from numpy.random import Generator
 
@@ -8,7 +8,7 @@ from spd_rooms.solids import Solid
 
 
 def door(rng: Generator) -> Piece:
-    """A leaf in its frame; the depth keeps the way to it clear."""
+    """A leaf in its frame; the piece's depth keeps the space before it free."""
     width, high_m = rng.uniform(0.75, 0.95), rng.uniform(1.98, 2.1)
     frame, leaf = materials.wood(rng), materials.wood(rng)
     solids: list[Solid] = [

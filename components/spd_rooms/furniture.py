@@ -1,4 +1,4 @@
-"""What stands on the floor: one function per piece, each of random size, shape and material."""
+"""Furniture on the floor: one function per piece, each of random size, shape and material."""
 
 from math import cos, pi, sin
 

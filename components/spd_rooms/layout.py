@@ -35,28 +35,35 @@ from spd_rooms.pieces import Maker, Piece, block, post
 from spd_rooms.solids import Box, Solid, Triple
 
 PLACEMENTS = 12
-"""Places tried for a piece before it is left out."""
+"""Places that are tried for a piece before it is left out."""
 LIGHT_GAP_M = 0.12
 """Lights hang this far below the ceiling, above everything that throws a shadow."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """A point light. `power`: what a white surface facing it from one metre gives back."""
+    """A point light."""
 
     position_3: Vector
+    """Its position in the world."""
     power: Colour
+    """Radiance of a white surface that faces it at one metre."""
     casts_shadows: bool
+    """Whether solids shade it."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """A furnished room. `shell`: the room itself; `ambient`: light that comes from everywhere."""
+    """A furnished room."""
 
     shell: Box
+    """Walls, floor and ceiling."""
     solids: tuple[Solid, ...]
+    """Furniture, fixtures and lamps."""
     lights: tuple[Light, ...]
+    """Point lights, the main one first."""
     ambient: Colour
+    """Light from all directions."""
 
     @property
     def size(self) -> Triple:
@@ -66,10 +73,12 @@ class Room:
 
 @dataclass(frozen=True)
 class Use:
-    """What a kind of room is furnished with. The first piece along the walls is placed before anything else."""
+    """The furniture of a kind of room."""
 
     along_walls: tuple[Maker, ...]
+    """Pieces with their back to a wall; the first one is placed before all other pieces."""
     in_middle: tuple[Maker, ...]
+    """Pieces that may stand anywhere."""
 
 
 USES: tuple[Use, ...] = (
@@ -84,7 +93,7 @@ ON_WALLS: tuple[Maker, ...] = (window, picture, window, picture, wall_shelf, rad
 
 
 class FloorPlan:
-    """Pieces placed so far. Each keeps an axis-aligned box of space to itself."""
+    """The pieces placed so far, each in an axis-aligned box that no other piece may enter."""
 
     def __init__(self, size: Triple) -> None:
         self.size = size

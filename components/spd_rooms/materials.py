@@ -14,19 +14,22 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Material:
-    """What a surface looks like. `texture` names a function of `spd_rooms.textures`."""
+    """The appearance of a surface."""
 
     texture: str
+    """Name of a function in `spd_rooms.textures`."""
     base: Colour
+    """First colour of the texture."""
     accent: Colour
+    """Second colour of the texture."""
     period_m: float = 1.0
     """Size of the texture's pattern on the surface, in metres."""
     key: int = 0
-    """Tells two surfaces with the same texture apart."""
+    """Seed of the pattern, so that surfaces with the same texture differ."""
     glow: float = 0.0
     """Light given off, as a multiple of its colour."""
     returns_depth: bool = True
-    """False for what an infrared depth camera gets no answer from: panes, screens, lamps."""
+    """False where an infrared depth camera measures nothing: panes, screens, lamps."""
 
 
 def _colour(rng: Generator, saturation: float, dark: float, light: float) -> Colour:

@@ -1,4 +1,4 @@
-"""How furniture is put together: a piece in a frame of its own, and the parts that many pieces share.
+"""Building blocks of furniture: a piece in its own frame, and parts that many pieces share.
 
 A piece stands on z = 0 with its footprint centred on the origin and its back towards −y; layout turns and moves it.
 """
@@ -15,11 +15,14 @@ from spd_rooms.solids import Ball, Box, Cylinder, Solid, Triple
 
 @dataclass(frozen=True)
 class Piece:
-    """Furniture in its own frame. `size`: width, depth and height that it needs; `lift_m`: how high it hangs."""
+    """A piece of furniture in its own frame."""
 
     size: Triple
+    """Width, depth and height of the space that it needs."""
     solids: tuple[Solid, ...]
+    """Its parts."""
     lift_m: float = 0.0
+    """Height of its lower end above the floor."""
 
 
 Maker = Callable[[Generator], Piece]
@@ -27,12 +30,12 @@ Maker = Callable[[Generator], Piece]
 
 
 def block(centre: tuple[float, float], bottom_m: float, size: Triple, material: Material, yaw: float = 0.0) -> Box:
-    """A box of one material, told by the middle of its base."""
+    """A box of one material, given by the middle of its base."""
     return Box((centre[0], centre[1], bottom_m + size[2] / 2), yaw, size=size, faces=(material,) * 6)
 
 
 def post(centre: tuple[float, float], bottom_m: float, radius: float, height: float, material: Material) -> Cylinder:
-    """An upright cylinder, told by the middle of its base."""
+    """An upright cylinder, given by the middle of its base."""
     return Cylinder((centre[0], centre[1], bottom_m + height / 2), radius=radius, height=height, material=material)
 
 

@@ -1,4 +1,4 @@
-"""Visibility: which solid each pixel sees and how far it is, and which pixels a light does not reach."""
+"""Visibility: the nearest solid and its depth at every pixel, and the pixels that a light does not reach."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,21 +11,24 @@ from spd_rooms.layout import Room
 from spd_rooms.solids import Solid
 
 SHELL = -1
-"""What `Hits.solid_HW` says where nothing stands before the room's walls, floor and ceiling."""
+"""Value of `Hits.solid_HW` where the room's walls, floor or ceiling are visible."""
 
 CONTACT = 1e-3
-"""A shadow needs this much of the way from light to surface to be free, so that no surface shades itself."""
+"""A solid shades a surface if it blocks the ray at least this share of the way before the surface, so that no surface
+shades itself."""
 
 
 class Hits(NamedTuple):
-    """depth_m_HW: metric z-depth. solid_HW: index of the solid that is seen, or SHELL."""
+    """The visible surface at every pixel."""
 
     depth_m_HW: Plane
+    """Metric z-depth."""
     solid_HW: NDArray[np.int16]
+    """Index of the visible solid, or SHELL."""
 
 
 def cast(room: Room, view: CameraView) -> Hits:
-    """The nearest thing along every pixel's ray."""
+    """The nearest surface along every pixel's ray."""
     with np.errstate(divide="ignore", invalid="ignore"):
         depth_m_HW = room.shell.span(view.rays(view.whole))[1]
         solid_HW = np.full(depth_m_HW.shape, SHELL, np.int16)
@@ -42,7 +45,7 @@ def cast(room: Room, view: CameraView) -> Hits:
 
 
 def shadows(solids: Sequence[Solid], light_3: Vector, view: CameraView, depth_m_HW: Plane) -> NDArray[np.bool_]:
-    """Pixels whose surface something hides from a light. What reaches above the light throws no shadow."""
+    """Mask of pixels whose surface a solid hides from a light. Parts of solids above the light cast no shadow."""
     dark_HW = np.zeros(depth_m_HW.shape, np.bool_)
     with np.errstate(divide="ignore", invalid="ignore"):
         for solid in solids:
@@ -55,7 +58,7 @@ def shadows(solids: Sequence[Solid], light_3: Vector, view: CameraView, depth_m_
 
 
 def _shadow_window(solid: Solid, light_3: Vector, view: CameraView) -> Window | None:
-    """Part of the image that can hold a solid's shadow: the hull of the solid and of its shadow on the floor."""
+    """Window that contains a solid's shadow: the hull of the solid and of its shadow on the floor."""
     drop_8 = light_3[2] - solid.corners_83[:, 2]
     if (drop_8 <= 0).any():
         return None

@@ -1,4 +1,4 @@
-"""One frame from its name: a pure function of options, split, scene and frame, in any process and any order."""
+"""Renders one frame from its name: a pure function of options, split, scene and frame."""
 
 from dataclasses import dataclass
 from math import atan2
@@ -21,27 +21,34 @@ LAYOUT, POSE, PICTURE, NOISE, HOLES = range(5)
 """Purposes of random streams: each is keyed by (seed, split, scene, frame, purpose)."""
 
 TRIES = 24
-"""Poses tried before the best of them is taken."""
+"""Random poses that are tried; the best one is used."""
 PREVIEW_HEIGHT, PREVIEW_WIDTH = 24, 32
-"""Size of the picture that a pose is judged by: the same for every size of frame, so that the pose is too."""
+"""Size of the preview for choosing a pose. It does not depend on the frame's size, so neither does the pose."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What decides a frame's content besides its name."""
+    """Everything except the name that a frame depends on."""
 
     seed: int
+    """Seed of all rooms."""
     height: int
+    """Rows of a frame."""
     width: int
+    """Columns of a frame."""
     holes: bool
+    """Whether depth has a structured-light camera's holes."""
     depth_noise: bool
+    """Whether depth has noise."""
 
 
 class Rendered(NamedTuple):
-    """rgb_HW3: uint8. depth_mm_HW: uint16 metric z-depth in millimetres, 0 where unknown."""
+    """A rendered frame."""
 
     rgb_HW3: NDArray[np.uint8]
+    """Colour."""
     depth_mm_HW: NDArray[np.uint16]
+    """Metric z-depth in millimetres, 0 where unknown."""
 
 
 def render(options: Options, split: str, scene: int, frame: int) -> Rendered:
@@ -62,7 +69,7 @@ def render(options: Options, split: str, scene: int, frame: int) -> Rendered:
 
 
 def choose_view(room: Room, rng: Generator, height: int, width: int) -> CameraView:
-    """A pose from which the room shows well: the first of some random ones with full merit, or else the best."""
+    """A camera pose with a good view of the room: the first random one with full merit, else the best."""
     poses = [_random_pose(room, rng) for _ in range(TRIES)]
     merits = []
     for pose in poses:
@@ -73,22 +80,26 @@ def choose_view(room: Room, rng: Generator, height: int, width: int) -> CameraVi
 
 
 class Pose(NamedTuple):
-    """Where the camera is, in metres, and where it looks, in radians."""
+    """Position and direction of the camera."""
 
     position: Triple
+    """In metres."""
     yaw: float
+    """In radians; 0 looks along +y."""
     pitch: float
+    """In radians; positive looks up."""
     roll: float
+    """In radians."""
 
     def view(self, height: int, width: int) -> CameraView:
-        """A picture of this size from here."""
+        """The view from this pose with this size."""
         return CameraView.posed(
             self.position, yaw=self.yaw, pitch=self.pitch, roll=self.roll, height=height, width=width
         )
 
 
 def _random_pose(room: Room, rng: Generator) -> Pose:
-    """Anywhere at eye level, looking towards the inner part of the room and a little down."""
+    """A random pose at eye level, looking towards the inner part of the room and a little down."""
     x, y = (float(rng.uniform(0.3, side - 0.3)) for side in room.size[:2])
     to_x, to_y = (float(rng.uniform(0.2, 0.8) * side) for side in room.size[:2])
     yaw = atan2(x - to_x, to_y - y) + rng.normal(0, 0.2)
@@ -96,7 +107,7 @@ def _random_pose(room: Room, rng: Generator) -> Pose:
 
 
 def _merit(room: Room, preview: CameraView) -> float:
-    """1 for a view with the depths of an indoor data set, free space around it and furniture; less for others."""
+    """Quality of a view: 1 with the depths of an indoor data set, free space around the camera and furniture."""
     clearance_m = min(_distance_m(solid, preview.position_3) for solid in room.solids)
     if clearance_m < 0.3:
         return clearance_m - 0.3
@@ -107,6 +118,6 @@ def _merit(room: Room, preview: CameraView) -> float:
 
 
 def _distance_m(solid: Solid, point_3: Vector) -> float:
-    """From a point to a solid's bounding box; 0 inside it."""
+    """Distance from a point to a solid's bounding box; 0 inside it."""
     outside_3 = np.abs(solid.axes_33 @ (point_3 - solid.centre_3)) - solid.half
     return float(np.linalg.norm(np.maximum(outside_3, 0)))

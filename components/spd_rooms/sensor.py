@@ -9,15 +9,16 @@ from spd_rooms.shading import Shaded
 from spd_rooms.textures import NOISE_SIZE, noise_table
 
 BASELINE_M = 0.075
-"""Projector to camera. A surface that the projector does not reach has no depth: the band beside every silhouette."""
+"""Distance of projector and camera. Surfaces that the projector does not reach have no depth: a band beside every
+silhouette."""
 NOISE_PER_M = 1.5e-3
-"""Deviation of depth is this times depth², in metres."""
+"""Standard deviation of depth noise divided by depth², in 1/m."""
 RANGE_M = 10.0
-"""The farthest depth that is reported."""
+"""Largest depth that the camera reports."""
 PATCH_SLOPE = 1.5
-"""Smoothness of the patches that get lost: between specks and blots."""
+"""Slope of the noise that shapes lost patches: between specks and large spots."""
 FAR_LOSS_PER_M = 0.15
-"""How much likelier a patch gets lost with distance, in deviations of the noise that decides it."""
+"""Increase with distance of the chance that a patch is lost, in standard deviations of that noise."""
 
 
 def photograph(radiance_3HW: NDArray[np.float32], rng: Generator) -> NDArray[np.uint8]:
@@ -38,7 +39,7 @@ def measure(depth_m_HW: Plane, rng: Generator, *, noise: bool) -> Plane:
 
 
 def answered(depth_m_HW: Plane, shaded: Shaded, focal_px: float, rng: Generator) -> NDArray[np.bool_]:
-    """Where a structured-light camera has a depth: everywhere but in holes of the kinds below.
+    """Mask of pixels where a structured-light camera measures depth: all except the following holes.
 
     Panes and screens, the projector's shadow beside silhouettes, surfaces seen at a grazing angle, random
     patches, anything farther than RANGE_M, and a band along the border.
@@ -53,10 +54,10 @@ def answered(depth_m_HW: Plane, shaded: Shaded, focal_px: float, rng: Generator)
 
 
 def projector_shadow(depth_m_HW: Plane, focal_px: float) -> NDArray[np.bool_]:
-    """Pixels that the camera sees and the projector, BASELINE_M to its left, does not.
+    """Mask of pixels that the camera sees and the projector, BASELINE_M to its left, does not.
 
-    The projector sees pixel u at u + f·b / z. Whatever it sees left of something that lies further left in the
-    picture is behind that: a band to the right of every near silhouette, f·b·(1/z_near − 1/z_far) wide.
+    The projector sees pixel u at u + f·b / z. A pixel is shaded if one further left in the image has a larger value: a
+    band to the right of every near silhouette, f·b·(1/z_near − 1/z_far) wide.
     """
     column_W = np.arange(depth_m_HW.shape[1], dtype=np.float32)
     seen_at_HW = column_W + np.float32(focal_px * BASELINE_M) / depth_m_HW
@@ -74,7 +75,7 @@ def _patchiness(shape: tuple[int, ...], rng: Generator) -> Plane:
 
 
 def _inside_border(shape: tuple[int, ...], rng: Generator) -> NDArray[np.bool_]:
-    """All but a band of random width, 6 to 16 pixels of a 640-pixel row, on each side."""
+    """Mask without a band of random width on each side, 6 to 16 pixels of a 640-pixel row."""
     top, bottom, left, right = (round(float(width) * shape[1] / NYU_WIDTH) for width in rng.uniform(6, 16, 4))
     inside_HW = np.zeros(shape, np.bool_)
     inside_HW[top : shape[0] - bottom, left : shape[1] - right] = True

@@ -1,4 +1,4 @@
-"""Colour of what the pixels see: texture, Lambert's law, shadows of the main light, darkening in corners."""
+"""Shading of the visible surfaces: texture, Lambert's law, shadows of the main light, darkening in corners."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -17,15 +17,14 @@ CORNER_REACH_M = 0.3
 
 
 class Shaded(NamedTuple):
-    """What the sensor needs to know of a frame.
-
-    radiance_3HW: linear light. cosine_HW: of the angle between ray and surface normal, in [0, 1].
-    answers_HW: where a depth camera gets its light back at all.
-    """
+    """A shaded frame, as the sensor needs it."""
 
     radiance_3HW: NDArray[np.float32]
+    """Linear light."""
     cosine_HW: Plane
+    """Cosine of the angle between ray and surface normal, in [0, 1]."""
     answers_HW: NDArray[np.bool_]
+    """Where the material returns the depth camera's light."""
 
 
 def shade(room: Room, view: CameraView, hits: Hits) -> Shaded:

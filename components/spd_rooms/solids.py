@@ -1,7 +1,7 @@
-"""What rooms are made of: boxes, upright cylinders and balls, each told by the span of a ray inside it.
+"""Solids that rooms consist of: boxes, upright cylinders and balls, each with the span of a ray inside it.
 
-One method serves every ray: seen from the camera the start of the span is the depth, seen from a lamp it is the
-shadow, and the room itself is a box whose span is looked at from its far end.
+`span` serves every kind of ray: for a camera ray its start is the depth, for a ray to a lamp it decides about shadow,
+and for the room itself, a hollow box, the end of the span counts.
 """
 
 from abc import ABC, abstractmethod
@@ -19,22 +19,22 @@ from spd_rooms.materials import Material
 
 Triple = tuple[float, float, float]
 Span = tuple[Plane, Plane]
-"""Where each ray enters and where it leaves."""
+"""τ at which each ray enters, and at which it leaves."""
 
 UNIT_CUBE_83 = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
 
 
 class Patch(NamedTuple):
-    """Some of a solid's visible points that share a material.
-
-    chosen_N: indices into the points asked about. st_m: texture coordinates in metres, fixed to the solid.
-    normal: outward unit normal, each component a number or one per point.
-    """
+    """Points of a solid's surface with one material."""
 
     chosen_N: NDArray[np.intp]
+    """Their indices among the given points."""
     material: Material
+    """The material."""
     st_m: tuple[Plane, Plane]
+    """Texture coordinates in metres, fixed to the solid."""
     normal: Sequence[float | Plane]
+    """Outward unit normal, each component a number or one per point."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Solid(ABC):
     """A convex solid, turned about the vertical only."""
 
     centre: Triple
+    """Its centre in metres."""
     yaw: float = 0.0
+    """Its turn in radians."""
 
     @property
     @abstractmethod
@@ -94,14 +96,14 @@ class Solid(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Box(Solid):
-    """An oriented box. `faces`: a material for each of −x, +x, −y, +y, −z, +z.
-
-    `hollow`: its inside is looked at, as for the room itself; normals then point inwards.
-    """
+    """An oriented box."""
 
     size: Triple
+    """Extents along its own axes."""
     faces: tuple[Material, Material, Material, Material, Material, Material]
+    """Materials of −x, +x, −y, +y, −z, +z."""
     hollow: bool = False
+    """Whether it is seen from inside, as the room itself; normals then point inwards."""
 
     @property
     def half(self) -> Triple:
@@ -133,8 +135,11 @@ class Cylinder(Solid):
     """An upright cylinder."""
 
     radius: float
+    """In metres."""
     height: float
+    """In metres."""
     material: Material
+    """Of the whole surface."""
 
     @property
     def half(self) -> Triple:
@@ -170,7 +175,9 @@ class Ball(Solid):
     """A ball."""
 
     radius: float
+    """In metres."""
     material: Material
+    """Of the whole surface."""
 
     @property
     def half(self) -> Triple:
@@ -200,7 +207,7 @@ def _slab(along: Plane, middle: float, half: float) -> Span:
 
 
 def _meet(first: Span, *others: Span) -> Span:
-    """What several spans have in common."""
+    """The intersection of several spans."""
     enter, leave = first
     for low, high in others:
         enter, leave = np.maximum(enter, low), np.minimum(leave, high)

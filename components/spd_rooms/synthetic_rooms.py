@@ -23,11 +23,10 @@ from spd_rooms.render import SPLITS, Options
 class SyntheticRooms(DepthDataset):
     """Frames `split-SSSS-FF` of scene `split-SSSS`. No scene is in two splits.
 
-    A frame is a pure function of its name, the seed and the image options; how many scenes there are does not
-    change it. Equal on one machine to the bit; another processor or numpy may differ in the last bit of a value.
+    A frame is a pure function of its name, the seed and the image options, and does not depend on the number of scenes.
+    It is bit-equal on one machine; another processor or numpy may change the last bit of a value.
 
-    Nothing is rendered before it is asked for: `frames(split)` renders that split, unless the cache has it, and
-    `read` then works in any process.
+    `frames(split)` renders that split unless it is in the cache; `read` then works in any process.
     """
 
     version = 1
@@ -35,14 +34,14 @@ class SyntheticRooms(DepthDataset):
     truth = "rendered"
 
     class Config(ComponentConfig):
-        """How many frames, how large, and with which of a depth camera's faults."""
+        """Number and size of the frames, and which faults of a depth camera they have."""
 
         train_scenes: Annotated[int, Field(ge=1, le=9999)] = 96
         """Rooms to train on."""
         val_scenes: Annotated[int, Field(ge=1, le=9999)] = 16
         """Rooms to choose models on."""
         test_scenes: Annotated[int, Field(ge=1, le=9999)] = 32
-        """Rooms that are scored once; comparisons are clustered by room."""
+        """Rooms that are scored; statistics cluster by room."""
         frames_per_scene: Annotated[int, Field(ge=1, le=99)] = 4
         """Camera poses in each room."""
         height: Annotated[int, Field(ge=32, le=1024)] = 480
@@ -50,11 +49,11 @@ class SyntheticRooms(DepthDataset):
         width: Annotated[int, Field(ge=32, le=1024)] = 640
         """Columns of a frame."""
         seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-        """Other rooms for every seed."""
+        """Seed of all rooms."""
         holes: bool = True
-        """Leave depth out where a structured-light camera has none: 10 to 30 % of a frame."""
+        """Whether depth is unknown where a structured-light camera measures none: 10 to 30 % of a frame."""
         depth_noise: bool = True
-        """Noise of 1.5 mm · (depth / 1 m)². Depth is in whole millimetres with or without it."""
+        """Whether depth has noise of 1.5 mm · (depth / 1 m)². Depth is in whole millimetres either way."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -65,7 +64,7 @@ class SyntheticRooms(DepthDataset):
         self._open: dict[tuple[int, str], Any] = {}
 
     def frames(self, split: str) -> Sequence[FrameId]:
-        """Frames of a split, scene after scene; renders them first if need be.
+        """Frames of a split, scene by scene; renders the split first if it is not in the cache.
 
         Raises ConfigError for an unknown split, DataError if the cache cannot be written.
         """
@@ -98,7 +97,7 @@ class SyntheticRooms(DepthDataset):
         return f"synthetic rooms (procedural, stand-in for real data): {counts} frames (rooms x poses), {size}"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without open files: another process opens its own."""
+        """State without open files: another process opens its own."""
         return {**self.__dict__, "_open": {}}
 
     def _make_ready(self, split: str) -> None:
@@ -112,7 +111,7 @@ class SyntheticRooms(DepthDataset):
         return self.folder / f"{split}.h5"
 
     def _file(self, split: str) -> Any:
-        """The split's file, opened once per process: HDF5 handles must not pass through a fork."""
+        """The split's file, opened once per process: HDF5 handles must not be used across a fork."""
         key = (os.getpid(), split)
         if key not in self._open:
             self._open[key] = cache.open_file(self._path(split))

@@ -1,6 +1,6 @@
 """Procedural textures: reflectance at points of a surface, from coordinates in metres that are fixed to it.
 
-`blur_m` is the width of a pixel on the surface; edges and fine detail fade over it, so that nothing flickers far away.
+`blur_m` is the width of a pixel on the surface; edges and details fade over it, which prevents aliasing.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def _hash_table() -> NDArray[np.float32]:
 def cloud(s: Plane, t: Plane, period_m: float | tuple[float, float], key: int, slope: float = 1.0) -> Plane:
     """Noise of deviation 1 that repeats after `period_m` metres."""
     across, along = period_m if isinstance(period_m, tuple) else (period_m, period_m)
-    # The offset keeps indices positive, where casting to integers rounds down; the table wraps.
+    # the offset keeps indices positive, where casting to integers rounds down; the table wraps
     column = (s * (NOISE_SIZE / across) + (64 * NOISE_SIZE + key * 37 % 769)).astype(np.int32)
     row = (t * (NOISE_SIZE / along) + (64 * NOISE_SIZE + key % 1021)).astype(np.int32)
     flat = ((row & (NOISE_SIZE - 1)) * NOISE_SIZE) + (column & (NOISE_SIZE - 1))
@@ -61,7 +61,7 @@ def chance(i: Plane, j: Plane | float, key: int) -> Plane:
 
 
 def line(x: Plane, width_m: float, blur_m: Plane) -> Plane:
-    """How much of each pixel a line of this width around x = 0 covers."""
+    """Share of each pixel that a line of this width around x = 0 covers."""
     blur = np.maximum(blur_m, 1e-3)
     cover: Plane = np.clip((width_m / 2 - np.abs(x)) / blur + 0.5, 0, 1) * np.minimum(width_m / blur, 1)
     return cover

@@ -1,6 +1,6 @@
-"""Renders all frames of a split in a few processes, in order, with a progress bar.
+"""Renders all frames of a split in several processes, in order, with a progress bar.
 
-This module and what it imports are all that a rendering process loads: no torch.
+A rendering process loads only this module and its imports: no torch.
 """
 
 import multiprocessing
@@ -17,9 +17,9 @@ from spd_rooms.render import Options, Rendered, render
 
 MOST_WORKERS = 16
 FRAMES_WORTH_A_PROCESS = 8
-"""Fewer frames than this are rendered before another process has started."""
+"""Fewest frames for which starting processes is worth it."""
 IN_FLIGHT = 4
-"""Frames per process that are being rendered or wait to be written; bounds memory."""
+"""Largest number of frames per process that are rendered and not yet written; bounds memory."""
 
 UNGUARDED = 'put the script\'s own code under `if __name__ == "__main__":`, so that processes can import it'
 
@@ -28,7 +28,7 @@ def render_scenes(options: Options, split: str, scenes: int, frames_per_scene: i
     """Every frame of a split, scene after scene. Raises DataError if the rendering processes die."""
     names = list(product(range(scenes), range(frames_per_scene)))
     workers = min(_processors(), MOST_WORKERS, len(names) // FRAMES_WORTH_A_PROCESS)
-    # A daemon, such as a worker of a data loader, may have no children: it renders by itself.
+    # a daemon, such as a worker of a data loader, cannot start processes: it renders by itself
     if workers < 2 or multiprocessing.current_process().daemon:
         frames: Iterable[Rendered] = (render(options, split, scene, frame) for scene, frame in names)
     else:
@@ -37,9 +37,9 @@ def render_scenes(options: Options, split: str, scenes: int, frames_per_scene: i
 
 
 def refuse_unguarded_main() -> None:
-    """Raises ConfigError in a starting process that imports a script which builds this data set when imported.
+    """Raises ConfigError in a starting process whose main script builds this data set at import.
 
-    Without this, such a process would wait for ever for the lock that its parent holds.
+    Without this check, the process would wait for ever for the lock that its parent holds.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise ConfigError("a starting process would render the data set again", hint=UNGUARDED)
@@ -66,7 +66,7 @@ def _in_processes(options: Options, split: str, names: list[tuple[int, int]], wo
 
 
 def _leave_signals_to_parent() -> None:
-    """Ctrl-C reaches the whole process group; the parent alone ends the work."""
+    """Ignores Ctrl-C, which reaches the whole process group: the parent ends the work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

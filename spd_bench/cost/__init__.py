@@ -1,1 +1,1 @@
-"""What a model costs: time, multiply-adds and memory."""
+"""Costs of a model: time, multiply-adds and memory."""

@@ -1,13 +1,13 @@
-"""How much a model computes and moves: multiply-adds and least traffic, by block, from the operations it runs.
+"""Multiply-adds and least memory traffic of a model by block, counted from the operations that it runs.
 
-Multiply-adds: matrix products, convolutions and attention as PyTorch counts them, and the reads that it does not:
-`embedding_bag` and the bilinear `grid_sample` one per gathered value, bilinear resizing four per value, pooling one
-per value pooled. Element-wise work (norms, softmax, GELU, sines) is not counted. What runs in a fused form is counted
-in its stock operators, which no counter looks into otherwise.
+Multiply-adds: matrix products, convolutions and attention as PyTorch counts them, and reads that PyTorch does not
+count: `embedding_bag` and the bilinear `grid_sample` one per gathered value, bilinear resizing four per value, pooling
+one per value pooled. Element-wise work (norms, softmax, GELU, sines) is not counted. Fused forms are counted as their
+stock operators, since a counter cannot look into a kernel.
 
-Least traffic of a block: each tensor that it reads and had not made itself (parameters, its share of the scene, the
-state of the queries) once, and once each tensor that it hands on. What it makes and uses up itself, and every repeated
-read, come on top; a gather counts its whole table, but no more than the rows that it asks for.
+Least traffic of a block: every tensor that it reads and did not create (parameters, its prepared data, the state of the
+queries) once, and every tensor that it returns once. Intermediate tensors and repeated reads are not included. A gather
+counts the rows it reads, at most the whole table.
 
 Letters: B images, K queries.
 """
@@ -29,7 +29,7 @@ from spd_bench.fused import inference
 from spd_bench.model.compose import QUERY_CHUNK, ComposedModel
 
 REST = "(rest)"
-"""What a model computes outside its blocks."""
+"""Row for everything that a model computes outside its blocks."""
 aten = torch.ops.aten
 Shape = tuple[int, ...]
 BAGS = (aten._embedding_bag, aten._embedding_bag_forward_only)
@@ -62,7 +62,7 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
 
 @torch.no_grad()
 def macs(call: Callable[[], object]) -> float:
-    """Multiply-adds of one call, in its stock operators; a FLOP count is twice that."""
+    """Multiply-adds of one call with stock operators; a FLOP count is twice that."""
     with inference.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops:
         call()
     return float(flops.get_total_flops() / 2)
@@ -86,7 +86,7 @@ def prepare_work(model: PointDepthModel, features: Features) -> dict[str, Work]:
 
 @torch.no_grad()
 def decode_work(model: PointDepthModel, features: Features) -> dict[str, DecodeWork]:
-    """Work of `decode` by block for one image: what is in proportion to the queries, and the rest of each chunk."""
+    """Work of `decode` by block for one image: per query, and per chunk of queries."""
     scene = model.prepare(features)
     some, more = QUERY_CHUNK // 2, QUERY_CHUNK
     few, many = (_by_block(model, lambda k=k: model.decode(scene, _points(k, features))) for k in (some, more))  # type: ignore[misc]
@@ -99,13 +99,13 @@ def _points(count: int, features: Features) -> Tensor:
 
 
 def _split(few: Work, many: Work, some: int, more: int) -> DecodeWork:
-    """The straight line through the work at two numbers of queries."""
+    """Slope and intercept of the work from two numbers of queries."""
     macs, moved = (many.macs - few.macs) / (more - some), (many.bytes - few.bytes) / (more - some)
     return DecodeWork(Work(macs, moved), Work(few.macs - some * macs, few.bytes - some * moved))
 
 
 def _by_block(model: PointDepthModel, call: Callable[[], object]) -> dict[str, Work]:
-    """Work of a call by the model's own children, each counted while it runs, and what is computed beside them."""
+    """Work of a call by child module, and the rest under `REST`."""
     found: dict[str, Work] = {}
     handles = [
         handle for name, child in model.named_children() for handle in _watched(child, name, found) if name != "encoder"
@@ -122,7 +122,7 @@ def _by_block(model: PointDepthModel, call: Callable[[], object]) -> dict[str, W
 
 
 def _watched(child: nn.Module, name: str, found: dict[str, Work]) -> Iterator[Any]:
-    """Hooks that add to `found` what a module does in each of its calls."""
+    """Handles of hooks that add the work of each call of a module to `found`."""
     open_counts: list[Any] = []
 
     def before(module: nn.Module, args: Any) -> None:
@@ -141,20 +141,20 @@ def _watched(child: nn.Module, name: str, found: dict[str, Work]) -> Iterator[An
 
 @contextmanager
 def _counted() -> Iterator[Callable[[Any], Work]]:
-    """Counts the operations of the block; afterwards gives its work from what it returned."""
+    """Context manager that counts operations; yields a function from their output to their work."""
     traffic = _Traffic()
     with inference.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops, traffic:
         yield lambda output: Work(flops.get_total_flops() / 2, float(traffic.bytes_to(output)))
 
 
 class _Traffic(TorchDispatchMode):
-    """Which storages the operations read that none of them had made, and in how many bytes."""
+    """Records the storages that operations read without having created them, with their bytes."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.read: dict[Any, int] = {}
         self.made: set[Any] = set()
-        self.held: list[Tensor] = []  # no later tensor takes the storage, and with it the name, of one that is gone
+        self.held: list[Tensor] = []  # keeps tensors alive, so that no later one reuses an address that is a key here
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in _tensors((args, kwargs)):
@@ -172,13 +172,13 @@ class _Traffic(TorchDispatchMode):
         self.held.append(tensor)
 
     def bytes_to(self, output: Any) -> int:
-        """All that was read, and what of the output was made here."""
+        """Bytes read, plus bytes of the output's tensors that were created inside."""
         handed = {_storage(t): _nbytes(t) for t in _reachable(output) if _storage(t) in self.made}
         return sum(self.read.values()) + sum(handed.values())
 
 
 def _gathered(tensor: Tensor, args: Any) -> int:
-    """Bytes of a table as far as rows of it are asked for; any other argument of a bag in full."""
+    """Bytes of the rows that a bag reads of its table; all bytes of its other arguments."""
     table, indices = args[0], args[1]
     rows = min(table.shape[0], indices.numel())
     return rows * table.shape[1] * table.element_size() if tensor is table else _nbytes(tensor)
@@ -199,7 +199,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _reachable(value: Any) -> Iterator[Tensor]:
-    """Tensors in containers and in the frozen values that blocks pass on."""
+    """All tensors in containers and in attributes of objects."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

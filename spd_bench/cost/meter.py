@@ -1,9 +1,9 @@
-"""What one image costs a trained model, measured while it is scored: time at each K, arithmetic, peak memory.
+"""Costs of one image, measured while a trained model is scored: time at each K, arithmetic, peak memory.
 
-Times on a shared machine drift by more than the differences that matter (`timing`), so they are taken on images spread
-over the whole evaluation, every K in turn on each, and their medians count. That keeps the K of one model comparable;
-models are scored one after the other, and `spd-bench profile` is what times them in turn. Arithmetic and memory do not
-drift: one image says them.
+Times on a shared machine drift by more than the differences that matter (`timing`). The meter therefore times every K
+on images spread over the whole evaluation and reports medians, so that the K of one model are comparable. Models are
+scored one after the other; `spd-bench profile` interleaves them. Arithmetic and memory do not drift: they are measured
+on one image.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,27 +19,27 @@ from spd_bench.cost.flops import macs
 from spd_bench.cost.timing import now, peak_memory, spread
 
 TIMED_IMAGES = 9
-"""Images of an evaluation on which decoding is timed, an odd number: each decodes every K twice more."""
+"""Images on which decoding is timed (odd, for a median); each decodes every K two more times."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Costs of one image on a model's frozen features; the encoder's are not in them.
-
-    decode_ms_at_k: T_decode(K), the median over the timed images. prepare_macs, decode_macs_at_k: multiply-adds of
-    prepare and of decode(K); a FLOP count is twice that. peak_bytes: what prepare and a decode of peak_k points, the
-    largest K, hold at most beside the model and its features.
-    """
+    """Costs of one image on a model's frozen features, without the encoder."""
 
     decode_ms_at_k: Mapping[int, float]
+    """K → T_decode(K) in ms, median over the timed images."""
     prepare_macs: float
+    """Multiply-adds of prepare; a FLOP count is twice that."""
     decode_macs_at_k: Mapping[int, float]
+    """K → multiply-adds of decode(K)."""
     peak_bytes: int
+    """Peak memory of prepare and a decode of peak_k points, beside the model and its features."""
     peak_k: int
+    """The largest K."""
 
 
 class Meter:
-    """Takes the costs of a model during its evaluation: `score.predict.predict` calls it with every image."""
+    """Measures the costs of a model during its evaluation: `score.predict.predict` calls it with every image."""
 
     def __init__(self, model: PointDepthModel, *, ks: Sequence[int], images: int, device: torch.device) -> None:
         self.model = model
@@ -50,18 +50,18 @@ class Meter:
         self._work: tuple[float, dict[int, float], int] | None = None
 
     def __call__(self, index: int, features: Features, scene: Any, xy_1P2: Tensor) -> None:
-        """The image of this index: its features, its scene as it was decoded, and its query points, draw 0 first."""
+        """Measures on one image, given its features, its prepared scene, and its query points, draw 0 first."""
         calls = {k: self._decoding(scene, xy_1P2, k) for k in self.ks}
         if index in self._timed:
             first = index % len(self.ks)
             for k in self.ks[first:] + self.ks[:first]:
-                calls[k]()  # not counted: the call before it was one of another size
+                calls[k]()  # warm-up: the previous call had another size
                 started = now(self.device)
                 calls[k]()
                 self._seconds[k].append(now(self.device) - started)
         if self._work is None:
             largest = calls[max(self.ks)]
-            # decoding reads the scene given, which a GT-aligned model has been fitted to; the new one is as large
+            # decodes the given scene, since only that one is aligned for a GT-aligned model; the new one is as large
             peak = peak_memory(lambda: (self.model.prepare(features), largest()), device=self.device)
             prepare_macs = macs(lambda: self.model.prepare(features))
             self._work = prepare_macs, {k: macs(call) for k, call in calls.items()}, peak
@@ -71,7 +71,7 @@ class Meter:
 
     @property
     def costs(self) -> Costs:
-        """What was found. Only after the first image."""
+        """The costs measured so far; valid after the first image."""
         assert self._work is not None
         prepare_macs, decode_macs_at_k, peak_bytes = self._work
         return Costs(

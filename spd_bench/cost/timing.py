@@ -1,7 +1,7 @@
-"""What the calls of a model cost, measured: times taken in turn in one process, and peak memory (R-29).
+"""Times of interleaved calls in one process, and peak memory (R-29).
 
-Time on a shared machine drifts by more than the differences that matter, so callables are never timed one after the
-other: every round calls each of them once, each round begins one callable later, and two are compared round by round.
+Time on a shared machine drifts by more than the differences that matter. `measure` therefore interleaves: every round
+calls each callable once, each round begins one callable later, and `ratio` compares two callables round by round.
 """
 
 import gc
@@ -26,13 +26,13 @@ PINNED: Mapping[str, str] = {
     "MALLOC_TOP_PAD_": "67108864",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""Environment of every measurement, beside the number of threads.
+"""Environment variables of every measurement, beside the number of threads; a process reads them at its start.
 
-With glibc's own thresholds every large temporary is mapped, zeroed and unmapped again: a dense head loses 15 to 25 %
-by that and a decoder in chunks nothing, so the setting moves their ratio. All are read when a process starts.
+With glibc's own thresholds every large temporary is mapped, zeroed and unmapped again: this slows a dense head by 15 to
+25 % and a decoder in chunks not at all, so it changes their ratio.
 """
 BUSY = 0.5
-"""Load average before the measurement from which the machine counts as busy."""
+"""Load average before a measurement above which the machine counts as busy."""
 
 Name = TypeVar("Name")
 
@@ -41,12 +41,15 @@ class Spread(NamedTuple):
     """Median and quartiles of the rounds."""
 
     median: float
+    """The median."""
     low: float
+    """The lower quartile."""
     high: float
+    """The upper quartile."""
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles, these by linear interpolation between the sorted values."""
+    """Median and quartiles, interpolated linearly between the sorted values."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -55,9 +58,10 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one callable in each round."""
+    """Times of one callable."""
 
     seconds: tuple[float, ...]
+    """Seconds in each round."""
 
     @property
     def spread(self) -> Spread:
@@ -70,29 +74,33 @@ class Timing:
         return min(self.seconds)
 
     def __add__(self, other: "Timing") -> "Timing":
-        """Both callables one after the other, round by round."""
+        """The sum of both callables, round by round."""
         return Timing(tuple(a + b for a, b in zip(self.seconds, other.seconds, strict=True)))
 
 
 def ratio(timing: Timing, reference: Timing) -> Spread:
-    """How many times as long as the reference, of the ratios within each round: what slowed both cancels."""
+    """Time over that of the reference, from the ratio within each round, so that drift cancels."""
     return spread([a / b for a, b in zip(timing.seconds, reference.seconds, strict=True)])
 
 
 @dataclass(frozen=True)
 class Work:
-    """Arithmetic in multiply-adds (a FLOP count is twice that) and the least traffic in bytes."""
+    """Arithmetic and least memory traffic."""
 
     macs: float
+    """Multiply-adds; a FLOP count is twice that."""
     bytes: float
+    """Least traffic in bytes (`cost.flops`)."""
 
 
 @dataclass(frozen=True)
 class DecodeWork:
-    """Work of a decode: what each query adds, and what is done once for all queries that are decoded together."""
+    """Work of a decode."""
 
     query: Work
+    """Work that each query adds."""
     chunk: Work
+    """Work done once for all queries that are decoded together."""
 
 
 def measure(
@@ -103,11 +111,11 @@ def measure(
     warm_up: int = 1,
     on_call: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Name, Timing]:
-    """Times every callable once per round, the order rotated by one from round to round.
+    """Times of every callable, each called once per round, with the order rotated by one from round to round.
 
-    On CUDA by events on the current stream, from an idle device; on a CPU by the monotonic clock. What a call
-    returns is freed outside its time, and garbage is collected between rounds only. on_call: told (calls done, of how
-    many).
+    On CUDA by events on the current stream, starting from an idle device; on a CPU by the monotonic clock. Results are
+    freed outside the timed span, and garbage is collected between rounds only. on_call: receives (calls done, calls in
+    all).
     """
     names, seconds = list(calls), {name: [0.0] * rounds for name in calls}
     total = len(names) * (warm_up + rounds)
@@ -145,7 +153,7 @@ def _cuda_seconds(call: Callable[[], object]) -> float:
 
 
 class _NoCollection:
-    """Garbage is collected before the block and not within it."""
+    """Context manager that collects garbage first and disables collection in its body."""
 
     def __enter__(self) -> None:
         gc.collect()
@@ -158,12 +166,12 @@ class _NoCollection:
 
 
 def peak_memory(call: Callable[[], object], *, device: Any) -> int:
-    """Bytes that one call holds at most above what was held before it, its result included.
+    """Peak memory of one call in bytes, above the memory held before it, with its result.
 
-    On CUDA by the caching allocator's own statistics. On a CPU every allocation and release of a tensor is replayed
-    from PyTorch's profiler: exact for tensors and the same in every run, where the resident size of a process depends
-    on what the allocator keeps (all of it, under PINNED). Scratch memory that a library takes past PyTorch's allocator
-    is not seen: a process whose first call this was grew by 18 to 26 MB more (dense head 132 against 107 MB).
+    On CUDA from the caching allocator's statistics. On a CPU from the allocations and releases that PyTorch's profiler
+    records: exact for tensors and the same in every run, whereas the resident size of a process depends on what the
+    allocator keeps (everything, under PINNED). It does not include scratch memory that a library allocates itself: in a
+    fresh process 18 to 26 MB more were measured (dense head: 132 instead of 107 MB).
     """
     return _cuda_peak(call, device) if device.type == "cuda" else _cpu_peak(call)
 
@@ -182,7 +190,7 @@ def _cuda_peak(call: Callable[[], object], device: Any) -> int:
 
 
 def _cpu_peak(call: Callable[[], object]) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes a line on stderr for every start and stop
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes a line on stderr for every start and stop
     from torch.profiler import ProfilerActivity, profile
 
     gc.collect()
@@ -208,24 +216,31 @@ def highest(changes: Iterable[int]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a measurement was taken under. load: the machine's load average before it; None where there is none.
-
-    operators: which form of the decoder's operators runs on a CPU.
-    """
+    """The conditions of a measurement."""
 
     device: str
+    """The torch device."""
     machine: str
+    """Model of the CPU or GPU."""
     cores: int
+    """CPU cores."""
     threads: int
+    """Threads within an operator."""
     interop_threads: int
+    """Threads between operators."""
     precision: str
+    """fp32 or bf16."""
     torch: str
+    """Version of PyTorch."""
     environment: Mapping[str, str]
+    """Environment variables that change times."""
     load: float | None
+    """Load average before the measurement; None if the system has none."""
     operators: str = ""
+    """Which form of the decoder's operators runs on a CPU."""
 
     def lines(self) -> list[str]:
-        """For people: one line each for machine, threads and allocator, then what to be wary of."""
+        """Lines for people: machine, threads, operators, environment, then warnings."""
         pins = ", ".join(f"{name}={value}" for name, value in self.environment.items())
         return [
             f"Machine: {self.device} ({self.machine}), {self.cores} cores, load {_load(self.load)} before",
@@ -237,7 +252,7 @@ class Settings:
         ]
 
     def warnings(self) -> list[str]:
-        """What makes times less trustworthy here."""
+        """Warnings about conditions that make these times unreliable."""
         found = []
         if self.load is not None and self.load > BUSY:
             found.append(f"WARNING: the machine was busy (load {self.load:.1f}): trust ratios, not milliseconds")
@@ -252,7 +267,7 @@ def _load(load: float | None) -> str:
 
 
 def settings(device: Any, *, precision: str) -> Settings:
-    """The settings of this process, now."""
+    """The current settings of this process."""
     import torch
 
     from spd_bench.fused import build
@@ -292,12 +307,12 @@ def is_pinned(threads: int) -> bool:
 
 
 def run_pinned(command: Sequence[str], threads: int) -> int:
-    """Runs a command (this very one: `sys.orig_argv`) in a child process that is pinned; its exit code."""
+    """Runs a command (`sys.orig_argv`, to run this one again) in a pinned child process; returns its exit code."""
     return subprocess.run(command, env={**os.environ, **pinned_environment(threads)}, check=False).returncode  # noqa: S603
 
 
 def now(device: "torch.device") -> float:
-    """Seconds of the monotonic clock, when the device has done what it was given."""
+    """Seconds of the monotonic clock, read after the device has finished its work."""
     if device.type == "cuda":
         import torch
 

@@ -1,1 +1,1 @@
-"""Fused kernels for a CPU: their build, forms for inference, and forms with gradients for training."""
+"""Fused CPU kernels: their build, the forms for inference, and the forms with gradients for training."""

@@ -19,34 +19,35 @@ from torch import Tensor
 
 KERNELS = Path(__file__).with_name("kernels")
 WHOLE = KERNELS / "training.cpp"
-"""What is compiled: the kernels of training, which include those of inference."""
+"""The file that is compiled: the kernels for training, which includes those for inference."""
 FLAGS = ("-std=c++17", "-O3", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-w", "-shared", "-fPIC")
 FOR_THIS_MACHINE = ("-march=native", "-mcpu=native")
-"""What compilers call it; the first that one takes is used."""
+"""Flags for code that runs on this processor only; the first that the compiler accepts is used."""
 SWITCH = "SPD_BENCH_FUSED"
+"""Environment variable: 0 switches the kernels off."""
 AT_LEAST = 32
-"""Items that a thread should have to be worth its start."""
+"""Fewest items per thread that are worth starting one."""
 
 
 def description() -> str:
-    """Which form runs on a CPU here, for records of what a number came from."""
+    """Which form runs on this machine's CPU, in words for the records of a run."""
     return loaded()[1]
 
 
 def pointers(tensors: Sequence[Tensor | None]) -> "ctypes.Array[Any]":
-    """Where tensors lie, nowhere for None."""
+    """Addresses of tensors as a C array; null for None."""
     return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
 
 
 def whole_numbers(numbers: Sequence[int]) -> "ctypes.Array[Any]":
-    """Whole numbers as a C array of int64."""
+    """Integers as a C array of int64."""
     return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def run(
     name: str, like: Tensor, items: int, *given: "int | Tensor | ctypes.Array[Any] | None", at_least: int = AT_LEAST
 ) -> None:
-    """Calls a kernel on all items, in as many threads as PyTorch uses; ctypes gives the interpreter's lock free."""
+    """Calls a kernel on all items, in as many threads as PyTorch uses; ctypes releases the interpreter's lock."""
     function = _function(name, like.dtype, tuple(isinstance(value, int) for value in given))
     values = [value.data_ptr() if isinstance(value, Tensor) else value for value in given]
     threads = min(torch.get_num_threads(), items // at_least)
@@ -59,7 +60,7 @@ def run(
 
 @cache
 def _function(name: str, dtype: torch.dtype, whole: tuple[bool, ...]) -> Callable[..., object]:
-    """A kernel by name: first and last item, then whole numbers and pointers as they come."""
+    """A kernel by name. It takes the first and last item, then integers and pointers in the given order."""
     function: Any = getattr(loaded()[0], f"{name}_{str(dtype).removeprefix('torch.')}")
     rest = [ctypes.c_int64 if is_whole else ctypes.c_void_p for is_whole in whole]
     function.argtypes, function.restype = [ctypes.c_int64, ctypes.c_int64, *rest], None
@@ -69,13 +70,13 @@ def _function(name: str, dtype: torch.dtype, whole: tuple[bool, ...]) -> Callabl
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    # a forked child has none of its parent's threads, so it needs a pool of its own
+    # a forked child inherits no threads, so each process has its own pool
     return ThreadPoolExecutor(threads, thread_name_prefix="spd-bench-fused")
 
 
 @cache
 def loaded() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled kernels, None where they cannot be had, and in words which form runs."""
+    """The compiled kernels (None if unavailable), and in words which form runs and why."""
     if os.environ.get(SWITCH) == "0":
         return None, f"stock operators ({SWITCH}=0)"
     compiler = _compiler()
@@ -99,7 +100,7 @@ def _compiler() -> list[str] | None:
 
 
 def _built(compiler: Sequence[str]) -> Path:
-    """The library in the user's cache, compiled if these sources on this processor have not been yet."""
+    """The library in the user's cache; compiled first if it is missing for these sources, flags and processor."""
     about = [
         *(path.read_bytes() for path in sorted(KERNELS.iterdir())),
         *(" ".join(words).encode() for words in (FLAGS, compiler)),
@@ -110,7 +111,7 @@ def _built(compiler: Sequence[str]) -> Path:
     built = folder / f"fused-{key}.so"
     if not built.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        # each process compiles into a folder of its own: whichever is last replaces what is the same
+        # each process compiles into its own folder; the last one replaces an identical file
         with tempfile.TemporaryDirectory(dir=folder) as work:
             _compile(compiler, Path(work) / built.name)
             (Path(work) / built.name).replace(built)
@@ -127,7 +128,7 @@ def _compile(compiler: Sequence[str], to: Path) -> None:
 
 
 def _processor() -> str:
-    """What code for this machine depends on: a home folder may be shared by machines that differ."""
+    """The processor's model and flags, as part of the cache key: different machines may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

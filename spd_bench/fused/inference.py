@@ -1,14 +1,13 @@
-"""Fused forms of what stock operators do in several passes over memory, for inference on a CPU.
+"""Fused forms of operations that stock operators do in several passes over memory, for inference on a CPU.
 
-`kernels/` is compiled once for this machine by its own C++ compiler, into the user's cache, with the forms that have
-gradients behind it (`fused.training`). The functions here compute what their stock forms do, to rounding, and only
-where `ready` says so: without gradients or autocast, on a CPU, in float32 or float64. Elsewhere, without a compiler, or
-with SPD_BENCH_FUSED=0, the stock forms run; `description` says which, and stands with every timing and every run.
-`linear`, `standardise` and `perceptron` choose themselves, for the others the caller asks `ready` (and
-`unchanged`) and keeps the stock form beside the call.
+`fused.build` compiles `kernels/` once per machine with its own C++ compiler. The functions here equal their stock forms
+to rounding. They run only where `ready` returns True: without gradients or autocast, on a CPU, in float32 or float64.
+Elsewhere, without a compiler, or with SPD_BENCH_FUSED=0, the stock forms run; `build.description` says which, and every
+timing and every run records it. `linear`, `standardise` and `perceptron` choose by themselves; for the others the
+caller checks `ready` (and `unchanged`) and keeps the stock form beside the call.
 
-What pays: tokens are written once and already standardised (B1); anchors that read the same place are read one after
-the other (B4); the next query's tokens are fetched while this one's are attended to (B2, B5).
+Where the time is saved: tokens are written once, already standardised (B1); anchors that read the same place are read
+one after the other (B4); the next query's tokens are prefetched during the attention of this one (B2, B5).
 
 Letters: B images, K queries, Q items, R anchors, T tokens or sampling offsets (heads × samples), S samples of a head or
 sites of L4, N heads, D core width, C channels, P numbers of a Fourier code.
@@ -27,24 +26,24 @@ from spd_bench.fused import build
 
 HEADS, WIDTH = 6, 32
 CORE = HEADS * WIDTH
-"""What the kernels are compiled for: the paper's heads, width per head and core width (§2)."""
+"""Heads, width per head and core width that the kernels are compiled for: the paper's (§2)."""
 SIDES = (1, 3, 5)
-"""Sides of neighbourhoods, likewise."""
+"""Sides of neighbourhoods that the kernels are compiled for."""
 ENLARGED = (64, 128, CORE)
-"""Channels of levels that are enlarged, likewise."""
+"""Channels of enlarged levels that the kernels are compiled for."""
 LANES = 16
-"""Channels of a table come in multiples of it; so many numbers are read together at the most."""
+"""The kernels read at most this many numbers at once; channels of a table are a multiple of it."""
 PANEL = 2 * LANES
-"""Columns of a product come in multiples of it."""
+"""Columns of a product are a multiple of it."""
 MANY = 128
-"""Rows from which it pays to arrange the weights of a product instead of the rows."""
+"""Fewest rows for which rearranging the weights of a product is faster than rearranging the rows."""
 
 _off = 0
 
 
 @contextmanager
 def stock() -> Iterator[None]:
-    """Within it the stock forms run: to count their arithmetic, and to compare with."""
+    """Context manager in which the stock forms run: to count their arithmetic, or to compare with them."""
     global _off  # noqa: PLW0603 - a switch of the process
     _off += 1
     try:
@@ -54,12 +53,12 @@ def stock() -> Iterator[None]:
 
 
 def ready(*tensors: Tensor, heads: int = HEADS, width: int = WIDTH) -> bool:
-    """Whether the fused forms can take these tensors, heads and width per head."""
+    """Whether the fused forms of inference support these tensors, heads and width per head."""
     return not torch.is_grad_enabled() and fits(*tensors, heads=heads, width=width)
 
 
 def fits(*tensors: Tensor, heads: int = HEADS, width: int = WIDTH) -> bool:
-    """`ready`, whether gradients are wanted or not: for forms that have them (`fused.training`)."""
+    """As `ready`, with or without gradients: for the forms of `fused.training`."""
     if _off or torch.is_autocast_enabled("cpu") or (heads, width) != (HEADS, WIDTH):
         return False
     kind = tensors[0].dtype
@@ -68,12 +67,12 @@ def fits(*tensors: Tensor, heads: int = HEADS, width: int = WIDTH) -> bool:
 
 
 def unchanged(component: object, base: type, *methods: str) -> bool:
-    """Whether a component has these methods from `base`: no fused form asks what a subclass has in their place."""
+    """Whether a component inherits these methods from `base`: a fused form must not replace an overridden one."""
     return all(getattr(type(component), name) is getattr(base, name) for name in methods)
 
 
 def linear(x: Tensor, weight_DC: Tensor, bias_D: Tensor | None = None) -> Tensor:
-    """`F.linear`; of many rows by the kernels' own products."""
+    """`F.linear`, with a fused product for many rows."""
     rows, (columns, channels) = x.numel() // x.shape[-1], weight_DC.shape
     if not (rows >= MANY and columns % PANEL == 0 and ready(x, weight_DC)):
         return F.linear(x, weight_DC, bias_D)
@@ -94,7 +93,7 @@ def standardise(x: Tensor) -> Tensor:
 
 
 def largest(weight_BKS: Tensor, r: int) -> Tensor:
-    """Indices of the r largest weights, largest first, of equal ones the first, NaN before all: [B, K, R]."""
+    """Indices of the r largest weights, largest first, ties to the lower index, NaN first: [B, K, R]."""
     weight_BKS = weight_BKS.contiguous()
     batch, count, sites = weight_BKS.shape
     out_BKR = torch.empty(batch, count, r, dtype=torch.int64)
@@ -103,7 +102,7 @@ def largest(weight_BKS: Tensor, r: int) -> Tensor:
 
 
 def enlarged_norm(centred_BHWC: Tensor, plus_C: Tensor, factor: int, pad: int, norm: nn.LayerNorm) -> Tensor:
-    """LayerNorm of enlarged maps + plus, whose channels have mean 0, as rows with a border of zeros: [N, C]."""
+    """LayerNorm of (enlarged maps + plus), both with mean 0 over channels, as rows with a border of zeros: [N, C]."""
     (lines, *sizes), rows = _enlarged(centred_BHWC, factor, pad)
     channels = centred_BHWC.shape[-1]
     out_NC = centred_BHWC.new_empty(rows, channels)
@@ -113,7 +112,7 @@ def enlarged_norm(centred_BHWC: Tensor, plus_C: Tensor, factor: int, pad: int, n
 
 
 def enlarged_spread(centred_BHWC: Tensor, plus_C: Tensor, factor: int) -> Tensor:
-    """1 / √(variance + eps) over channels at each cell of enlarged maps + plus, whose channels have mean 0: [N]."""
+    """1 / √(variance + eps) at each cell of (enlarged maps + plus), both with mean 0 over channels: [N]."""
     (lines, *sizes), cells = _enlarged(centred_BHWC, factor, 0)
     out_N, channels = centred_BHWC.new_empty(cells), centred_BHWC.shape[-1]
     build.run(
@@ -134,19 +133,23 @@ def enlarged_product(
 
 
 def _enlarged(coarse_BHWC: Tensor, factor: int, pad: int) -> tuple[tuple[int, int, int], int]:
-    """Lines of all enlarged maps, and rows and columns of the coarse ones; rows of the table of all."""
+    """(Lines of all enlarged maps, rows and columns of a coarse map), and the number of rows of the table."""
     batch, height, width, _ = coarse_BHWC.shape
     rows = batch * (height * factor + 2 * pad) * (width * factor + 2 * pad)
     return (batch * height * factor, height, width), rows
 
 
 class MapSize(NamedTuple):
-    """A map of a `geometry.Table`."""
+    """Size of a map of a `geometry.Table`."""
 
     rows_per_map: int
+    """Rows of the table per map, border included."""
     width: int
+    """Columns of cells, without the border."""
     height: int
+    """Rows of cells, without the border."""
     pad: int
+    """Cells of border on each side."""
 
 
 def neighbourhood(rows_NC: Tensor, of: MapSize, *, xy_lvl_BK2: Tensor, side: int) -> Tensor:
@@ -159,11 +162,11 @@ def neighbourhood(rows_NC: Tensor, of: MapSize, *, xy_lvl_BK2: Tensor, side: int
 
 
 class LocalWeights:
-    """What is learned of the seed and of the local tokens (§6.1), as `local_tokens` takes it.
+    """The weights of the seed and of the local tokens (§6.1), arranged for `local_tokens`.
 
-    side: of L1's neighbourhood. freq: of the codes of positions and of offsets. reach: of a learned offset, in cells;
-    offset: its layer, None without any. cell_shift_TD: W_loc's part on φ of the neighbourhood's cells, with the bias.
-    embedding_TD: what is added to each token.
+    side: of L1's neighbourhood. freq: numbers of frequencies of the codes of positions and of offsets. reach: largest
+    learned offset, in cells. offset: the layer of learned offsets, None without any. cell_shift_TD: W_loc's part on φ
+    of the neighbourhood's cells, with the bias. embedding_TD: added to each token.
     """
 
     def __init__(
@@ -182,7 +185,7 @@ class LocalWeights:
         on_feature, on_code = local.weight.split([seed.in_features - 4 * freq[0], 4 * freq[1]], dim=1)
         learned = 0 if offset is None else offset.out_features // 2
         more = -2 * learned % PANEL
-        # without learned offsets something that is not read
+        # without learned offsets the kernel does not read these two
         chosen = (
             [on_code, on_code]
             if offset is None
@@ -205,12 +208,16 @@ class LocalWeights:
 
 
 class Around(NamedTuple):
-    """A map, how many of its cells along a side are read around a query, and cells per image along x and y."""
+    """A map that is read at a neighbourhood of each query."""
 
     rows_NC: Tensor
+    """The map as rows of a table."""
     of: MapSize
+    """Its size."""
     side: int
+    """Cells along a side of the neighbourhood."""
     cells: tuple[float, float]
+    """Cells per image along x and y."""
 
 
 def local_tokens(xy_BK2: Tensor, maps: Sequence[Around], weights: LocalWeights) -> tuple[Tensor, Tensor]:
@@ -233,76 +240,84 @@ def local_tokens(xy_BK2: Tensor, maps: Sequence[Around], weights: LocalWeights) 
 
 
 class Conditioning(NamedTuple):
-    """What LN(GELU(of_query + of_site[site] + W φ(p − q))) of anchors is made of, φ from the codes of p and q."""
+    """The inputs of u = LN(GELU(of_query + of_site[site] + W φ(p − q))), the conditioning of every anchor."""
 
     site_BKR: Tensor
+    """The site of every anchor."""
     of_query_BKD: Tensor
+    """W_u's part on h."""
     of_site_BSD: Tensor
+    """W_u's part on g, with the bias."""
     query_code_BKP: Tensor
+    """Fourier code of q."""
     site_code_SP: Tensor
+    """Fourier code of p."""
     on_code_PD: Tensor
+    """W: W_u's part on φ, transposed."""
     norm_weight_D: Tensor
+    """The LayerNorm's weight."""
     norm_bias_D: Tensor
+    """The LayerNorm's bias."""
 
     def given(self) -> list[int | Tensor]:
-        """As kernels take it."""
+        """Sizes and contiguous tensors, as kernels take them."""
         _, count, anchors = self.site_BKR.shape
         sizes = anchors, count, self.of_site_BSD.shape[1], self.site_code_SP.shape[1] // 4
         return [*sizes, *(tensor.contiguous() for tensor in self)]
 
     def new(self) -> Tensor:
-        """Room for D channels of every anchor: [B, K, R, D]."""
+        """An empty tensor with D channels for every anchor: [B, K, R, D]."""
         return self.of_query_BKD.new_empty(*self.site_BKR.shape, CORE)
 
 
 def condition(of: Conditioning) -> Tensor:
-    """What it says, of every anchor: [B, K, R, D]."""
+    """u of every anchor: [B, K, R, D]."""
     out_BKRD = of.new()
     build.run("condition", out_BKRD, of.site_BKR.numel(), *of.given(), out_BKRD)
     return out_BKRD
 
 
 class ReadWeights(NamedTuple):
-    """What is learned of a deformable read, as `evidence` takes it.
-
-    joint_DJ, bias_J: W^Δ along x, then along y, and W^a as one product; W^a alone where `fixed` are the offsets, along
-    x and then y. out_DD: W_O, transposed. plus_D: what is added behind it.
-    """
+    """The weights of a deformable read, arranged for `evidence`."""
 
     joint_DJ: Tensor
+    """W^Δ along x, W^Δ along y and W^a as one product, transposed; W^a alone with constant offsets."""
     bias_J: Tensor
+    """The bias of that product."""
     fixed: Tensor | None
+    """Constant offsets along x, then along y; None where offsets are learned."""
     out_DD: Tensor
+    """W_O, transposed."""
     plus_D: Tensor
+    """b_O and the embedding of evidence."""
 
     @classmethod
     def of(
         cls, joint: Sequence[tuple[Tensor, Tensor]], fixed: Sequence[Tensor], out: nn.Linear, added_D: Tensor
     ) -> "ReadWeights":
-        """Of weights [J, D] and biases [J] one below the other, and of the offsets that they do not give."""
+        """From (weight [J, D], bias [J]) pairs that are stacked, and constant offsets if there are any."""
         weight_JD, bias_J = (torch.cat(part) for part in zip(*joint, strict=True))
         count = len(bias_J)
         columns = -(-count // PANEL) * PANEL
         joint_DJ, padded_J = weight_JD.new_zeros(CORE, columns), bias_J.new_zeros(columns)
         joint_DJ[:, :count], padded_J[:count] = weight_JD.t(), bias_J
-        # kernels read whole vectors
+        # padded, since kernels read whole vectors
         constant = torch.cat([*fixed, bias_J.new_zeros(LANES)]) if fixed else None
         return cls(joint_DJ, padded_J, constant, out.weight.t().contiguous(), out.bias + added_D)
 
 
 class Samples(NamedTuple):
-    """Of each sample of a head, the same for every head, what a read must know (`geometry.Stack.samples`).
-
-    maps: the rows [N, D] that it reads, and how many of them an image has. level_4S: cells per image along x and y, and
-    the largest x and y. places_3S, int32: row stride, row of the first cell, and the last row that a read may begin at.
-    """
+    """Where each sample of a head reads, the same for every head (`geometry.Stack.samples`)."""
 
     maps: Sequence[tuple[Tensor, int]]
+    """The rows [N, D] that each sample reads, and how many of them an image has."""
     level_4S: Tensor
+    """Cells per image along x and y, and the largest x and y."""
     places_3S: Tensor
+    """int32: row stride, row of the first cell, and the last row at which a read may begin."""
 
     def given(self) -> "tuple[int | Tensor | ctypes.Array[Any], ...]":
-        """As kernels take it."""
+        """Counts, addresses and tensors, as kernels take them."""
         rows, per_image = (
             build.pointers([rows_ND for rows_ND, _ in self.maps]),
             build.whole_numbers([count for _, count in self.maps]),
@@ -311,7 +326,7 @@ class Samples(NamedTuple):
 
 
 def evidence(of: Conditioning, weights: ReadWeights, samples: Samples, site_xy_S2: Tensor) -> Tensor:
-    """What every anchor's read finds, W_O Σ + plus, standardised: [B, K, R, D]."""
+    """The token of every anchor, W_O Σ + plus, standardised: [B, K, R, D]."""
     out_BKRD, joint_DJ = of.new(), weights.joint_DJ
     learned = joint_DJ.shape[1], joint_DJ, weights.bias_J, weights.fixed, weights.out_DD, weights.plus_D
     given = *samples.given(), site_xy_S2.contiguous(), out_BKRD
@@ -345,7 +360,10 @@ def perceptron(x: Tensor, wide: nn.Linear, narrow: nn.Linear) -> Tensor:
 
 
 class LayerWeights:
-    """Weights of an attention layer around its attention, kept alive, as `token_layer` and `site_layer` take them."""
+    """Weights of an attention layer except its keys and values, arranged for `token_layer` and `site_layer`.
+
+    It keeps the tensors alive, since the kernels hold their addresses.
+    """
 
     def __init__(
         self, query_norm: nn.LayerNorm, query: nn.Linear, out: nn.Linear, norm: nn.LayerNorm, *ffn: nn.Linear
@@ -356,14 +374,14 @@ class LayerWeights:
         self.hidden = ffn[0].out_features
 
     def serve(self, h_BKD: Tensor, *, heads: int, width: int) -> bool:
-        """Whether the fused forms can take these queries, with so many heads of this width."""
+        """Whether the fused forms support these queries, heads and width per head."""
         return ready(h_BKD, self.tensors[0], heads=heads, width=width)
 
 
 def token_layer(
     h_BKD: Tensor, tokens: Sequence[Tensor], weights: LayerWeights, key_NED: Tensor, value_NED: Tensor, shift_NE: Tensor
 ) -> Tensor:
-    """h after an attention layer over each query's own tokens, given in parts [Q, T, D]."""
+    """h after an attention layer over each query's tokens, given in parts [Q, T, D]."""
     h_BKD, parts = h_BKD.contiguous(), [part_QTD.contiguous() for part_QTD in tokens]
     absorbed = [tensor.contiguous() for tensor in (key_NED, value_NED, shift_NE)]
     out_BKD = torch.empty_like(h_BKD)

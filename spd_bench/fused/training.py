@@ -1,14 +1,13 @@
-"""Fused forms with gradients, for training on a CPU: what costs most of a step, forward and backward.
+"""Fused forms with gradients, for training on a CPU: the costliest operations of a step, forward and backward.
 
-As in `fused`, they compute what stock operators do, to rounding, and run only where `ready` says so. A backward pass
-recomputes rather than keeps what is large, gives the same bits whenever it is repeated, on any number of threads, and
+As in `fused.inference`, they equal the stock operators to rounding and run only where `ready` returns True. A backward
+pass recomputes large tensors instead of storing them, gives the same bits when repeated, on any number of threads, and
 cannot itself be differentiated.
 
-A query's standardised tokens are read by five attention layers. `Shared` sums the gradients of all in one place,
-which becomes the gradient of the tokens themselves when the last of them is done: no layer makes tensors as large as
-the tokens.
+Five attention layers read a query's standardised tokens. `Shared` sums their gradients in one tensor, which becomes the
+gradient of the tokens when the last layer is done: no layer allocates a tensor as large as the tokens.
 
-Letters: as in `fused`.
+Letters: as in `fused.inference`.
 """
 
 import ctypes
@@ -28,39 +27,39 @@ def ready(*tensors: Tensor, heads: int = inference.HEADS, width: int = inference
 
 
 class _Sum:
-    """Where the layers of one backward pass add their gradients of the same tokens."""
+    """The sum of the gradients that the layers of one backward pass have of the same tokens."""
 
     def __init__(self) -> None:
         self.values: Tensor | None = None
         self.shares = self.run = 0
 
     def place(self, like: Tensor) -> tuple[Tensor, bool]:
-        """The gradients so far, and whether there are any yet: the first writes instead of adding."""
+        """The tensor to add to, and whether it already holds a gradient: the first layer writes instead of adding."""
         run = torch._C._current_graph_task_id()
-        # a pass that did not ask for the tokens' own gradient has left its shares behind
+        # an earlier pass that did not need the tokens' gradient left its shares behind
         if self.values is None or self.run != run:
             self.values, self.shares, self.run = torch.empty_like(like), 0, run
         self.shares += 1
         return self.values, self.shares > 1
 
     def take(self, shares: int) -> Tensor:
-        """The whole sum, of so many shares."""
+        """The sum of `shares` gradients; raises RuntimeError for another number."""
         values, self.values = self.values, None
         if values is None or shares != self.shares:
-            raise RuntimeError("gradients of tokens from two backward passes cannot be told apart")
+            raise RuntimeError("gradients of the same tokens from two backward passes were mixed")
         return values
 
 
 class Shared(NamedTuple):
-    """Standardised tokens for several readers.
-
-    standard_BKTD: their values, without a gradient of their own. ticket: one number that stands for them in the graph;
-    a reader's gradient of it is one, and says that its gradient of the tokens is in `sum`.
-    """
+    """Standardised tokens for several readers."""
 
     standard_BKTD: Tensor
+    """Their values, detached from the graph."""
     ticket: Tensor
+    """A scalar that represents them in the graph. A reader returns gradient 1 for it after adding its gradient of the
+    tokens to `sum`."""
     sum: _Sum
+    """The sum of all readers' gradients of the tokens."""
 
 
 class _Standardised(torch.autograd.Function):
@@ -85,7 +84,7 @@ class _Standardised(torch.autograd.Function):
 
 
 def share(x_BKTD: Tensor) -> Shared | None:
-    """Tokens standardised (LayerNorm without affine part, eps 1e-5) for `attend`; None where stock operators run."""
+    """Tokens standardised for `attend` (LayerNorm without affine part, eps 1e-5); None where stock operators run."""
     if not (ready(x_BKTD) and x_BKTD.shape[-1] == inference.CORE):
         return None
     total = _Sum()
@@ -127,7 +126,7 @@ class _Attend(torch.autograd.Function):
 def attend(query_NQD: Tensor, keep_QNT: Tensor | None, tokens: Sequence[Shared]) -> tuple[Tensor, Tensor]:
     """softmax(q·t / √E) t of every head over all tokens [N, Q, D], and the sum of its weights [Q, N, 1].
 
-    keep_QNT: factors on the weights after the softmax, dropout's.
+    keep_QNT: dropout's factors on the weights after the softmax.
     """
     out: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
         query_NQD, keep_QNT, list(tokens), *(part.ticket for part in tokens)
@@ -162,10 +161,12 @@ def neighbourhood(rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: inference.
 
 
 class _Samples(NamedTuple):
-    """What `fused.inference.levels_read` takes beside tensors with gradients; per sample, the table it reads."""
+    """The arguments of `fused.inference.levels_read` that have no gradient."""
 
     table_S: list[int]
+    """Index of the table that each sample reads."""
     rows_S: list[int]
+    """Rows per image of that table."""
     level_4S: Tensor
     places_3S: Tensor
     site_BKR: Tensor
@@ -203,7 +204,7 @@ class _LevelsRead(torch.autograd.Function):
 def levels_read(
     samples: inference.Samples, *, site_BKR: Tensor, site_xy_S2: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor
 ) -> Tensor:
-    """`fused.inference.levels_read`, with gradients of tables, offsets and scores; none of where sites are."""
+    """`fused.inference.levels_read` with gradients of tables, offsets and scores, but not of the sites' positions."""
     if x_QT.stride() != y_QT.stride():
         x_QT, y_QT = x_QT.contiguous(), y_QT.contiguous()
     if score_QT.stride(1) != 1:
@@ -218,5 +219,5 @@ def levels_read(
 
 
 def _parts(parts: Sequence[Tensor]) -> tuple[int, "ctypes.Array[Any]", "ctypes.Array[Any]"]:
-    """Tokens in parts, as kernels take them."""
+    """Number, addresses and lengths of token parts, as kernels take them."""
     return len(parts), build.pointers(parts), build.whole_numbers([part.shape[-2] for part in parts])

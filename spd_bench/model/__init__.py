@@ -1,1 +1,1 @@
-"""A composition built into a model: composing, checking, matching widths, describing, diagnosing."""
+"""Models of a suite: building and checking them, matching their widths, describing and diagnosing them."""

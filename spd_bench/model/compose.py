@@ -1,7 +1,7 @@
-"""Names and options → one model, checked on the meta device before any training.
+"""Builds one model from names and options, and checks it on the meta device before training.
 
-A composition chains the blocks of one suite entry (§2). `build` refuses a chain that reads what nothing wrote;
-`check` runs the model once without data at two values of K and demands shapes and gradients.
+A composition chains the blocks of one suite entry (§2). `build` raises ConfigError for a block that reads a field which
+no earlier block writes. `check` runs the model without data at two values of K and checks shapes and gradients.
 """
 
 import fnmatch
@@ -21,16 +21,19 @@ from spd_bench.errors import ConfigError
 from spd_bench.registry import PluginError
 
 QUERY_CHUNK = 256
-"""Queries of one batch that are decoded together outside training, at the most: keeps memory flat in K."""
+"""Largest number of queries of a batch that are decoded together outside training: keeps memory flat in K."""
 
 
 @dataclass(frozen=True)
 class ChosenPart:
-    """One component to build: its registered name, validated config and the place that asked for it."""
+    """One component to build."""
 
     name: str
+    """Its registered name."""
     config: Any
+    """Its validated `Config`."""
     where: str | None = None
+    """Place in the suite that asks for it."""
 
 
 class ComposedModel(PointDepthModel):
@@ -50,7 +53,7 @@ class ComposedModel(PointDepthModel):
         return cast(Block, self.get_submodule(slot))
 
     def prepare(self, features: Features) -> Scene:
-        """The pyramid and every block's share of the pre-compute (§4, §5)."""
+        """The pyramid and what every block computes once per image (§4, §5)."""
         pyramid = self.neck(features)
         return Scene(pyramid, {slot: self.block(slot).prepare(pyramid) for slot in self.block_slots})
 
@@ -70,11 +73,11 @@ class ComposedModel(PointDepthModel):
         return state.depth_m_BK
 
     def trace(self, scene: Scene, xy_BK2: Tensor) -> QueryState:
-        """The last query state: what every block wrote."""
+        """The last query state, with the fields that the blocks wrote."""
         return [after for _, _, after in self.states(scene, xy_BK2)][-1]
 
     def states(self, scene: Scene, xy_BK2: Tensor) -> Iterator[tuple[str, QueryState, QueryState]]:
-        """Slot by slot, the query state before and after its block."""
+        """(Slot, query state before its block, query state after it), in the order of the chain."""
         state = QueryState(xy_BK2)
         for slot in self.block_slots:
             after = self.block(slot)(state, scene)
@@ -83,7 +86,7 @@ class ComposedModel(PointDepthModel):
 
 
 def _read_last(blocks: Mapping[str, Block]) -> dict[str, dict[str, None]]:
-    """Of each slot, the fields of its state that no later block reads, so that they need not be kept."""
+    """Slot → fields of the state to drop after its block, because no later block reads them."""
     found, later = {}, {"depth"}
     for slot, block in reversed(list(blocks.items())):
         found[slot] = {FIELDS[name]: None for name in sorted(FIELDS.keys() - later)}
@@ -98,10 +101,10 @@ def build_encoder(part: ChosenPart) -> Encoder:
 
 
 def build(parts: Mapping[str, ChosenPart], encoder: Encoder, *, seed: int, ffn: int | None = None) -> ComposedModel:
-    """A composition with the initial weights that (seed, slot, component) determine.
+    """A composition whose initial weights depend on (seed, slot, component) only.
 
-    ffn: hidden width of feed-forward layers where it is not the paper's. Raises ConfigError for a chain that reads
-    what nothing before it writes.
+    ffn: hidden width of feed-forward layers; None: the paper's. Raises ConfigError for a block that reads a field which
+    no earlier block writes.
     """
     classes = {slot: registry.load(slot, parts[slot].name) for slot in CHAIN}
     _check_chain(classes, parts)
@@ -114,7 +117,7 @@ def build(parts: Mapping[str, ChosenPart], encoder: Encoder, *, seed: int, ffn: 
 
 
 def build_baseline(part: ChosenPart, encoder: Encoder, *, seed: int) -> PointDepthModel:
-    """A baseline on the same encoder, initialised from (seed, name), or as the baseline that it names instead."""
+    """A baseline on the same encoder, initialised from (seed, name); the name is `trained_as` if it has one."""
     cls = registry.load("baseline", part.name)
     with _initial_weights(seed, "baseline", cls.trained_as or part.name):
         return cast(PointDepthModel, cls(part.config, encoder))
@@ -130,7 +133,7 @@ def _initial_weights(seed: int, slot: str, name: str) -> Iterator[None]:
 
 
 def _check_chain(classes: Mapping[str, Any], parts: Mapping[str, ChosenPart]) -> None:
-    """Refuses a block that reads a field which no block before it writes."""
+    """Raises ConfigError for a block that reads a field which no earlier block writes."""
     writers: dict[str, str] = {"features": "encoder"}
     for slot in CHAIN:
         for field in sorted(classes[slot].reads - writers.keys()):
@@ -145,7 +148,7 @@ def _check_chain(classes: Mapping[str, Any], parts: Mapping[str, ChosenPart]) ->
 
 
 def _writers(slot: str, field: str) -> list[str]:
-    """Components of a slot that write a field; one that cannot be imported is passed over."""
+    """Components of a slot that write a field; ignores components that cannot be imported."""
     statuses = [registry.status(slot, entry.qualified) for entry in registry.entries(slot)]
     names = [status.entry.name for status in statuses if status.ok]
     return [name for name in names if field in getattr(registry.load(slot, name), "writes", ())]
@@ -154,11 +157,10 @@ def _writers(slot: str, field: str) -> list[str]:
 def check(
     model: PointDepthModel, *, name: str, image_size: tuple[int, int], features: Features | None = None
 ) -> Features:
-    """Runs the model on the meta device at K = 1 and K = 3: shapes, and a gradient for every trainable parameter.
+    """Checks the model on the meta device at K = 1 and K = 3: shapes, and a gradient for every trainable parameter.
 
-    Returns the features without values that its encoder gave, which other models on that encoder may be given. Raises
-    ConfigError naming the composition and what is wrong, PluginError where that is a component alone; costs no
-    arithmetic.
+    Returns the encoder's features (shapes without values), to be passed to the check of other models on that encoder.
+    Raises ConfigError with the composition and the problem, PluginError if one component alone causes it.
     """
     on_meta = _on_meta(model)
     on_meta.train()
@@ -186,7 +188,7 @@ def _on_meta(model: PointDepthModel) -> PointDepthModel:
 
 
 def check_depth(depth_m_BK: Tensor, images: int, queries: int, *, name: str) -> None:
-    """Raises PluginError where a model's depths have another shape than they should, or are no floating point."""
+    """Raises PluginError unless a model's depths have the expected shape and a floating-point dtype."""
     if depth_m_BK.shape != (images, queries):
         asked = f"{images} image{'s' * (images > 1)} and {queries} queries"
         raise PluginError(f"{name}: decode gave shape {tuple(depth_m_BK.shape)} for {asked}")
@@ -195,14 +197,14 @@ def check_depth(depth_m_BK: Tensor, images: int, queries: int, *, name: str) -> 
 
 
 def _check_gradients(model: PointDepthModel, name: str) -> None:
-    """Every trained parameter must reach the depth, or the composition wastes (and reports) dead parameters."""
+    """Raises ConfigError for a trained parameter without a gradient: it could not change the depth."""
     exempt = _exempt_patterns(model)
     dead = [n for n, p in model.trainable() if p.grad is None and not any(fnmatch.fnmatch(n, e) for e in exempt)]
     if dead:
         slots = sorted({n.split(".")[0] for n in dead})
         raise ConfigError(
             f"{name}: {len(dead)} parameters of {', '.join(slots)} cannot change the depth (first: {dead[0]})",
-            hint="another block has to read what they write, or leave them out too",
+            hint="add a block that reads what they write, or leave them out too",
         )
 
 

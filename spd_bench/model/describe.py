@@ -1,4 +1,4 @@
-"""Components and parameter counts, for people."""
+"""Descriptions for the command line: components, weight files, parameter counts, differences between runs."""
 
 import fnmatch
 import inspect
@@ -27,7 +27,10 @@ PAPER_BUDGET = {
 
 
 def describe_component(name: str) -> str:
-    """What a component is, from its docstring, options and metadata. ConfigError for an unknown or ambiguous name."""
+    """Description of every component of this name, from docstring, options and metadata.
+
+    Raises ConfigError for an unknown name.
+    """
     slot, _, short = name.rpartition("/")
     found = [entry for entry in registry.entries(slot or None) if entry.name == short]
     if not found:
@@ -55,7 +58,7 @@ def _describe(entry: registry.Entry) -> str:
 
 
 def _parameters(component: Any) -> str:
-    """Count with default options, on an encoder of ViT-S width."""
+    """Number of parameters with default options, on an encoder of ViT-S width."""
     from spd_bench.api import Dims, Encoder, Link, PointDepthModel
 
     try:
@@ -83,9 +86,9 @@ def _type(annotation: Any) -> str:
 
 
 def describe_weights(path: Path) -> dict[str, str]:
-    """What a file or folder of weights is, by the first encoder that knows its family.
+    """Description of a file or folder of weights, by the first encoder that recognises it.
 
-    Raises DataError if there is none at `path`, if no encoder knows it, or if it is damaged.
+    Raises DataError if `path` does not exist, if no encoder recognises it, or if it is damaged.
     """
     if not path.exists():
         raise DataError("no such file or folder", where=str(path))
@@ -101,7 +104,7 @@ def describe_weights(path: Path) -> dict[str, str]:
 def identity_differences(first: Path, second: Path) -> list[dict[str, str]]:
     """Fields in which the identities of two trained runs differ, each with both values.
 
-    Raises ConfigError where there is no run.
+    Raises ConfigError for a folder without a run.
     """
     found = differences(_identity(first), _identity(second))
     return [{"field": field, str(first): ours, str(second): theirs} for field, ours, theirs in found]
@@ -118,7 +121,7 @@ def _identity(path: Path) -> Any:
 
 
 def parameter_budget(suite_name: str) -> list[dict[str, Any]]:
-    """Trainable parameters of a suite's base, block by block, beside §9."""
+    """Trainable parameters of a suite's base by row of the paper's budget (§9), beside the paper's numbers."""
     from spd_bench.api import CHAIN, Dims
     from spd_bench.model import compose
     from spd_bench.suite.axes import compositions
@@ -142,6 +145,6 @@ def parameter_budget(suite_name: str) -> list[dict[str, Any]]:
 
 
 def _budget_row(budget: Any, name: str) -> str | None:
-    """The row of the longest pattern that a parameter's name begins with."""
+    """The row of the longest pattern that matches the beginning of a parameter's name; None if none matches."""
     fitting = [pattern for pattern in budget if fnmatch.fnmatch(name, pattern + "*")]
     return budget[max(fitting, key=len)] if fitting else None

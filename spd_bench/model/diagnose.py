@@ -1,7 +1,7 @@
-"""What a composition's blocks do, as a few numbers: attention, anchors, and what each block tells of itself.
+"""Diagnostics of a composition's blocks as a few numbers: attention, anchors, and those of `Block.diagnose`.
 
-Attention and anchors lie in the query state, so they are watched for any component that writes them. What only a block
-can know (learned offsets, calibration) it says through `Block.diagnose`. Nothing here changes a model or its training.
+Attention and anchors are fields of the query state, so they are measured for any component that writes them. Internals
+of a block (learned offsets, calibration) come from its own `diagnose`. Diagnostics change neither model nor training.
 
 Letters: B images, K queries, S sites of L4, R anchors.
 """
@@ -32,7 +32,7 @@ def diagnose(model: ComposedModel, features: Features, xy_BK2: Tensor) -> dict[s
 
 
 def _of_attention(before: QueryState, after: QueryState) -> dict[str, float]:
-    """Of ᾱ, where a block has written it: entropy as a share of ln S (1: every site alike), and the largest weight."""
+    """If the block wrote ᾱ: its entropy as a share of ln S (1: uniform), and its largest weight."""
     if after.attention_BKS is None or after.attention_BKS is before.attention_BKS:
         return {}
     alpha_BKS = after.attention_BKS.double()
@@ -44,11 +44,11 @@ def _of_attention(before: QueryState, after: QueryState) -> dict[str, float]:
 
 
 def _of_anchors(before: QueryState, after: QueryState, scene: Scene) -> dict[str, float]:
-    """Of the anchors, where a block has chosen them.
+    """If the block wrote anchors: their coverage, overlap and distance.
 
     coverage: share of L4's sites that some query of the image chose. overlap: anchors that two queries of an image
-    have in common, as a share of R, mean over pairs (1: all queries look at the same sites). distance: from a query
-    to its anchors, mean, in image widths and heights.
+    have in common, as a share of R, mean over pairs (1: all queries have the same anchors). distance: mean distance of
+    a query to its anchors, in the unit square.
     """
     if after.anchors is None or after.anchors is before.anchors:
         return {}
@@ -71,5 +71,5 @@ def _of_anchors(before: QueryState, after: QueryState, scene: Scene) -> dict[str
 
 
 def label(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The names under which training logs them."""
+    """The values by the names under which training logs them."""
     return {f"diagnose/{name}": value for name, value in values.items()}

@@ -1,9 +1,8 @@
-"""Parameter-matched controls: what a component's loss costs beside the loss of its parameters.
+"""Parameter-matched controls: they separate the effect of a component from that of its number of parameters.
 
-A component that is left out takes its parameters along, so that a worse number may only say that the model is smaller.
-Its control leaves the same component out and has the base's number of trainable parameters: the feed-forward layers
-of what remains (`Dims.ffn`, the hidden width of every attention layer's two-layer perceptron) are made wider.
-Parameters grow with that width by the same number for every unit, so two counts say which width it takes.
+A model without a component is also smaller, which alone may make it worse. Its control leaves out the same component
+and has the base's number of trainable parameters, by wider feed-forward layers in the remaining blocks (`Dims.ffn`).
+The number of parameters is linear in that width, so two counts determine it.
 """
 
 from collections.abc import Callable
@@ -20,10 +19,10 @@ Count = Callable[[CompositionSpec], int]
 
 
 def matched(composition: CompositionSpec, base: CompositionSpec, count: Count) -> CompositionSpec:
-    """The composition itself or, where it is a control, the control with its width and what that comes to.
+    """The composition; a control gets its width and a description with the ratio that was reached.
 
-    count: trainable parameters of a composition. Raises ConfigError where no width comes within `TOLERANCE` of the
-    base, as where nothing that remains has a feed-forward layer.
+    count: trainable parameters of a composition. Raises ConfigError if no width comes within `TOLERANCE` of the base,
+    such as when no remaining block has a feed-forward layer.
     """
     if not composition.parameter_matched:
         return composition
@@ -38,7 +37,7 @@ def matched(composition: CompositionSpec, base: CompositionSpec, count: Count) -
             f"{composition.name}: widening the feed-forward layers of what remains gives {ratio:.1%} of the parameters "
             f"of {base.name}, not within {TOLERANCE:.0%}",
             where=composition.where,
-            hint="take it out of axes.leave_one_out or axes.leave_group_out, or parameter_matched away",
+            hint="remove it from axes.leave_one_out or axes.leave_group_out, or set parameter_matched: false",
         )
     difference = (
         f"{composition.difference}, feed-forward width: {width} → {found} ({ratio:.2%} of {base.name}'s parameters)"

@@ -1,1 +1,1 @@
-"""`spd-bench profile`: what a suite's models cost, with tables and figures."""
+"""`spd-bench profile`: measures the costs of a suite's models, with tables and figures."""

@@ -1,4 +1,4 @@
-"""A profile as a figure: total time of every model against K, with the crossovers."""
+"""The figure of a profile: total time of every model against K, with the crossovers."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def _totals(figure: Any, profile: Profile) -> None:
     name_lines(figure, axes, [one_line(model.name) for model in profile.models])
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # matplotlib's own would be a formula
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # instead of powers of ten
     axes.yaxis.set_minor_formatter(NullFormatter())
     for number, (name, at) in enumerate(crossovers(profile).items()):
         if not at.side:

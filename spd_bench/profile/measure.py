@@ -1,8 +1,8 @@
-"""`spd-bench profile`: what a suite's models cost on this machine, with initial weights and no data (R-29).
+"""Measures the costs of a suite's models on this machine, with initial weights and without data (R-29).
 
-Speed does not depend on training, so nothing is trained: every model has its initial weights, the image is random
-and its features come from the suite's own encoder. Where the encoder's weights are not here, random ones stand in,
-which cost the same, and the profile says so.
+Speed does not depend on training: every model has its initial weights, the image is random, and its features come from
+the suite's encoder. If the encoder's weights are missing, random ones replace them at the same cost, and the profile
+names this stand-in.
 
 Letters: B images, K queries.
 """
@@ -50,16 +50,18 @@ from spd_bench.tracking.entry import TrackedRun
 from spd_bench.train.loop import autocast, parameter_groups
 
 REFERENCE = (LITERAL, DENSE, SPARSE, "bilinear_mlp")
+"""Baselines that are measured beside the base by default."""
 KS = (1, 64, 256, 1024, 4096)
 ROUNDS = 7
 PRECISIONS = ("fp32", "bf16")
 
 
 class _Subject(NamedTuple):
-    """A model to be profiled."""
+    """A model to measure."""
 
     name: str
     kind: Any
+    """`CompositionSpec.kind`."""
     model: PointDepthModel
 
 
@@ -76,11 +78,11 @@ def profile_suite(
     training: TrainingShape | None = None,
     on_call: Callable[[int, int], None] = lambda done, total: None,
 ) -> Profile:
-    """Profiles the suite's base, the compositions that `only` names, and the reference baselines on its encoder.
+    """The costs of the suite's base, the compositions that `only` names, and the reference baselines on its encoder.
 
-    training: also time training steps of this shape, of the base and the literal transcription. A reference that is
-    not registered, or not defined on this encoder, is left out and named; ConfigError for anything else that cannot
-    be built or asked for.
+    training: also time training steps of this shape, of the base and of the literal transcription. A reference that is
+    not registered, or not defined on this encoder, is listed in `Profile.skipped`. Raises ConfigError for any other
+    model that cannot be built, and for invalid arguments.
     """
     ks = _checked(ks, rounds)
     if precision not in PRECISIONS:
@@ -142,7 +144,7 @@ def _random(shape: tuple[int, ...], device: torch.device, *key: str) -> Tensor:
 
 
 def _encoder(suite: Suite) -> tuple[Encoder, tuple[str, ...]]:
-    """The suite's encoder, and what stands in for what; on random weights where its own are not here."""
+    """The suite's encoder and its stand-ins; with random weights if its own are missing."""
     choice = suite.base.slots()["encoder"]
     known = registry.load("encoder", choice.use)
     lack = known.missing(check_options(choice, "encoder"))
@@ -160,7 +162,7 @@ def _encoder(suite: Suite) -> tuple[Encoder, tuple[str, ...]]:
 def _subjects(
     suite: Suite, only: Sequence[str], reference: Sequence[str], encoder: Encoder, features: Features
 ) -> tuple[list[_Subject], dict[str, str]]:
-    """The models to profile, the base first, and why a reference is not among them."""
+    """The models to measure, the base first; and reference → why it is not measured."""
     found = compositions(suite)
     base = found[0]
     subjects = []
@@ -188,7 +190,7 @@ def _subjects(
         try:
             model = _reference(name, base, encoder)
             _try(model, features)
-        except (SpdError, RuntimeError) as error:  # a transcription has the sizes of one encoder written into it
+        except (SpdError, RuntimeError) as error:  # the transcription is written for the sizes of one encoder
             skipped[name] = f"not defined here: {str(error).splitlines()[0]}"
             continue
         subjects.append(_Subject(name, "baseline", model))
@@ -197,7 +199,7 @@ def _subjects(
 
 @torch.no_grad()
 def _try(model: PointDepthModel, features: Features) -> None:
-    """Puts a model where its features are, in evaluation, and decodes one point of them."""
+    """Moves a model to the device of its features, in evaluation mode, and decodes one point as a test."""
     like = features.maps_BHWC[0]
     model.to(like.device).eval()
     model.fit_prior(torch.tensor([1.0, 2.0, 3.0]))
@@ -205,7 +207,7 @@ def _try(model: PointDepthModel, features: Features) -> None:
 
 
 def _reference(name: str, base: CompositionSpec, encoder: Encoder) -> PointDepthModel:
-    """A baseline with its defaults, but for options that a block of the base knows by the same name."""
+    """A baseline with default options, except those that a block of the base has under the same name."""
     known = registry.load("baseline", name).Config.model_fields
     blocks = [choice.options for slot, choice in base.slots.items() if slot != "encoder"]
     options = {option: value for given in blocks for option, value in given.items() if option in known}
@@ -226,7 +228,7 @@ def _decoding(
     precision: str,
     on_call: Callable[[int, int], None],
 ) -> tuple[Timing, list[ModelProfile]]:
-    """T_encode, and of every model its times, peaks and work."""
+    """T_encode, and times, peak memory and work of every model."""
 
     def guarded(call: Callable[..., object], *args: Any) -> Callable[[], object]:
         def run() -> object:
@@ -238,7 +240,7 @@ def _decoding(
     xy_1K2 = _random((1, max(ks), 2), device, "queries")
     scenes = {subject.name: guarded(subject.model.prepare, features)() for subject in subjects}
     prepare = {s.name: guarded(s.model.prepare, features) for s in subjects}
-    # models at one K are neighbours in every round, so that what is compared is measured close together
+    # all models at one K are adjacent in a round, so that compared times are measured close together
     decode = {(s.name, k): guarded(s.model.decode, scenes[s.name], xy_1K2[:, :k]) for k in ks for s in subjects}
     calls: dict[Any, Callable[[], object]] = {"encode": guarded(subjects[0].model.encode, image_B3HW)}
     calls |= {(name, "prepare"): call for name, call in prepare.items()} | decode
@@ -272,7 +274,7 @@ def _training(
     device: torch.device,
     precision: str,
 ) -> dict[str, Timing]:
-    """Seconds of a training step of the base and of the literal transcription."""
+    """Name → times of a training step, for the base and the literal transcription."""
     repeated = Features(tuple(map_BHWC.repeat(shape.batch, 1, 1, 1) for map_BHWC in features.maps_BHWC))  # type: ignore[arg-type]
     xy_BK2 = _random((shape.batch, shape.queries, 2), device, "training queries")
     depth_m_BK = 1 + 4 * _random((shape.batch, shape.queries), device, "training depths")
@@ -297,7 +299,7 @@ def _step(
     device: torch.device,
     precision: str,
 ) -> Callable[[], object]:
-    """One step of §7.3 on given features: forward, loss, backward, clipping and AdamW."""
+    """A callable for one step of §7.3 on given features: forward, loss, backward, clipping and AdamW."""
     recipe = suite.train
     loss = registry.load("loss", recipe.loss.use)(check_options(recipe.loss, "loss"))
     optimiser = torch.optim.AdamW(
@@ -318,11 +320,11 @@ def _step(
     return step
 
 
-# What stays of it
+# Files and tracking
 
 
 def write_profile(profile: Profile, root: Path) -> list[Path]:
-    """Writes `<root>/reports/<suite>.profile.json`, `.md` and `.svg`."""
+    """Writes `<root>/reports/<suite>.profile.json`, `.md` and `.svg`; returns their paths."""
     paths = profile_paths(root, profile.suite)
     files.write_json(paths[0], profile.to_json())
     files.write_text(paths[1], profile_markdown(profile))
@@ -368,7 +370,7 @@ def entries(root: Path) -> Iterator[TrackedRun]:
 
 
 def metrics(profile: Profile) -> Mapping[str, float]:
-    """The medians, as {name: value}."""
+    """Medians, shares of T_dpt and crossovers, as {name: value}."""
     found = {"T_encode_ms": 1e3 * profile.encode.spread.median}
     for model in profile.models:
         found[f"{model.name}/T_prepare_ms"] = 1e3 * model.prepare.spread.median

@@ -1,7 +1,7 @@
-"""What a profile says, as plain values: raw times of every model, and the ratios, crossovers and targets from them.
+"""The results of a profile as plain values: raw times of every model, and their ratios, crossovers and targets.
 
-T_encode, T_prepare and T_decode(K) are those of R-29. T_dpt(K) is all that the dense head does for K points: its
-prepare, which computes the whole map, and the read of K points from it.
+T_encode, T_prepare and T_decode(K) are those of R-29. T_dpt(K) is the time of the dense head for K points: its prepare,
+which computes the whole map, and the read of K points.
 """
 
 import math
@@ -12,25 +12,35 @@ from typing import Any, Literal, NamedTuple
 from spd_bench.cost.timing import DecodeWork, Settings, Spread, Timing, Work, ratio
 
 DENSE, SPARSE, LITERAL = "dpt_trained", "dpt_sparse", "spd_v13_literal"
-"""Baselines that ratios are taken to: the dense head, the same head where queries need it, the plain transcription."""
+"""Baselines for ratios: the dense head, the same head computed only at queries, the literal transcription."""
 TARGETS_FOR = "dav2_small", (518, 518)
-"""Encoder and image size that the targets were set for; its weights cost the same whatever they are."""
+"""Encoder and image size that the targets are for; the values of the weights do not matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelProfile:
-    """One model. K → seconds and peak bytes of `decode`; block → work; step: one training step, where it was timed."""
+    """The costs of one model."""
 
     name: str
+    """Its name in the suite."""
     kind: Literal["base", "ablation", "baseline"]
+    """Its role in the suite."""
     parameters: int
+    """Trainable parameters."""
     prepare: Timing
+    """T_prepare."""
     decode: Mapping[int, Timing]
+    """K → T_decode(K)."""
     prepare_peak: int
+    """Peak bytes of `prepare`."""
     decode_peak: Mapping[int, int]
+    """K → peak bytes of `decode`."""
     prepare_work: Mapping[str, Work]
+    """Block → work of `prepare`."""
     decode_work: Mapping[str, DecodeWork]
+    """Block → work of `decode`."""
     step: Timing | None = None
+    """One training step; None if it was not timed."""
 
     def whole(self, k: int) -> Timing:
         """T_prepare + T_decode(K), round by round."""
@@ -48,30 +58,46 @@ class ModelProfile:
 
 
 class TrainingShape(NamedTuple):
-    """Images and queries of each in a timed training step."""
+    """The size of a timed training step."""
 
     batch: int
+    """Images."""
     queries: int
+    """Queries per image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One profile of a suite's models, B = 1. skipped: reference → why it was not measured."""
+    """The measured costs of a suite's models, for one image (B = 1)."""
 
     suite: str
+    """Name of the suite."""
     profile: str
+    """The suite's profile that was applied, or "(none)"."""
     encoder: str
+    """Name of the encoder."""
     image_size: tuple[int, int]
+    """[height, width] of the network's input."""
     stand_ins: tuple[str, ...]
+    """What replaces the real encoder, in words."""
     ks: tuple[int, ...]
+    """Measured numbers of query points, ascending."""
     rounds: int
+    """Rounds of every time."""
     settings: Settings
+    """Conditions of the measurement."""
     encode: Timing
+    """T_encode."""
     models: tuple[ModelProfile, ...]
+    """The models, the base first."""
     skipped: Mapping[str, str]
+    """Reference → why it was not measured."""
     training: TrainingShape | None
+    """Size of the timed training step; None if none was timed."""
     versions: Mapping[str, str]
+    """Versions of code and libraries."""
     finished: str
+    """Date and time, UTC."""
 
     @property
     def base(self) -> ModelProfile:
@@ -83,7 +109,7 @@ class Profile:
         return next((model for model in self.models if model.name == name), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Every raw time, and what follows from them."""
+        """Every raw time, with crossovers and targets under "derived"."""
         from pydantic import TypeAdapter
 
         found: dict[str, Any] = TypeAdapter(Profile).dump_python(self, mode="json")
@@ -103,33 +129,35 @@ class Profile:
 
 
 def over_dense(profile: Profile, timing: Timing, k: int) -> Spread | None:
-    """A time as a share of T_dpt(K); None where the dense head was not measured."""
+    """A time as a share of T_dpt(K); None if the dense head was not measured."""
     dense = profile.model(DENSE)
     return ratio(timing, dense.whole(k)) if dense else None
 
 
 def literal_over(profile: Profile, k: int) -> Spread | None:
-    """T_decode(K) of the literal transcription over that of the base."""
+    """T_decode(K) of the literal transcription over that of the base; None if it was not measured."""
     literal = profile.model(LITERAL)
     return ratio(literal.decode[k], profile.base.decode[k]) if literal else None
 
 
 class Crossover(NamedTuple):
-    """The K at which two totals are equal. side: "" for a found one, ">" or "<" where it lies beyond the measured K."""
+    """The K at which two total times are equal."""
 
     side: Literal["", ">", "<"]
+    """">" or "<" if it lies beyond the measured K; "" otherwise."""
     k: float
+    """The K, or the outermost measured K."""
 
     @property
     def text(self) -> str:
-        """For people: "512", "> 4096" or "< 1"."""
+        """Text such as "512", "> 4096" or "< 1"."""
         return f"{self.side} {self.k:.0f}".strip()
 
 
 def crossover(ks: Sequence[int], shares: Sequence[float]) -> Crossover:
-    """Where a share (one total over another) reaches 1 for good, K ascending.
+    """The last K, ascending, at which a share (one total over another) crosses 1.
 
-    Between two measured K the logarithm of the share is taken as linear in the logarithm of K.
+    Between two measured K, log share is interpolated linearly in log K.
     """
     faster = [i for i, share in enumerate(shares) if share < 1]
     last = faster[-1] if faster else -1
@@ -143,7 +171,7 @@ def crossover(ks: Sequence[int], shares: Sequence[float]) -> Crossover:
 
 
 def crossovers(profile: Profile) -> dict[str, Crossover]:
-    """Of T_prepare + T_decode(K) of the base with the dense head and the sparse-tail one, where these were measured."""
+    """Rival → crossover of T_prepare + T_decode(K) of the base with it: the dense head and the sparse-tail one."""
     base, found = profile.base, {}
     for name in (DENSE, SPARSE):
         rival = profile.model(name)
@@ -155,17 +183,22 @@ def crossovers(profile: Profile) -> dict[str, Crossover]:
 
 @dataclass(frozen=True)
 class SpeedTarget:
-    """One aim for the base, in words: what a first version must reach and where it must end, and what was measured."""
+    """One speed or memory target for the base, as text."""
 
     what: str
+    """The measured quantity."""
     first: str
+    """Limit for a first version."""
     final: str
+    """Final limit."""
     measured: str
+    """The measured value."""
     met: Literal["final", "first", "no", "not measured"]
+    """Which limit is met."""
 
 
 class _Aim(NamedTuple):
-    """A measured value (None: not measured) with its two limits; limits of None are not asked for."""
+    """A measured value (None: not measured) with its two limits (None: no limit)."""
 
     what: str
     measured: float | None
@@ -181,7 +214,7 @@ class _Aim(NamedTuple):
         return self.measured <= limit if self.at_most else self.measured >= limit
 
     def target(self) -> SpeedTarget:
-        """With every number as text."""
+        """The same with every number as text, and which limit is met."""
         sign = "≤" if self.at_most else "≥"
         first, final = (f"{sign} {x:g}{self.unit}" if x is not None else "–" for x in (self.first, self.final))
         met: Literal["final", "first", "no", "not measured"] = "no"
@@ -195,9 +228,9 @@ class _Aim(NamedTuple):
 
 
 def targets(profile: Profile) -> list[SpeedTarget]:
-    """The aims of the project for a DAv2-S encoder at 518×518, with what this profile measured.
+    """The project's targets for a DAv2-S encoder at 518×518, with the values of this profile.
 
-    On a GPU there is one: the decode at K = 1024. Ratios and crossovers have other values at other image sizes.
+    On a GPU the only target is the decode at K = 1024. At other image sizes ratios and crossovers differ.
     """
     if profile.settings.device.startswith("cuda"):
         return [_decode_aim(profile, 1024, None, 0.25).target()]
@@ -261,5 +294,5 @@ def spread_text(found: Spread, *, scale: float = 1.0) -> str:
 
 
 def digits(value: float) -> str:
-    """Three significant digits, whole numbers from 100 on."""
+    """A number with three significant digits; without decimals from 100."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

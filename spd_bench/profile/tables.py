@@ -1,4 +1,4 @@
-"""A profile as tables, for the terminal and as Markdown: the same sections in the same order."""
+"""The tables of a profile, for the terminal and as Markdown, with the same sections in the same order."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,16 +26,20 @@ NONE = "–"
 
 
 class ProfileTable(NamedTuple):
-    """One section: its heading, column titles, rows whose first cell names them, and remarks below."""
+    """One section of a profile."""
 
     heading: str
+    """Its heading."""
     titles: Sequence[str]
+    """Column titles."""
     rows: Sequence[Sequence[str]]
+    """Rows; the first cell is the row's name."""
     remarks: Sequence[str] = ()
+    """Lines below the table."""
 
 
 def profile_terminal(profile: Profile) -> str:
-    """Everything a profile says, no wider than WIDTH."""
+    """All sections of a profile for the terminal, no wider than WIDTH."""
     parts = ["\n".join(_wrapped(_headline(profile)))]
     for table in _tables(profile):
         parts.append("\n".join([table.heading, "", _grid(table, "simple"), *_wrapped(table.remarks)]))
@@ -43,7 +47,7 @@ def profile_terminal(profile: Profile) -> str:
 
 
 def profile_markdown(profile: Profile) -> str:
-    """The same as Markdown."""
+    """All sections of a profile as Markdown."""
     parts = ["\n".join(f"- {line}" for line in map(markdown_escape, _headline(profile)))]
     for table in map(_escaped, _tables(profile)):
         remarks = "".join(f"\n- {line}" for line in table.remarks)
@@ -52,7 +56,7 @@ def profile_markdown(profile: Profile) -> str:
 
 
 def _escaped(table: ProfileTable) -> ProfileTable:
-    """With nothing on which Markdown would act."""
+    """The table with every text escaped for Markdown."""
     titles, remarks = [list(map(markdown_escape, texts)) for texts in (table.titles, table.remarks)]
     rows = [list(map(markdown_escape, row)) for row in table.rows]
     return ProfileTable(markdown_escape(table.heading), titles, rows, remarks)
@@ -75,8 +79,7 @@ def _headline(profile: Profile) -> list[str]:
     lines += [
         f"Cost of suite {profile.suite}, profile {profile.profile}: {profile.encoder} at {height}×{width}, one image",
         f"Medians of {profile.rounds} rounds, with quartiles; each round calls everything once, ratios are within it",
-        "Initial weights and a random image: what is timed does not depend on training, but for how near to each other "
-        "B4 reads",
+        "Initial weights and a random image: times do not depend on training, except on how close together B4 reads",
         *profile.settings.lines(),
     ]
     lines += [f"NOT MEASURED {name}: {why}" for name, why in profile.skipped.items()]
@@ -113,7 +116,7 @@ def _times(profile: Profile) -> ProfileTable:
         ]
         for model in profile.models
     ]
-    encode = f"T_encode, the same for all: {spread_text(profile.encode.spread, scale=1e3)} ms"
+    encode = f"T_encode, the same for all models: {spread_text(profile.encode.spread, scale=1e3)} ms"
     return ProfileTable("Times in ms", ["model", "T_prepare", *_titles(profile, "T_decode")], rows, [encode])
 
 
@@ -148,7 +151,7 @@ def _end_to_end(profile: Profile) -> ProfileTable:
         for model in profile.models
     ]  # fmt: skip
     free = ratio(profile.encode, profile.encode + dense.whole(profile.ks[0]))
-    remark = f"The encoder alone, all that a decoder could leave: {spread_text(free)}"
+    remark = f"The encoder alone, the limit for any decoder: {spread_text(free)}"
     title = "End to end: T_encode + T_prepare + T_decode(K), as a share of the dense model's"
     return ProfileTable(title, ["model", *_titles(profile, "")], rows, [remark])
 
@@ -157,14 +160,14 @@ def _literal(profile: Profile) -> ProfileTable:
     cells = [_share(literal_over(profile, k)) for k in profile.ks]
     return ProfileTable(
         "Literal transcription over base, T_decode(K)", ["", *_titles(profile, "")], [[LITERAL, *cells]],
-        ["The transcription decodes all K together, as its formulas stand; the base in chunks"],
+        ["The transcription decodes all K together, as the formulas are written; the base decodes in chunks"],
     )  # fmt: skip
 
 
 def _crossovers(profile: Profile) -> ProfileTable:
     names = {DENSE: "dense head", SPARSE: "sparse-tail DPT"}
     rows = [[f"{one_line(profile.base.name)} and {names[n]} ({n})", at.text] for n, at in crossovers(profile).items()]
-    remark = "Between two measured K the logarithm of the ratio is taken as linear in log K"
+    remark = "Between two measured K, the logarithm of the ratio is interpolated linearly in log K"
     return ProfileTable("Crossover: T_prepare + T_decode(K) equal at", ["", "K"], rows, [remark])
 
 
@@ -178,8 +181,8 @@ def _memory(profile: Profile) -> ProfileTable:
         for model in profile.models
     ]
     on_gpu = profile.settings.device.startswith("cuda")
-    how = "by the caching allocator" if on_gpu else "of tensors; a library's own scratch is not seen"
-    remark = f"Highest above what was held before the call, {how}"
+    how = "by the caching allocator" if on_gpu else "of tensors, without scratch memory of libraries"
+    remark = f"Peak above the memory held before the call, {how}"
     return ProfileTable("Peak memory in MB", ["model", "prepare", *_titles(profile, "decode")], rows, [remark])
 
 
@@ -209,8 +212,8 @@ def _blocks(model: ModelProfile) -> ProfileTable:
         rows.append([one_line(block), *per_image, *per_query, *per_chunk])
     titles = ["block", "M/image", "MB/image", "M/query", "kB/query", "M/chunk", "MB/chunk"]
     remark = (
-        "Bytes: parameters, inputs and outputs of the block once each, in fp32; what it makes and uses up itself and "
-        "repeated reads come on top"
+        "Bytes: parameters, inputs and outputs of the block, once each, in fp32; without intermediate tensors and "
+        "repeated reads"
     )
     return ProfileTable(f"Multiply-adds and least traffic by block: {one_line(model.name)}", titles, rows, [remark])
 
@@ -230,5 +233,5 @@ def _targets(profile: Profile) -> ProfileTable:
     rows = [[t.what, t.first, t.final, t.measured, t.met] for t in targets(profile)]
     remarks = ["Set for DAv2-S at 518×518 on a quiet machine; medians decide"]
     if (profile.encoder, profile.image_size) != TARGETS_FOR:
-        remarks.append("This profile is of another encoder or size: it decides none of them")
+        remarks.append("This profile is of another encoder or size, so it decides no target")
     return ProfileTable("Targets", ["what", "first", "final", "measured", "met"], rows, remarks)

@@ -1,1 +1,1 @@
-"""Predictions of a split, the metrics over them, and what they are scored by."""
+"""Scoring: a model's predictions, the metrics, and the data set and protocol that they are scored with."""

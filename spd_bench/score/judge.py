@@ -1,4 +1,4 @@
-"""What predictions are scored by: a suite's data set, protocol and metrics."""
+"""The data set, protocol and metrics that a suite's predictions are scored with."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,19 +17,23 @@ from spd_bench.suite.schema import Choice, Suite
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """What predictions are judged by under a suite: its data set, opened, its protocol and every registered metric.
+    """Everything needed to score predictions under a suite.
 
-    It needs no model, no encoder and no weights, so that anybody's predictions can be scored as a suite's own are.
+    It needs no model, encoder or weights, so that external predictions are scored like the suite's own.
     """
 
     suite: Suite
+    """The suite."""
     data: DepthDataset
+    """Its data set, opened."""
     protocol: Protocol
+    """Its protocol."""
     metrics: tuple[Metric, ...]
+    """Every registered metric."""
 
     @classmethod
     def of(cls, suite: Suite) -> "Judge":
-        """Opens the data set; ConfigError where its ground truth is not of the kind that the protocol is for."""
+        """The judge of a suite; opens its data set. Raises ConfigError for ground truth that the protocol rejects."""
         where = suite.place("eval", "protocol")
         judge = cls(
             suite=suite,
@@ -42,7 +46,7 @@ class Judge:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that changes a score but the predictions and the data."""
+        """Everything that changes a score, except the predictions and the data."""
         return {
             "format": FORMAT,
             "protocol": self.protocol.identity(),
@@ -54,12 +58,12 @@ class Judge:
 
     @cached_property
     def id(self) -> str:
-        """Identity of the test: numbers may stand side by side exactly where this is the same."""
+        """SHA-256 of data and scoring: two numbers are comparable exactly if this is equal."""
         return records.sha256([self.data.digest(), self.identity])
 
     @property
     def caption(self) -> str:
-        """The protocol and where its query points come from, in one line for tables."""
+        """The protocol and the seed of its query points, in one line for tables."""
         about = self.suite.eval
         return f"{self.protocol.caption()}; query points of seed {about.seed}, at K=1 mean of {about.k1_draws} draws"
 
@@ -70,7 +74,7 @@ def metric_names() -> list[str]:
 
 
 def _open_data(suite: Suite) -> DepthDataset:
-    """The data set; with another one's test split where the suite says so."""
+    """The suite's data set; with `data.test`, its test split is that of the other one."""
     data: DepthDataset = _component(suite, "dataset", suite.data.dataset, "data", "dataset")
     if suite.data.test is None:
         return data

@@ -1,7 +1,8 @@
-"""The metrics of §8 and their companions, one definition of each, over the scored points of one image.
+"""The metrics of §8 and related ones, each a value per image from the scored points of that image.
 
-g is the true depth and p the clamped prediction, both in metres, e = ln p − ln g. Values are averaged over images;
-`RMSEPooled` alone averages squares and takes the root at the end (R-25).
+g is the true depth and p the clamped prediction, both in metres, e = ln p − ln g. The reported number is the mean over
+images, except for `RMSEPooled`: the root of the mean of squares (R-25). To add a metric, derive a class from `Metric`
+and register it as an entry point "spd_bench.metric".
 """
 
 from abc import abstractmethod
@@ -20,14 +21,19 @@ class Metric(Component):
 
     slot = "metric"
     name: ClassVar[str]
+    """The name in suites and tables."""
     unit: ClassVar[str] = ""
+    """The unit in tables."""
     formula: ClassVar[str]
+    """The value of one image, for the legend of tables."""
     lower_is_better: ClassVar[bool] = True
+    """Whether smaller values are better."""
     aggregation: ClassVar[str] = "per image, then mean over images"
+    """How images are averaged, for the legend of tables."""
     averaged: ClassVar[Literal["mean", "root_mean_square"]] = "mean"
-    """How the values of images become the reported number; statistics work on that scale."""
+    """How images are averaged, for the statistics, which work on the scale of the reported number."""
     min_points: ClassVar[int] = 1
-    """Fewest points per image for which the metric means anything."""
+    """Fewest points per image for which the metric is defined; below it tables have no value."""
 
     @abstractmethod
     def of_image(self, truth_m: Depths, predicted_m: Depths) -> float:
@@ -103,7 +109,7 @@ class Log10(Metric):
 
 
 class SILog(Metric):
-    """100 √(mean e² − (mean e)²), the population form of the BTS lineage; nothing to measure at K = 1."""
+    """100 √(mean e² − (mean e)²), the population form of the BTS lineage; not defined at K = 1."""
 
     name = "silog"
     formula = "100 √(mean e² − (mean e)²), e = ln p − ln g"

@@ -1,4 +1,4 @@
-"""Predictions of one model on a split: `predictions.h5` is the record from which every number can be rebuilt."""
+"""Runs a model on a split, and stores its predictions: every number can be recomputed from `predictions.h5`."""
 
 import hashlib
 import io
@@ -25,39 +25,48 @@ MARK = "spd-bench predictions"
 
 
 class NotFinite(SpdError):
-    """A model predicted NaN or infinity: the run fails, nothing is turned into a legal depth."""
+    """A model predicted NaN or infinity. The run fails; such a value never becomes a legal depth."""
 
     exit_code = 4
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Images × points. frames and scenes name the images; draw_P says which draw a point belongs to (R-26)."""
+    """Predictions at P points of each of I images."""
 
     frames: tuple[str, ...]
+    """Frame name of each image."""
     scenes: tuple[str, ...]
+    """Scene of each image."""
     uv_img_IP2: NDArray[np.int32]
+    """Scored pixels (u, v) of the original images."""
     truth_m_IP: NDArray[np.float32]
+    """True depth in metres."""
     predicted_m_IP: NDArray[np.float32]
+    """Predicted depth in metres, not clamped."""
     draw_P: NDArray[np.int32]
+    """The draw that each point belongs to (R-26)."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Median milliseconds per image of the three calls, as they ran during the evaluation."""
+    """Median times per image during the evaluation."""
 
     prepare_ms: float
+    """T_prepare in ms."""
     decode_ms: float
+    """Time of decoding all points of an image, in ms."""
     points: int
+    """Number of these points."""
     input_sizes: tuple[str, ...] = ()
-    """Rows×columns of the images that the encoder was given, each size once."""
+    """Rows×columns of the encoder's inputs, each size once."""
 
 
 class OnScene(Protocol):
-    """Who looks at every image when it has been decoded (`cost.meter.Meter`)."""
+    """Callback for every decoded image (`cost.meter.Meter`)."""
 
     def __call__(self, index: int, features: Features, scene: Any, xy_1P2: torch.Tensor) -> None:
-        """The image of this index: its features, the scene that was decoded, and its query points."""
+        """Receives the image's index, features, prepared scene and query points."""
 
 
 @torch.no_grad()
@@ -70,9 +79,9 @@ def predict(
     on_image: Callable[[int], None] = lambda done: None,
     on_scene: OnScene | None = None,
 ) -> tuple[Predictions, Cost]:
-    """Runs the model on every image, one at a time.
+    """Predictions of the model on every image, one at a time, and their cost.
 
-    Raises NotFinite for a prediction that is not finite, PluginError for depths of a wrong shape or kind.
+    Raises NotFinite for a prediction that is not finite, PluginError for depths of a wrong shape or dtype.
     """
     model.eval()
     predictions: Predictions | None = None
@@ -83,7 +92,7 @@ def predict(
         maps = features.of([image.view], unit_range(image.image_3HW[None].to(device)))
         maps = replace(maps, frame_size=image.frame_size)
         input_sizes.add("×".join(map(str, image.image_3HW.shape[1:])))
-        # features may be held and trained on; what follows is for this image alone
+        # features may be cached for training, so they are made outside of inference mode
         with torch.inference_mode():
             started = now(device)
             scene = model.prepare(maps)
@@ -109,14 +118,14 @@ def predict(
         predictions.uv_img_IP2[index], predictions.truth_m_IP[index] = image.uv_img_P2, image.truth_m_P
         predictions.predicted_m_IP[index] = depth_m_P.float().cpu().numpy()
         on_image(index + 1)
-    assert predictions is not None  # no split that is scored is empty
+    assert predictions is not None  # a scored split is not empty
     prepare_ms, decode_ms = (1e3 * float(np.median(seconds)) for seconds in (prepare_s, decode_s))
     cost = Cost(prepare_ms, decode_ms, len(predictions.draw_P), tuple(sorted(input_sizes)))
     return predictions, cost
 
 
 def _to_fill(frames: Sequence[FrameId], draw_P: NDArray[np.integer[Any]]) -> Predictions:
-    """Predictions without values: of as many images as there may be, lists would take several times their memory."""
+    """Empty arrays for all images, to be filled: lists would take several times the memory."""
     shape = len(frames), len(draw_P)
     return Predictions(
         frames=tuple(frame.frame for frame in frames),
@@ -129,7 +138,7 @@ def _to_fill(frames: Sequence[FrameId], draw_P: NDArray[np.integer[Any]]) -> Pre
 
 
 def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> str:
-    """Writes `predictions.h5`, built in memory and published whole, with its SHA-256 in front; the file's SHA-256."""
+    """Writes `predictions.h5` atomically, with the SHA-256 of its content in front; returns the file's SHA-256."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver="latest", userblock_size=sealed.SEAL_BYTES) as store:
         for name, value in attributes.items():
@@ -143,7 +152,7 @@ def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> st
 
 
 def load(path: Path) -> Predictions:
-    """Reads `predictions.h5`; StateError if it is damaged."""
+    """The predictions in `predictions.h5`; raises StateError if it is damaged."""
     try:
         content = path.read_bytes()
         digest = hashlib.sha256(content[sealed.SEAL_BYTES :]).hexdigest()

@@ -1,4 +1,4 @@
-"""Predictions → per-image values → reported numbers, under one protocol (§8, R-24 to R-26)."""
+"""Computes per-image values and reported numbers from predictions, under one protocol (§8, R-24 to R-26)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,8 +27,8 @@ def reported(
 def per_image(predictions: Predictions, metrics: Sequence[Metric], ks: Sequence[int], protocol: Protocol) -> PerImage:
     """Each metric at each K for each image.
 
-    K > 1 takes the first K points of draw 0, which are nested. K = 1 averages over all draws' first points, one
-    point being too noisy to compare methods. A metric that needs more points than K has no entry.
+    K > 1 uses the first K points of draw 0, so that point sets are nested. K = 1 averages over the first point of every
+    draw, because one point is too noisy to compare methods. A metric that needs more than K points has no entry.
     """
     truth_m_IP, predicted_m_IP = _depths(predictions.truth_m_IP, predictions.predicted_m_IP, protocol)
     values: dict[tuple[str, int], NDArray[np.float64]] = {}
@@ -65,10 +65,9 @@ def pooled(
 
 
 class AllPixels:
-    """The metrics over every valid pixel, the number that dense methods publish, one image at a time.
+    """The metrics over every valid pixel, as dense methods publish them, accumulated image by image.
 
-    A protocol that pools needs all pixels at once: 8 bytes each are kept until `reported`, which takes several times
-    as much.
+    Under a protocol that pools it keeps all pixels in memory, at 8 bytes each, and `reported` needs several times that.
     """
 
     def __init__(self, metrics: Sequence[Metric], protocol: Protocol) -> None:
@@ -78,7 +77,7 @@ class AllPixels:
         self._kept: list[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]] = []
 
     def add(self, truth_m_V: NDArray[np.floating[Any]], predicted_m_V: NDArray[np.floating[Any]]) -> None:
-        """The valid pixels of one image."""
+        """Adds the valid pixels of one image."""
         if self.protocol.averaging == "pooled":
             self._kept.append((truth_m_V, predicted_m_V))
             return
@@ -87,7 +86,7 @@ class AllPixels:
             self._values[metric.name].append(metric.of_image(*depths))
 
     def reported(self) -> dict[str, float]:
-        """The number of each metric."""
+        """Metric → reported number."""
         if self.protocol.averaging == "pooled":
             truth_m_N, predicted_m_N = (np.concatenate(arrays) for arrays in zip(*self._kept, strict=True))
             return _of_all(self.metrics, *_depths(truth_m_N, predicted_m_N, self.protocol))
@@ -97,7 +96,7 @@ class AllPixels:
 def _of_all(
     metrics: Sequence[Metric], truth_m_N: NDArray[np.floating[Any]], predicted_m_N: NDArray[np.floating[Any]]
 ) -> dict[str, float]:
-    """Each metric over one sample of points, as if they were one image."""
+    """Metric → value over all points as one sample; without metrics that need more points."""
     return {
         metric.name: metric.over_images(np.array([metric.of_image(truth_m_N, predicted_m_N)]))
         for metric in metrics
@@ -108,7 +107,10 @@ def _of_all(
 def _depths(
     truth_m: NDArray[np.floating[Any]], predicted_m: NDArray[np.floating[Any]], protocol: Protocol
 ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
-    """True and predicted depths as metrics take them: double precision, clamped where the protocol clamps."""
+    """True and predicted depths in float64, predictions clamped as the protocol says.
+
+    Raises NotFinite for predictions that are not positive.
+    """
     scored_m = protocol.clamp(predicted_m.astype(np.float64))
     if not (scored_m > 0).all():
         bad = int(scored_m.size - np.count_nonzero(scored_m > 0))
@@ -120,7 +122,7 @@ def _depths(
 
 
 def _groups(predictions: Predictions, ks: Sequence[int]) -> dict[int, list[NDArray[np.intp]]]:
-    """K → the points of each sample of K points."""
+    """K → indices of the points of each sample of K points."""
     first_draw = np.flatnonzero(predictions.draw_P == 0)
     if max(ks) > len(first_draw):
         raise ConfigError(f"K = {max(ks)} asked, predictions hold {len(first_draw)} points per image")

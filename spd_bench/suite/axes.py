@@ -1,15 +1,15 @@
 """A suite's axes → the ordered list of models to train, each a difference from `base`.
 
-    leave_one_out      a component replaced by what it names as its stand-in (`Link.left_out`)
-    leave_group_out    several left out at once
-    parameter_matched  what these two leave out, with what remains widened to the base's number of parameters
+    leave_one_out      a component replaced by the stand-in that it names (`Link.left_out`)
+    leave_group_out    several components left out at once
+    parameter_matched  the models of these two axes again, widened to the base's number of parameters
     swap               a component, or the loss, replaced by another
-    grid               one option of a component, or one value of the training recipe, given another value
+    grid               one option of a component, or one value of the training recipe, changed
     cross              every combination of several paths' values
-    add_one_in         everything on the axis left out, and then each added alone
+    add_one_in         everything on the axis left out, and then each slot added alone
 
-A replacement keeps those options that the suite gave to the base's component and that it knows too, so that a
-model differs from `base` in one thing. Models that come out the same are one model, known by several names.
+A replacement keeps those options of the base's component that it has as well, so that a model differs from `base` in
+one thing. Identical models become one model with several names.
 """
 
 import fnmatch
@@ -31,69 +31,77 @@ NAME_LENGTH = 64
 
 
 class Alias(NamedTuple):
-    """Another reason for which a suite asks for a composition."""
+    """A second name of a composition that several items of a suite ask for."""
 
     axis: str
+    """The axis of that item; "" for a baseline."""
     name: str
+    """The name that it gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompositionSpec:
-    """One model to train and score: a component for every slot, or a baseline on the same encoder; and its training.
-
-    name: slug, unique in the suite. axis: the axis that asked for it first, "" for the base and baselines.
-    difference: what sets it apart from the base, for people; "" for the base itself.
-    slots: slot → component with all its options filled in; the encoder alone for a baseline.
-    train: its training recipe, with all options of the loss filled in.
-    parameter_matched: whether it must have as many trainable parameters as the base; ffn: the width of its feed-forward
-    layers that this takes, found once models can be built (`matching`); None: that of `Dims`.
-    where: "file:line:column" of the item of the suite that asks for it; places: the same for each slot's component
-    (and for "baseline"). None where the suite came from no file.
-    failure: why a component of it cannot be used, "" if all can; its options are then as the suite has them.
-    """
+    """One model to train and score, and its training recipe."""
 
     name: str
+    """Slug, unique in the suite."""
     kind: Literal["base", "ablation", "baseline"]
+    """Its role in the suite."""
     axis: str = ""
+    """The first axis that asks for it; "" for the base and baselines."""
     difference: str = ""
+    """Its difference from the base, for people; "" for the base itself."""
     slots: Mapping[str, Choice]
+    """Slot → component with all options filled in; only the encoder for a baseline."""
     train: Train
+    """Training recipe, with all options of the loss filled in."""
     baseline: Choice | None = None
+    """The baseline; None for a composition of blocks."""
     parameter_matched: bool = False
+    """Whether it must have as many trainable parameters as the base."""
     ffn: int | None = None
+    """Width of its feed-forward layers if parameter-matched, set by `model.matching`; None: that of `Dims`."""
     aliases: tuple[Alias, ...] = ()
+    """Its other names."""
     where: str | None
+    """"file:line:column" of the item of the suite that asks for it; None if the suite was not read from a file."""
     places: Mapping[str, str | None]
+    """Slot (or "baseline") → place of its component, as `where`."""
     failure: str = ""
+    """Why one of its components cannot be used, "" if all can. With a failure, options are as written in the suite."""
 
     @property
     def names(self) -> list[str]:
-        """Its own name and its others."""
+        """Its name and its aliases."""
         return [self.name, *(alias.name for alias in self.aliases)]
 
     def on(self, axis: str) -> bool:
-        """Whether an axis asks for this composition, first or under another name."""
+        """Whether an axis asks for this composition, also under another name."""
         return axis in (self.axis, *(alias.axis for alias in self.aliases))
 
 
 class _NoStandIn(ConfigError):
-    """A component that names nothing to put in its place."""
+    """A component that names no stand-in cannot be left out."""
 
 
 @dataclass(frozen=True)
 class _Wish:
-    """What one item of an axis asks for; `keys` lead to the item in the suite.
-
-    changes: slot, or "loss" → another component. recipe: other values of the training recipe.
-    """
+    """The change of the base that one item of an axis asks for."""
 
     keys: Keys
+    """Keys of the item in the suite."""
     name: str
+    """Name of the composition."""
     alias: str
+    """Name to list if the composition already exists."""
     changes: Mapping[str, Choice]
+    """Slot, or "loss" → another component."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Changed values of the training recipe."""
     may_equal_base: bool = False
+    """Whether the result may be the base itself."""
     parameter_matched: bool = False
+    """Whether the result gets the base's number of parameters."""
 
     @property
     def axis(self) -> str:
@@ -103,10 +111,9 @@ class _Wish:
 def compositions(suite: Suite, *, broken_too: bool = False) -> list[CompositionSpec]:
     """The base, the union of the axes in the order of the file, and the baselines. Imports the components.
 
-    broken_too: an ablation or a baseline of which a component cannot be used is listed with its `failure`. Raises
-    ConfigError, with its place, for a bad option, for leaving out a component that names no stand-in, and for an
-    ablation that changes nothing; grid and cross may pass through the base's own values. PluginError for a component
-    that cannot be used.
+    broken_too: list an ablation or baseline with a component that cannot be used, with its `failure`, instead of
+    raising PluginError. Raises ConfigError, with its place, for a bad option, for leaving out a component that names
+    no stand-in, and for an ablation that changes nothing; grid and cross may contain the base's own values.
     """
     check_components(suite, broken_too=broken_too)
     base = _base(suite)
@@ -122,7 +129,7 @@ def compositions(suite: Suite, *, broken_too: bool = False) -> list[CompositionS
             raise ConfigError(
                 f"{dotted(wish.keys)}: the same as the base: this ablation changes nothing",
                 where=suite.place(*wish.keys),
-                hint="take it out, or ask for something that base does not have",
+                hint="remove it, or choose a value that differs from the base's",
             )
         _add(found, made, Alias(wish.axis, wish.alias))
     for index, choice in enumerate(suite.baselines):
@@ -133,21 +140,23 @@ def compositions(suite: Suite, *, broken_too: bool = False) -> list[CompositionS
                 raise
             baseline = replace(_asked_baseline(suite, base, index, choice), failure=error.message)
         _add(found, baseline, Alias("", choice.use))
-    return _told_apart(list(found.values()))
+    return _with_unique_names(list(found.values()))
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which compositions of a suite to take, by name or alias; `*` and `?` stand for any text and any letter."""
+    """The compositions of a suite to run, by patterns of names and aliases (`*` any text, `?` any character)."""
 
     only: tuple[str, ...] = ()
+    """Patterns of compositions to include; empty: all."""
     skip: tuple[str, ...] = ()
+    """Patterns of compositions to exclude."""
 
     def of(self, found: Sequence[CompositionSpec]) -> list[CompositionSpec]:
-        """The base and those that `only` names (all, if it names none) without those that `skip` names.
+        """The base, and the compositions that match `only` and not `skip`.
 
-        `skip` leaves the base out where it names it; "*" means all but the base. Raises ConfigError for a name that no
-        composition has, and if nothing is left.
+        A pattern of `skip` may exclude the base, except "*". Raises ConfigError for a pattern that matches no
+        composition, and if no composition is left.
         """
         names = [name for composition in found for name in composition.names]
         for option, patterns in (("--only", self.only), ("--skip", self.skip)):
@@ -161,7 +170,7 @@ class Selection:
         return chosen
 
     def to_run(self, found: Sequence[CompositionSpec]) -> list[CompositionSpec]:
-        """As `of`, without a base that nobody asked for: `only` names other rows, and those train nothing."""
+        """As `of`, without the base if `only` does not name it and no chosen composition is trained."""
         chosen = self.of(found)
         asked = [c for c in chosen if c.kind != "base" or _any(c, self.only)]
         return asked if self.only and asked and not any(map(trains, asked)) else chosen
@@ -172,7 +181,7 @@ class Selection:
         return _any(composition, self.only or ("*",)) and not _any(composition, self.skip)
 
     def __str__(self) -> str:
-        """For titles: the options as given, "" for everything."""
+        """The command-line options, for titles; "" for everything."""
         return " ".join([*(f"--only {name}" for name in self.only), *(f"--skip {name}" for name in self.skip)])
 
 
@@ -219,11 +228,11 @@ def _group_left_out(suite: Suite) -> Iterator[_Wish]:
 
 
 def _group_stand_ins(suite: Suite, group: Sequence[str], keys: Keys) -> dict[str, Choice]:
-    """What stands in for several components at once.
+    """Slot → component for a group that is left out at once.
 
-    Two of them may want a further slot differently: one so that it still works without what it used to read, one
-    because nobody reads it any more. If the group names that slot, the last of them in the chain decides, as it is the
-    one that the slot serves; else that is refused.
+    Two stand-ins may need different components in a further slot: one so that it works without its former input, the
+    other because nothing reads it any more. If the group names that slot, the last of the two in the chain decides, as
+    the slot serves that one; otherwise ConfigError.
     """
     changes: dict[str, Choice] = {}
     wanted_by: dict[str, str] = {}
@@ -231,7 +240,7 @@ def _group_stand_ins(suite: Suite, group: Sequence[str], keys: Keys) -> dict[str
         try:
             stand_ins = _stand_ins(suite, slot, (*keys, group.index(slot)))
         except _NoStandIn:
-            continue  # another of the group may say what to put there
+            continue  # another stand-in of the group may fill this slot
         for place, choice in stand_ins.items():
             if place not in group and changes.get(place, choice) != choice:
                 raise ConfigError(
@@ -243,7 +252,7 @@ def _group_stand_ins(suite: Suite, group: Sequence[str], keys: Keys) -> dict[str
             changes[place], wanted_by[place] = choice, slot
     for index, slot in enumerate(group):
         if slot not in changes:
-            _stand_ins(suite, slot, (*keys, index))  # refuses it
+            _stand_ins(suite, slot, (*keys, index))  # raises _NoStandIn
     return changes
 
 
@@ -251,7 +260,7 @@ def _matched(suite: Suite) -> Iterator[_Wish]:
     if suite.axes.parameter_matched:
         for wish in [*_left_out(suite), *_group_left_out(suite)]:
             name = f"{wish.name}-matched"
-            # its keys lead to the item that is left out, whose control this is
+            # errors point at the item that is left out, whose control this is
             yield replace(wish, name=name, alias=name, parameter_matched=True)
 
 
@@ -275,7 +284,7 @@ def _crossed(suite: Suite) -> Iterator[_Wish]:
 
 
 def _set(suite: Suite, keys: Keys, values: Mapping[str, Any]) -> _Wish:
-    """Every path given its value; a component before the options that are given to it."""
+    """The change that sets every path to its value, a component before its options."""
     changes: dict[str, Choice] = {}
     recipe: dict[str, Any] = {}
     for path in sorted(values, key=lambda path: path.count(".")):
@@ -295,7 +304,7 @@ def _set(suite: Suite, keys: Keys, values: Mapping[str, Any]) -> _Wish:
 
 
 def _value(path: str, value: Any) -> str:
-    """A value as names have it."""
+    """A value as text for names."""
     meant = target(path)
     if meant is None or meant.option:
         return _text(value)
@@ -304,7 +313,7 @@ def _value(path: str, value: Any) -> str:
 
 
 def _added_alone(suite: Suite) -> Iterator[_Wish]:
-    """None of the axis's components, then each of them without the others."""
+    """The base without all components of the axis, then with each of them alone."""
     slots = sorted(suite.axes.add_one_in, key=MODEL_SLOTS.index)
     stand_ins = {
         slot: _stand_ins(suite, slot, ("axes", "add_one_in", suite.axes.add_one_in.index(slot))) for slot in slots
@@ -327,14 +336,14 @@ def _added_alone(suite: Suite) -> Iterator[_Wish]:
 
 
 def _stand_ins(suite: Suite, slot: str, keys: Keys) -> dict[str, Choice]:
-    """What stands in the place of the base's component in `slot`; that may take other slots along."""
+    """Slot → component for leaving out the base's component in `slot`; a stand-in may need changes in other slots."""
     base = suite.base.slots()[slot]
     left_out: Mapping[str, str] = getattr(load_component(base, slot), "left_out", {})
     if not left_out:
         raise _NoStandIn(
             f'{dotted(keys)}: {slot} "{base.use}" names no stand-in (left_out), so it cannot be left out',
             where=suite.place(*keys),
-            hint=f"say with axes.swap.{slot} what to put there",
+            hint=f"name a replacement with axes.swap.{slot}",
         )
     return {place: Choice(use=name) for place, name in left_out.items()}
 
@@ -354,7 +363,7 @@ def _base(suite: Suite) -> CompositionSpec:
 
 
 def _ablation(suite: Suite, base: CompositionSpec, wish: _Wish, *, failure: str = "") -> CompositionSpec:
-    """What an item asks for; with the reason why a component of it cannot be used, as far as that can be said."""
+    """The composition of one item. With `failure`, options stay as written, since its components cannot be used."""
     changed = dict(wish.changes)
     if not failure:
         changed = {
@@ -389,7 +398,7 @@ def _baseline(suite: Suite, base: CompositionSpec, index: int, choice: Choice) -
 
 
 def _asked_baseline(suite: Suite, base: CompositionSpec, index: int, choice: Choice) -> CompositionSpec:
-    """What can be said of a baseline without using it."""
+    """A baseline's composition from the suite alone, without importing the component."""
     alike = [other for other in suite.baselines if other.use == choice.use]
     where = suite.place("baselines", index)
     return CompositionSpec(
@@ -405,7 +414,7 @@ def _asked_baseline(suite: Suite, base: CompositionSpec, index: int, choice: Cho
 
 
 def _like_base(suite: Suite, slot: str, choice: Choice, keys: Keys) -> Choice:
-    """The choice with the base's options for this part, where it knows them and does not set them itself."""
+    """The choice with the base's options for this part added, if its component has them and it does not set them."""
     known = load_component(choice, slot, suite=suite, keys=keys).Config.model_fields
     kept = {key: value for key, value in suite.asked[slot].options.items() if key in known}
     return Choice(use=choice.use, options={**kept, **choice.options})
@@ -430,7 +439,7 @@ def _difference(base: CompositionSpec, made: CompositionSpec, asked: Mapping[str
 
 
 def _changed(path: str, old: Choice, new: Choice, asked: Choice | None) -> Iterator[str]:
-    """Another component with the options that were given to it, or the options that differ."""
+    """Descriptions of the change of one part: another component with its given options, or each option that differs."""
     if old.use != new.use:
         yield f"{path}: {old.use} → {new.use}{_given(asked) if asked else ''}"
         return
@@ -453,7 +462,7 @@ def _text(value: Any) -> str:
 
 
 def _content(composition: CompositionSpec) -> str:
-    """What the model is and how it is trained, whatever it is called."""
+    """Key of the model and its training, independent of its name."""
     slots = {slot: choice.plain() for slot, choice in composition.slots.items()}
     baseline = composition.baseline.plain() if composition.baseline else None
     train = composition.train.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
@@ -461,7 +470,7 @@ def _content(composition: CompositionSpec) -> str:
 
 
 def _add(found: dict[str, CompositionSpec], made: CompositionSpec, alias: Alias) -> None:
-    """Keep a new model; note one that is there already under its other name."""
+    """Adds a new model, or an alias to the identical one."""
     content = _content(made)
     if content in found:
         first = found[content]
@@ -470,8 +479,8 @@ def _add(found: dict[str, CompositionSpec], made: CompositionSpec, alias: Alias)
         found[content] = made
 
 
-def _told_apart(found: list[CompositionSpec]) -> list[CompositionSpec]:
-    """The same compositions with their names as slugs, each given once."""
+def _with_unique_names(found: list[CompositionSpec]) -> list[CompositionSpec]:
+    """The compositions with their names as unique slugs."""
     taken: set[str] = set()
     named: list[CompositionSpec] = []
     for composition in found:

@@ -1,7 +1,7 @@
-"""What is wrong with a suite: every problem at once, each with the place of the value that caused it.
+"""Checks of a suite that report every problem at once, each with the place of the value that caused it.
 
-Nothing here imports a component before `check_options`; names are checked against the metadata of installed
-distributions.
+`problems_of` imports no component: it checks names against the metadata of installed distributions. `check_options`
+and `check_components` import components.
 """
 
 import json
@@ -25,12 +25,16 @@ from spd_bench.suite.yaml import Keys, Node, kind
 
 @dataclass(frozen=True)
 class SuiteProblem:
-    """One thing wrong with a suite: its place, the keys of the value, what is wrong and perhaps the mend."""
+    """One problem of a suite."""
 
     where: str | None
+    """Place of the value, "file:line:column"; None if unknown."""
     path: str
+    """The value's keys, such as axes.swap.neck[0]."""
     message: str
+    """What was expected and found."""
     hint: str | None = None
+    """How to mend it, if known."""
 
     def __str__(self) -> str:
         where = printable(self.where) if self.where else None
@@ -41,7 +45,7 @@ class SuiteProblem:
 def load_component(choice: Choice, slot: str, *, suite: Suite | None = None, keys: Keys = ()) -> type[Any]:
     """The class of a component; imports it. `suite` and `keys`: as for `check_options`.
 
-    Raises ConfigError or PluginError as `registry.load`, placed where the suite asks for the component.
+    Raises ConfigError or PluginError as `registry.load`, with the place in the suite.
     """
     try:
         return registry.load(slot, choice.use)
@@ -63,9 +67,9 @@ def check_options(choice: Choice, slot: str, *, suite: Suite | None = None, keys
 
 
 def check_components(suite: Suite, *, broken_too: bool = False) -> None:
-    """Import every component that the suite names, and check its options and every value that an axis gives one.
+    """Imports every component that the suite names and checks its options and all values that axes give them.
 
-    broken_too: pass over those that cannot be used, for whom needs them to say so. Raises ConfigError listing every
+    broken_too: ignore components that cannot be imported (the caller reports them). Raises ConfigError listing every
     problem.
     """
     passed_over = (registry.PluginError,) if broken_too else ()
@@ -91,9 +95,9 @@ def _source(suite: Suite | None) -> Node:
 
 
 def _option_problems(suite: Suite, passed_over: tuple[type[BaseException], ...]) -> Iterator[SuiteProblem]:
-    """Every value that grid and cross give to an option, put into each component that it is for.
+    """Problems of the values that grid and cross give to options, checked with each component that may get them.
 
-    passed_over: what a component may raise to be left out.
+    passed_over: exceptions of a component's import that are ignored.
     """
     for above, paths in suite.axes.sweeps():
         for path, values in paths.items():
@@ -122,9 +126,10 @@ def _values_of_option(
 
 
 def check_recipe(train: Train, values: Mapping[str, Any], *, suite: Suite, keys: Keys) -> Train:
-    """The recipe with other values (`Train.but`); ConfigError, at the place of `keys`, where they do not go together.
+    """The recipe with some values replaced (`Train.but`).
 
-    Each value was checked alone when the suite was read.
+    Raises ConfigError, at the place of `keys`, for values that contradict each other. Each value alone was checked when
+    the suite was read.
     """
     try:
         return train.but(values)
@@ -134,9 +139,9 @@ def check_recipe(train: Train, values: Mapping[str, Any], *, suite: Suite, keys:
 
 
 def problems_of(tree: Node, *, shared: bool = True) -> list[SuiteProblem]:
-    """What is wrong with a merged tree: names, schema, and values that contradict each other.
+    """Problems of a merged tree: unknown names, schema errors, and values that contradict each other.
 
-    shared: whether names that several distributions register are among it.
+    shared: whether a name that several distributions register is a problem.
     """
     found = list(_name_problems(tree, shared))
     for name in names(tree, "steps"):
@@ -149,7 +154,7 @@ def problems_of(tree: Node, *, shared: bool = True) -> list[SuiteProblem]:
 
 
 def _step_problems(tree: Node, name: str, shared: bool) -> list[SuiteProblem]:
-    """What is wrong with the suite that a step stands for."""
+    """Problems of the suite of one build-order step."""
     keys = ("steps", name, "set")
     fixed = ("suite", "description", "extends", "profiles", "fallback", "steps", "axes", "baselines", "report")
     values = dig(tree.plain(), keys)
@@ -160,7 +165,7 @@ def _step_problems(tree: Node, name: str, shared: bool) -> list[SuiteProblem]:
 
 
 def profile_problems(tree: Node, name: str, *, shared: bool = True) -> list[SuiteProblem]:
-    """What is wrong with a suite under one of its profiles, asked for or not. shared: as for `problems_of`."""
+    """Problems of a suite with one of its profiles applied. shared: as for `problems_of`."""
     fixed = ("suite", "description", "extends", "profiles", "fallback")
     profile = tree.nearest(("profiles", name)).value
     touched = [key for key in fixed if isinstance(profile, dict) and key in profile]
@@ -194,7 +199,7 @@ def _name_problems(tree: Node, shared: bool) -> Iterator[SuiteProblem]:
 def _cross_problems(suite: Suite, tree: Node) -> Iterator[SuiteProblem]:
     from spd_bench.protocol import PROTOCOLS
 
-    if suite.extends is not None:  # what a file extends is merged, and the key gone, before this
+    if suite.extends is not None:  # loading removes the key, so this one came from a profile or from --set
         yield _at(tree, ("extends",), "can only be given in the file itself")
     primary = suite.report.primary
     if primary.k not in suite.eval.k:
@@ -218,7 +223,7 @@ def _axes_problems(suite: Suite, tree: Node) -> Iterator[SuiteProblem]:
     axes = suite.axes
     if axes.parameter_matched and not (axes.leave_one_out or axes.leave_group_out):
         hint = "give axes.leave_one_out or axes.leave_group_out"
-        yield _at(tree, ("axes", "parameter_matched"), "nothing is left out that could have a control", hint)
+        yield _at(tree, ("axes", "parameter_matched"), "no axis leaves anything out that could have a control", hint)
     for keys, paths in axes.sweeps():
         crossing = keys[1] == "cross"
         if crossing and (count := math.prod(map(len, paths.values()))) > COMBINATIONS:
@@ -230,7 +235,7 @@ def _axes_problems(suite: Suite, tree: Node) -> Iterator[SuiteProblem]:
 
 
 def _path_problems(suite: Suite, tree: Node, keys: Keys, path: str, values: Sequence[Any]) -> Iterator[SuiteProblem]:
-    """What is wrong with a path of grid or cross and with its values, as far as no component need be imported."""
+    """Problems of a path of grid or cross and of its values that can be found without importing a component."""
     meant, crossing = target(path), keys[1] == "cross"
     if meant is None or (not crossing and meant.part in MODEL_SLOTS and not meant.option):
         form = "slot, slot.option or train.value" if crossing else "slot.option"
@@ -258,7 +263,7 @@ def _recipe_problems(train: Train, tree: Node, keys: Keys, name: str, values: Se
         try:
             train.but({name: value})
         except ValidationError as invalid:
-            # whether a crossing's values go together is seen when they are
+            # a crossing's values are checked together once they are combined
             wrong = [error for error in invalid.errors() if error["loc"] or keys[1] == "grid"]
             yield from (_at(tree, (*keys, i), _message(error, "value")) for error in wrong[:1])
 
@@ -271,31 +276,31 @@ def _at(tree: Node, keys: Keys, message: str, hint: str | None = None, *, key: b
 
 
 def dotted(keys: Keys) -> str:
-    """Keys as a reader writes them: axes.swap.neck[0]."""
+    """Keys as text, such as axes.swap.neck[0]."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{_shown(key)}" for key in keys).removeprefix(".")
 
 
 def _shown(key: str) -> str:
-    """A key as it is where it can be read, else in quotes."""
+    """A key as it is if printable and short, else in quotes."""
     return key if key.isprintable() and 0 < len(key) <= 80 else quoted(key)
 
 
 def _apart(invalid: ValidationError) -> list[ErrorDetails]:
-    """The errors, without the complaint that a list is too short where it is so only because its items are wrong."""
+    """The errors, without "list too short" where the list is short only because its items are invalid."""
     errors = invalid.errors()
     around = {error["loc"][:-1] for error in errors}
     return [error for error in errors if error["type"] != "too_short" or error["loc"] not in around]
 
 
 def schema_problems(invalid: ValidationError, model: type[BaseModel], tree: Node) -> list[SuiteProblem]:
-    """Pydantic's errors with a tree of another form than a suite's, in our words and with their places."""
+    """Pydantic's errors for another kind of file than a suite, as problems with places."""
     return [_problem(error, model, tree) for error in invalid.errors()]
 
 
 def _problem(
     error: ErrorDetails, model: type[BaseModel], tree: Node, keys: Keys = (), noun: str = "key"
 ) -> SuiteProblem:
-    """One of pydantic's errors in our words."""
+    """One of pydantic's errors as a problem."""
     loc = tuple(part for part in error["loc"] if part != "[key]")
     unknown = error["type"] == "extra_forbidden"
     context = error.get("ctx", {})
@@ -306,7 +311,7 @@ def _problem(
 
 
 def _message(error: ErrorDetails, noun: str) -> str:
-    """What was expected and what was found."""
+    """A message for one of pydantic's errors: what was expected and what was found."""
     match error["type"]:
         case "extra_forbidden":
             name = str(error["loc"][-1])
@@ -331,10 +336,10 @@ def _message(error: ErrorDetails, noun: str) -> str:
 
 
 def _suggestion(name: str, model: type[BaseModel], keys: Keys) -> str:
-    """For an unknown key: where in a suite that very key belongs, else the nearest one that belongs here."""
+    """Hint for an unknown key: the path where a suite has this key, else the nearest known key."""
     owner: type[BaseModel] = model
     for key in keys:
-        if str(key) in owner.model_fields:  # else it is a name of the user's own, such as that of a step
+        if str(key) in owner.model_fields:  # else a name that the user chose, such as a step's
             owner = _submodel(owner.model_fields[str(key)].annotation) or owner
     if model is Suite:
         elsewhere = [path for path in _paths(Suite) if path.endswith(f".{name}")]
@@ -359,7 +364,7 @@ def _submodel(annotation: Any) -> type[BaseModel] | None:
 
 
 def refuse(problems: Iterable[SuiteProblem]) -> None:
-    """Raise what was found, in the order of the file, each problem once."""
+    """Raises one ConfigError with all problems, in the order of the file; does nothing without any."""
     found = sorted(dict.fromkeys(problems), key=_position)
     if len(found) == 1:
         path, message = found[0].path, found[0].message

@@ -1,4 +1,4 @@
-"""The raw tree of a suite file in one form, and the tree that a profile or a step of a build order makes of it."""
+"""A suite's raw tree in one long form, with a profile applied, or with a build-order step applied."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ _CHOICES: tuple[tuple[Keys, str], ...] = (
 
 
 def long_form(tree: Node) -> Node:
-    """Components as `{use: name}` and paths of axes as "slot.option", here and in every profile, ready to be merged."""
+    """The tree with components as `{use: name}` and axis paths as "slot.option", also in profiles: for `merge`."""
     tops: list[Keys] = [(), *((("profiles", name)) for name in names(tree, "profiles"))]
     tops += [(*top, "steps", name, "set") for top in tops for name in names(tree.nearest(top), "steps")]
     for top in tops:
@@ -31,7 +31,7 @@ def long_form(tree: Node) -> Node:
 
 
 def names(node: Node, key: str) -> list[str]:
-    """The keys of a mapping that lies under `key`; none where there is no such mapping."""
+    """The keys of the mapping under `key`; empty if there is none."""
     found = node.value.get(key) if isinstance(node.value, dict) else None
     return list(found.value) if found is not None and isinstance(found.value, dict) else []
 
@@ -52,7 +52,7 @@ def _flat(node: Node) -> Node:
 
 
 def _leaves(node: Node, above: str = "") -> Iterator[tuple[str, Node]]:
-    """Whatever is no mapping, by the keys that lead there with dots between them."""
+    """Every value that is not a mapping, as (dotted path, node)."""
     for key, child in node.value.items():
         if isinstance(child.value, dict):
             yield from _leaves(child, f"{above}{key}.")
@@ -75,7 +75,7 @@ def _edit(node: Node, keys: Keys, change: Callable[[Node], Node]) -> Node:
 
 
 def with_profile(tree: Node, name: str | None) -> Node:
-    """The tree with the values of one of its profiles laid over it."""
+    """The tree with one of its profiles merged over it."""
     if name is None:
         return tree
     profile = tree.nearest(("profiles", name))
@@ -83,7 +83,7 @@ def with_profile(tree: Node, name: str | None) -> Node:
 
 
 def with_step(tree: Node, name: str) -> Node:
-    """The suite that a step of its build order stands for, called after the step, with the baselines that it names."""
+    """The suite of one build-order step: its name, its values, and the baselines that its checks name."""
     step = tree.nearest(("steps", name))
     values = step.nearest(("set",)) if isinstance(step.value, dict) and "set" in step.value else Node({}, step.place)
     baselines = []
@@ -103,19 +103,19 @@ def with_step(tree: Node, name: str) -> Node:
 
 
 def _first_of_each(nodes: list[Node]) -> list[Node]:
-    """The nodes without those that repeat the value of one before."""
+    """The nodes without repeated values."""
     return list({json.dumps(node.plain(), sort_keys=True): node for node in reversed(nodes)}.values())[::-1]
 
 
 def dig(value: Any, keys: Keys) -> Any:
-    """The value at `keys` in plain data of any shape, None where there is none."""
+    """The value at `keys` in plain data of any shape; None if there is none."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def choices(plain: Mapping[str, Any]) -> Iterator[tuple[Keys, str, Any]]:
-    """Every component that a suite names, as (keys, slot, value as written); shapes that are wrong are passed by."""
+    """Every component that a suite names, as (keys, slot, value as written); ignores values of a wrong shape."""
     for keys, slot in _CHOICES:
         if (value := dig(plain, keys)) is not None:
             yield keys, slot, value

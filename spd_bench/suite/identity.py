@@ -1,15 +1,15 @@
-"""Which identity each field of a suite is part of, or why it is part of none (docs/adr/0003-identity.md)."""
+"""The identity that each field of a suite belongs to, or why it belongs to none (docs/adr/0003-identity.md)."""
 
 from collections.abc import Mapping
 
 from spd_bench.suite.schema import MODEL_SLOTS, WITHOUT_EFFECT, Augment, Axes, Evaluation, Train
 
 FORMAT = 1
-"""Raise it when the harness itself computes something else from the same configuration."""
+"""Version of the harness's own computation. Raise it when the same configuration gives other numbers."""
 TRAINING, EVALUATION = "training", "evaluation"
-_JOBS = "says which jobs there are; each counts by what it is"
-_MERGED = "merged before anything is run; the values themselves count"
-_REPORT = "computed anew from what was scored"
+_JOBS = "lists the jobs; each job's identity holds its own content"
+_MERGED = "merged into the values, which have their own entries"
+_REPORT = "computed from stored predictions"
 IDENTITY: Mapping[str, str] = {
     "suite": "a name, for people",
     "description": "for people",
@@ -22,10 +22,10 @@ IDENTITY: Mapping[str, str] = {
     "data.query_sampler": TRAINING,
     **{f"data.augment.{name}": TRAINING for name in Augment.model_fields},
     "data.cache": TRAINING,
-    "data.cache_limit_gb": "says whether there is room, before anything is encoded",
+    "data.cache_limit_gb": "a limit that is checked before encoding",
     **{f"train.{name}": TRAINING for name in Train.model_fields if name not in WITHOUT_EFFECT},
     "train.validations": "validation changes neither weights nor random numbers",
-    "train.workers": "processes that read data; the numbers do not depend on it",
+    "train.workers": "processes that read data; they change no number",
     **{f"eval.{name}": EVALUATION for name in Evaluation.model_fields},
     "seeds": TRAINING,
     **{f"axes.{name}": _JOBS for name in Axes.model_fields},
@@ -38,5 +38,5 @@ IDENTITY: Mapping[str, str] = {
     "profiles": _MERGED,
     "fallback.profile": _MERGED,
 }
-"""Every field of a suite → the identity that it is part of, else why it is part of neither. What trains counts in the
-evaluation too. Of a component every option counts but those in its `places`."""
+"""Field of a suite → "training", "evaluation", or the reason why it belongs to neither. The evaluation's identity
+includes the training's. Every option of a component counts except those in its `places`."""

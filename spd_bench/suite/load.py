@@ -1,4 +1,4 @@
-"""How a suite is read: found, inherited, overridden and checked.
+"""Loads a suite: finds the file, merges what it extends and the overrides, and checks the result.
 
 Order of precedence, later wins: the file that `extends` names, the file, a profile, the command line. Options of the
 command line do not take each other's values away: that is refused (`overrides.refuse_lost`).
@@ -17,24 +17,24 @@ from spd_bench.suite.shipped import shipped_files
 from spd_bench.suite.yaml import Node, kind, load_yaml, merge
 
 SWEEP = "sweep_"
-"""How the file names of shipped sweeps begin, which lie among the suites."""
+"""Prefix of the file names of shipped sweeps, which are in the folder of the suites."""
 
 
 def shipped() -> dict[str, Path]:
-    """Suites that come with this distribution, by name."""
+    """Name → file of every suite that comes with this distribution."""
     return {path.stem: path for path in shipped_files() if not path.stem.startswith(SWEEP)}
 
 
 def shipped_sweeps() -> dict[str, Path]:
-    """Sweeps that come with this distribution, by name."""
+    """Name → file of every sweep that comes with this distribution."""
     found = (path for path in shipped_files() if path.stem.startswith(SWEEP))
     return {path.stem.removeprefix(SWEEP): _short(path) for path in found}
 
 
 def find_suite(path_or_name: str | Path) -> Path:
-    """The file that is meant: this path, else a shipped suite (`name`, `name.yaml` or `suites/name.yaml`).
+    """The suite's file: this path, else a shipped suite (`name`, `name.yaml` or `suites/name.yaml`).
 
-    Raises ConfigError for an unknown one.
+    Raises ConfigError if there is neither.
     """
     path = Path(path_or_name)
     if _is_file(path):
@@ -78,7 +78,7 @@ def load_suite(
     data: str | Path | None = None,
     step: str | None = None,
 ) -> Suite:
-    """Read and check a suite.
+    """A checked suite.
 
     profile: named override of the suite to apply. step: step of a build order to take, as a suite of its own. data:
     file or folder of RGB-D data; the data set that `sets` names is used, else the one whose layout it has, the suite's
@@ -129,7 +129,7 @@ def _check_data_options(suite: Suite, given: list[Node]) -> None:
 
 
 def _inherited(path: Path, below: tuple[Path, ...] = ()) -> Node:
-    """A suite file laid over what it extends; `below` are the files that led here."""
+    """The tree of a suite file merged over the files that it extends; `below`: files that led here."""
     tree = long_form(load_yaml(path))
     extends = tree.value.get("extends")
     if extends is None or extends.value is None:
@@ -146,7 +146,7 @@ def _inherited(path: Path, below: tuple[Path, ...] = ()) -> Node:
 
 
 def _parent(extends: Node, path: Path) -> Path:
-    """The file that `extends` means: beside this one or below its folder, else a shipped suite."""
+    """The file that `extends` names: in the folder of this file or below it, else a shipped suite."""
     text = extends.value
     if not isinstance(text, str):
         raise ConfigError(f"extends: should be the name of a suite, found {kind(text)}", where=extends.place)
@@ -163,9 +163,9 @@ def _parent(extends: Node, path: Path) -> Path:
 
 
 def recognised(path: Path, *, preferred: str | None = None, where: str, hint: str) -> str:
-    """Name of the data set that knows this layout, `preferred` before others.
+    """Name of the data set that recognises this layout, `preferred` first.
 
-    Raises DataError if there is nothing at `path`, or if none or several know it.
+    Raises DataError if `path` does not exist, or if no or several data sets recognise it.
     """
     _refuse_absent(path, where)
     able = [name for name in registry.names("dataset") if _recognises(name, path)]
@@ -189,7 +189,7 @@ def _refuse_absent(path: Path, where: str) -> None:
 
 
 def _recognises(name: str, path: Path) -> bool:
-    """Whether a data set knows this layout; one that cannot be imported knows none."""
+    """Whether a data set recognises this layout; False if it cannot be imported."""
     try:
         return bool(registry.load("dataset", name).recognise(path))
     except registry.PluginError:
@@ -197,5 +197,5 @@ def _recognises(name: str, path: Path) -> bool:
 
 
 def _short(path: Path) -> Path:
-    """A path as a reader at this working directory would write it."""
+    """The path relative to the working directory, if it is below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""What the command line gives, laid over a suite. A value that would not be in force is refused by name."""
+"""Merges values of the command line over a suite; raises ConfigError for one that would have no effect."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,10 +17,10 @@ DATA: Keys = ("data", "dataset")
 
 
 def partial_tree(text: str) -> Node:
-    """The partial suite that one text of the command line stands for.
+    """The partial suite of one text of the command line, with that option as the place of its values.
 
-    text: "a.b=value", "--seeds 0,1,5-7", "--option name=value" (of the data set) or "--dataset NAME". All its places
-    are the option itself. Raises ConfigError for another form.
+    text: "a.b=value", "--seeds 0,1,5-7", "--option name=value" (of the data set) or "--dataset NAME". Raises
+    ConfigError for another form.
     """
     if text.startswith(SEEDS):
         return _seeds(text)
@@ -39,26 +39,26 @@ def partial_tree(text: str) -> Node:
 
 
 def data_at(path: Path, name: str) -> Node:
-    """The partial suite that says: this data set, rooted at `path`."""
+    """The partial suite of `--data`: this data set, rooted at `path`."""
     where = f"--data {path}"
     return _below(DATA, Node({"use": Node(name, where, where), "root": Node(str(path), where, where)}, where, where))
 
 
 def asked_dataset(given: Iterable[Node]) -> str | None:
-    """The data set that the command line names; None if it names none."""
+    """Name of the data set on the command line; None if there is none."""
     names = [dig(tree.plain(), (*DATA, "use")) for tree in given]
     return next((name for name in reversed(names) if isinstance(name, str)), None)
 
 
 def laid_over(tree: Node, given: Iterable[Node]) -> Node:
-    """The tree with the partial suites of the command line over it, the last one on top."""
+    """The tree with the partial suites of the command line merged over it; the last one wins."""
     for override in given:
         tree = merge(tree, override)
     return tree
 
 
 def refuse_lost(tree: Node, given: Sequence[Node]) -> None:
-    """ConfigError for a value of the command line that the merged tree does not have at its place.
+    """Raises ConfigError for a value of the command line that the merged tree does not contain.
 
     The same key may be given again: the last --set, --option or --seeds wins. A path from --data is never replaced.
     """
@@ -89,7 +89,7 @@ def _below(keys: Keys, node: Node) -> Node:
 
 
 def _leaves(node: Node, above: Keys = (), *, null: bool = False) -> Iterator[tuple[Keys, Node]]:
-    """Every value that is no mapping; null, which takes values away, only if asked for."""
+    """Every value that is not a mapping, as (keys, node); `null`, which removes values, only with the flag."""
     if isinstance(node.value, dict) and node.value:
         for key, child in node.value.items():
             yield from _leaves(child, (*above, key), null=null)
@@ -98,7 +98,7 @@ def _leaves(node: Node, above: Keys = (), *, null: bool = False) -> Iterator[tup
 
 
 def _touches(tree: Node, keys: Keys) -> bool:
-    """Whether it says something of the value, of what lies around it, or of the component that it belongs to."""
+    """Whether a tree has the value, a value that contains it, or another value of the same component."""
     return any(
         other == keys[: len(other)] or other[:-1] == keys[: len(other) - 1] for other, _ in _leaves(tree, null=True)
     )

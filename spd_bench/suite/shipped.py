@@ -1,4 +1,4 @@
-"""Which suite files come with this distribution."""
+"""The suite files that come with this distribution."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 def shipped_files() -> list[Path]:
     """Every suite and sweep that is shipped, sorted."""
     package = Path(__file__).parents[1]
-    folder = package / "suites"  # in a wheel; in a checkout they lie beside the package
+    folder = package / "suites"  # in a wheel; in a checkout the folder is beside the package
     found = folder if folder.is_dir() else package.parent / "suites"
     return sorted(found.glob("*.yaml"))
 

@@ -1,4 +1,4 @@
-"""Strict YAML in which every value knows its place, so that an error can point at the line that caused it.
+"""Strict YAML whose values know their place, so that an error can point at the line that caused it.
 
 The language is a subset of YAML 1.2: one document, one mapping at the top, no tags, no anchors, aliases or merge
 keys, no duplicate keys. A plain scalar is `null`, `true`, `false`, a decimal integer, a finite decimal number, or
@@ -29,12 +29,12 @@ from ruamel.yaml.events import (
 from spd_bench.errors import ConfigError, quoted
 
 Keys = tuple[str | int, ...]
-"""Where a value hangs in a tree: keys of mappings and indices of lists, from the top."""
+"""Position of a value in a tree: keys of mappings and indices of lists, from the top."""
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 50
 MAX_VALUES = 10_000
-"""Keys, items and values of a file. No suite has a tenth of them, and what reads them takes time for each."""
+"""Largest number of keys, items and values of a file: ten times that of any suite; reading takes time for each."""
 MAX_INT = 2**63 - 1
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
@@ -46,15 +46,14 @@ _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "true": Tru
 
 @dataclass(frozen=True)
 class Node:
-    """A value, and the place ("file:line:column", 1-based, or "--set a.b=c") that it was written at.
-
-    `value` is a scalar, a dict of nodes or a list of nodes; `key` is the place of the mapping key that names it,
-    "" where none does.
-    """
+    """A value and its place."""
 
     value: Any
+    """A scalar, a dict of nodes or a list of nodes."""
     place: str
+    """Where it was written: "file:line:column" (from 1), or "--set a.b=c"."""
     key: str = ""
+    """Place of the mapping key that names it; "" if no key does."""
 
     def plain(self) -> Any:
         """The same tree in plain dicts, lists and scalars."""
@@ -65,7 +64,7 @@ class Node:
         return self.value
 
     def nearest(self, keys: Keys) -> "Node":
-        """The node at `keys`, or the deepest one on the way there."""
+        """The node at `keys`, or the deepest node on the path to it."""
         if keys:
             child = dict(_children(self)).get(keys[0])
             if child is not None:
@@ -73,7 +72,7 @@ class Node:
         return self
 
     def places(self) -> dict[Keys, str]:
-        """Place of every value in the tree, in document order; a list or mapping under a key has its key's place."""
+        """Keys → place of every value, in document order; a list or mapping under a key has the place of the key."""
         found: dict[Keys, str] = {(): self.head}
         for key, child in _children(self):
             found |= {(key, *rest): place for rest, place in child.places().items()}
@@ -81,7 +80,7 @@ class Node:
 
     @property
     def head(self) -> str:
-        """The place to show for this value: a scalar's own, and for a list or mapping that of its key."""
+        """The place to show in messages: a scalar's own place; for a list or mapping that of its key."""
         return self.key or self.place if isinstance(self.value, dict | list) else self.place
 
 
@@ -93,10 +92,10 @@ def _children(node: Node) -> Iterator[tuple[str | int, Node]]:
 
 
 def load_yaml(path: Path) -> Node:
-    """Read one suite file: a mapping at the top.
+    """The tree of one suite file, a mapping at the top.
 
-    Raises ConfigError, with file:line:column wherever there is one, for whatever is outside the subset above,
-    for a file over 1 MiB or 10,000 values, nesting over 50 levels and text that is not UTF-8.
+    Raises ConfigError, with file:line:column where possible, for syntax outside the subset above, for a file over
+    1 MiB or 10,000 values, for nesting over 50 levels and for text that is not UTF-8.
     """
     name = str(path)
     root = parse_yaml(_read_text(path), name)
@@ -110,21 +109,21 @@ def load_yaml(path: Path) -> Node:
 
 
 def parse_yaml(text: str, name: str) -> Node:
-    """Parse one document; `name` stands before line and column in its places. Raises ConfigError as `load_yaml`."""
+    """The tree of one document; `name` is the file name in its places. Raises ConfigError as `load_yaml`."""
     return _Parser(text, name).document()
 
 
 def setting(text: str, option: str = "--set") -> Node:
-    """The partial tree that `a.b.c=value` stands for; all its places are the option itself, "--set a.b.c=value".
+    """The partial tree of an override `a.b.c=value`, to merge over a suite; every place is "--set a.b.c=value".
 
-    The value is YAML: a scalar, or a flow list or mapping such as `[1, 2]`. Merge the result over a suite.
+    The value is YAML: a scalar, or a flow list or mapping such as `[1, 2]`.
     """
     where = f"{option} {text}"
     dotted, equals, value = text.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys) or not value.strip() or len(keys) > MAX_DEPTH:
         raise ConfigError(
-            "expected path.to.key=value", where=where, hint="for example --set train.lr=3e-4; null takes a value away"
+            "expected path.to.key=value", where=where, hint="for example --set train.lr=3e-4; null removes a value"
         )
     try:
         node = _relocate(parse_yaml(value, where), where)
@@ -136,10 +135,10 @@ def setting(text: str, option: str = "--set") -> Node:
 
 
 def merge(base: Node, override: Node) -> Node:
-    """`override` laid over `base`; every value keeps the place that it came from.
+    """The tree `override` merged over `base`; every value keeps its place.
 
-    Mappings merge key by key; everything else is replaced whole. A `null` takes the key that it covers away. Two
-    mappings whose `use` differ name different components: the later one replaces the earlier, options and all.
+    Mappings merge key by key; other values are replaced. `null` removes the key. Where two mappings have different
+    values of `use`, they name different components, and the later one replaces the earlier with all its options.
     """
     if not isinstance(base.value, dict) or not isinstance(override.value, dict) or _rival(base, override):
         return override
@@ -155,7 +154,7 @@ def merge(base: Node, override: Node) -> Node:
 
 
 def kind(value: Any) -> str:
-    """What a value is, in the words of an error message."""
+    """A short description of a value for error messages."""
     if isinstance(value, dict | list):
         return ("a " if value else "an empty ") + ("mapping" if isinstance(value, dict) else "list")
     if isinstance(value, str):
@@ -178,7 +177,7 @@ def _relocate(node: Node, where: str) -> Node:
 
 
 def _read_text(path: Path) -> str:
-    """The file's text, refused before it is read whole if it is too large to be a suite."""
+    """The file's text; raises ConfigError without reading all of a file that is too large."""
     name = str(path)
     try:
         if not path.is_file():
@@ -200,7 +199,7 @@ def _read_text(path: Path) -> str:
 
 
 def _syntax_error(error: YAMLError, text: str, name: str) -> ConfigError:
-    """ruamel's error as ours: one line, with a place."""
+    """ruamel's error as a ConfigError of one line with a place."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is not None:
         where = f"{name}:{mark.line + 1}:{mark.column + 1}"
@@ -214,7 +213,7 @@ def _syntax_error(error: YAMLError, text: str, name: str) -> ConfigError:
 
 
 class _Parser:
-    """Builds nodes from ruamel's events, and refuses what the subset leaves out as soon as its event arrives."""
+    """Builds nodes from ruamel's events; rejects syntax outside the subset at its first event."""
 
     def __init__(self, text: str, name: str) -> None:
         self.events: Iterator[Any] = YAML(typ="safe", pure=True).parse(text)
@@ -224,7 +223,7 @@ class _Parser:
         self.values = 0
 
     def next(self) -> Any:
-        """The next event; where ruamel fails to read it, in whatever way, the place is known."""
+        """The next event; raises ConfigError with a place for any failure of ruamel."""
         try:
             event = next(self.events)
         except YAMLError as error:

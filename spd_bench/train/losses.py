@@ -1,4 +1,4 @@
-"""The training loss of §7.2 and what it is compared with. λ_si belongs to the training (`train.lambda_si`)."""
+"""Training losses: that of §7.2 and its alternatives. λ_si is a value of the recipe (`train.lambda_si`)."""
 
 from typing import Any, NamedTuple
 
@@ -11,10 +11,12 @@ from spd_bench.api import Component, ComponentConfig
 
 
 class LossParts(NamedTuple):
-    """The two terms of L = L_point + λ_si · L_structure."""
+    """The two terms of L = L_point + λ_si · L_structure, each a scalar."""
 
     point: Tensor
+    """L_point."""
     structure: Tensor
+    """L_structure."""
 
 
 def huber_of_inverse(predicted_m_BK: Tensor, truth_m_BK: Tensor, delta: float) -> Tensor:
@@ -23,7 +25,7 @@ def huber_of_inverse(predicted_m_BK: Tensor, truth_m_BK: Tensor, delta: float) -
 
 
 def point_alone(point: Tensor) -> LossParts:
-    """A loss without a structure term: whatever λ_si is, L = L_point."""
+    """A loss whose structure term is zero, so that L = L_point for every λ_si."""
     return LossParts(point, torch.zeros_like(point))
 
 
@@ -39,7 +41,7 @@ class HuberSilog(Component):
     slot = "loss"
 
     class Config(ComponentConfig):
-        """Options of the loss; λ_si belongs to the training (`train.lambda_si`)."""
+        """Options of the loss; λ_si is a value of the recipe (`train.lambda_si`)."""
 
         huber_delta: float = Field(default=1.0, gt=0)
         """Threshold of the Huber loss in 1/m (R-16)."""
@@ -59,12 +61,12 @@ class HuberSilog(Component):
 
 
 class HuberOnly(Component):
-    """Huber on inverse depth alone: L_point of §7.2 without L_silog, whatever λ_si is (R-16).
+    """Huber on inverse depth alone: L_point of §7.2 without L_silog, for every λ_si (R-16).
 
         L = mean over queries of Huber_δ(1/d̂ − 1/d*)
 
-    A fair comparison with `huber_silog`: the same data term with the same threshold; only the structure term is gone,
-    as with `train.lambda_si: 0`.
+    A fair comparison with `huber_silog`: the same data term with the same threshold, without the structure term, as
+    with `train.lambda_si: 0`.
     """
 
     slot = "loss"
@@ -84,12 +86,12 @@ class HuberOnly(Component):
 
 
 class AbsoluteError(Component):
-    """Absolute error of depth in metres, in place of Huber and L_silog, whatever λ_si is.
+    """Absolute error of depth in metres, instead of Huber and L_silog, for every λ_si.
 
         L = mean over queries of |d̂ − d*|
 
-    A fair comparison with `huber_silog`: the same outputs, queries and schedule; only how an error counts is different,
-    a metre the same near and far, and nothing per image.
+    A fair comparison with `huber_silog`: the same outputs, queries and schedule. A metre counts the same near and far,
+    and no term is computed per image.
     """
 
     slot = "loss"

@@ -158,7 +158,7 @@ def test_parameters_that_cannot_change_the_depth_are_refused(encoder: Encoder) -
         check(model, name="blind", image_size=SIZE)
     text = str(caught.value)
     assert f"blind: {dead} parameters of b4 cannot change the depth (first: b4." in text
-    assert "hint: another block has to read what they write, or leave them out too" in text
+    assert "hint: add a block that reads what they write, or leave them out too" in text
     # negative control: with b4 left out as well there is nothing dead
     model = build(parts(routing="none", b4="skip"), encoder, seed=0)
     check(with_block(model, SeesNoTokens(), "b5"), name="blind", image_size=SIZE)

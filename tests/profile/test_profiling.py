@@ -236,7 +236,7 @@ def test_tables_say_everything_in_both_forms() -> None:
             "abacus",
             "NOT MEASURED dpt_sparse: not registered as a baseline",
             "WARNING: not pinned",
-            "T_encode, the same for all: 6000 (5000–7000) ms",
+            "T_encode, the same for all models: 6000 (5000–7000) ms",
             "Crossover",
             "Training step (features given, B=8, K=256",
             "Targets",
@@ -259,7 +259,7 @@ def test_without_the_references_there_are_no_ratios() -> None:
 
 
 def test_another_size_or_encoder_decides_no_target() -> None:
-    said = "it decides none of them"
+    said = "so it decides no target"
     assert said not in profile_terminal(PROFILE)
     assert said in profile_terminal(replace(PROFILE, image_size=(252, 336)))
     assert said in profile_terminal(replace(PROFILE, encoder="patch_descriptors"))

@@ -188,7 +188,11 @@ def test_a_recipe_is_an_axis_too(make: Make) -> None:
         ),
         (f"{{cross: [{{b5.layers: {list(range(1001))}}}]}}", 16, "axes.cross[0]: makes 1,001 combinations"),
         ("{swap: {loss: [huber_silog]}}", 22, "axes.swap.loss[0]: the same as the base"),
-        ("{parameter_matched: true}", 27, "axes.parameter_matched: nothing is left out that could have a control"),
+        (
+            "{parameter_matched: true}",
+            27,
+            "axes.parameter_matched: no axis leaves anything out that could have a control",
+        ),
     ],
 )
 def test_a_mistake_on_an_axis_is_refused_with_its_place(

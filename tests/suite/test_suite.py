@@ -307,7 +307,7 @@ def test_v13_ablation_is_the_paper_s_recipe() -> None:
         (
             "lr: 1e-3",
             "steps: 5",
-            "15:17: train: should give either epochs or steps, found both; null takes an inherited value",
+            "15:17: train: should give either epochs or steps, found both; null removes an inherited value",
         ),
         ("epochs: 3, ", "", "15:1: train: should give either epochs or steps, found neither"),
         ("train: {epochs: 3, lr: 1e-3}", "train: 5", "15:8: train: should be a mapping, found 5"),

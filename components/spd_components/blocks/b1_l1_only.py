@@ -1,4 +1,4 @@
-"""B1 that looks at the finest level alone."""
+"""B1 on the finest level alone."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from spd_components.blocks.b1_local_tokens import OFFSET_FREQ, POSITION_FREQ, L1
 
 
 class L1Only(L1Tokens):
-    """The seed and the 32 tokens of L1 of §6.1: 24 ring cells and 8 learned offsets, with e_L1 to tell them from B4's.
+    """The seed and the 32 tokens of L1 of §6.1: 24 ring cells and 8 learned offsets; e_L1 separates them from B4's.
 
-    A fair comparison of what several scales are worth: the same seed and L1 tokens; withheld are L2, L3 and L4, which
-    are 59 of 91 tokens and of 92 lookups and 103,680 of B1's 139,088 parameters. B3 and B4 still read the other levels.
+    A fair comparison of one scale with several: the same seed and L1 tokens, without L2, L3 and L4 (59 of 91 tokens and
+    of 92 lookups, and 103,680 of B1's 139,088 parameters). B3 and B4 still read the other levels.
     """
 
     def __init__(self, config: L1Tokens.Config, dims: Dims) -> None:
@@ -29,7 +29,7 @@ class L1Only(L1Tokens):
         return L1Maps(fine, self._in_one_call(L1Only, fine, (), embedding_TD))
 
     def _made(self, maps: L1Maps, xy_BK2: Tensor) -> tuple[Tensor, Tensor]:
-        """From L1's tokens."""
+        """The seed, and L1's tokens with e_L1."""
         around_BKTC, centre_BKC = self._around(maps.l1, xy_BK2)
         tokens_BKTD = self._local_tokens(maps.fine, xy_BK2, around_BKTC, centre_BKC)
         return self._seed(centre_BKC, xy_BK2), tokens_BKTD + self.level_embed.to(tokens_BKTD.dtype)

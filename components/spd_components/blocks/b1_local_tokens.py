@@ -30,48 +30,54 @@ from spd_components.blocks.layers import fourier
 R_MAX = 6.0
 """Reach of a learned offset in cells of L1, r_max of §6.1."""
 SATURATED = 0.95
-"""Share of r_max beyond which an offset counts as held by it."""
+"""Share of r_max above which an offset counts as saturated."""
 POSITION_FREQ = 8
 OFFSET_FREQ = 4
 IN_ONE_CALL = (
     *("_made", "_local_tokens", "_seed", "_around", "_at_learned"),
     *("_learned_offsets", "_on_offset", "_split_local"),
 )
-"""Methods that one call stands in for (`fused.inference.local_tokens`)."""
+"""Methods that the fused form replaces (`fused.inference.local_tokens`)."""
 PAD = 4
-"""Border of zeros that a 5×5 neighbourhood can reach from anywhere in the image."""
+"""Border of zeros, wide enough for a 5×5 neighbourhood of any point in the image."""
 
 
 class FineMap(NamedTuple):
-    """L1 as it is, and what W_loc makes of the place of each cell around a query."""
+    """L1, prepared for reading its tokens."""
 
     l1: Table
+    """L1, not projected."""
     cell_code_TD: Tensor
+    """W_loc's part on φ(δ) of each cell around a query, with the bias."""
 
 
 class InOneCall(NamedTuple):
-    """What makes the seed and all tokens in one call (`fused.inference.local_tokens`)."""
+    """The arguments of the fused form that computes the seed and all tokens (`fused.inference.local_tokens`)."""
 
     maps: list[inference.Around]
+    """The levels, L1 first."""
     weights: inference.LocalWeights
+    """All weights."""
 
 
 class L1Maps(NamedTuple):
-    """What a B1 reads that looks at L1 alone; in_one_call: None where the fused form does not run."""
+    """What a B1 on L1 alone computes once per image."""
 
     fine: FineMap
+    """L1."""
     in_one_call: InOneCall | None
+    """Arguments of the fused form; None where stock operators run."""
 
     @property
     def l1(self) -> Table:
-        """L1 as it is."""
+        """L1, not projected."""
         return self.fine.l1
 
 
 class L1Tokens(Block):
-    """The seed and the tokens of L1, t⁽¹⁾: what every B1 has. A subclass says how many, and makes the layers.
+    """The seed and the tokens of L1, t⁽¹⁾, which every B1 has. A subclass sets their number and creates the layers.
 
-    The order in which layers are made decides their initial weights, so it is the subclass's own.
+    The order in which layers are created decides their initial weights, so each subclass has its own.
     """
 
     slot = "b1"
@@ -82,9 +88,9 @@ class L1Tokens(Block):
     side: ClassVar[int] = 5
     """Cells along a side of the neighbourhood, odd."""
     learned: ClassVar[int] = 8
-    """Number of learned offsets; without any there is no layer `offset`."""
+    """Number of learned offsets; with 0 there is no layer `offset`."""
     centre_is_token: ClassVar[bool] = False
-    """R-01: the centre enters through the seed alone."""
+    """Whether the centre is a token; by R-01 it enters through the seed alone."""
 
     offset: nn.Linear
     local: nn.Linear
@@ -104,7 +110,7 @@ class L1Tokens(Block):
         return around_BKTC, around_BKTC[:, :, self.side**2 // 2]
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
-        """Writes h and the first part of the tokens; where one call can make both, these standardised alone."""
+        """Writes h and the first part of the tokens; the fused form computes the tokens in standardised form."""
         maps, xy_BK2 = scene.prepared[self.slot], state.xy_BK2
         one_call: InOneCall | None = maps.in_one_call
         if one_call is not None and inference.ready(xy_BK2, maps.l1.rows_NC):
@@ -117,12 +123,12 @@ class L1Tokens(Block):
 
     @abstractmethod
     def _made(self, maps: Any, xy_BK2: Tensor) -> tuple[Tensor, Tensor]:
-        """The seed [B, K, D] and the tokens with their embeddings [B, K, T, D], from what was prepared."""
+        """The seed [B, K, D] and the tokens with their embeddings [B, K, T, D], from the result of `prepare`."""
 
     def _in_one_call(
         self, of: type["L1Tokens"], fine: FineMap, others: Sequence[tuple[Table, int]], embedding_TD: Tensor
     ) -> InOneCall | None:
-        """What the fused form of `of` needs of the levels, those beside L1 with the sides of their neighbourhoods."""
+        """Arguments of the fused form of class `of`; None where stock operators run. others: (level, side)."""
         l1 = fine.l1
         fits = self.side in inference.SIDES and l1.rows_NC.shape[1] % inference.LANES == 0
         fits = fits and all(table.rows_NC.shape[1] == inference.CORE for table, _ in others)
@@ -187,7 +193,7 @@ class L1Tokens(Block):
         return self.local.weight[:, :-codes], self.local.weight[:, -codes:]
 
     def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
-        """Learned offsets in cells of L1: mean length, spread over queries, and the share that is held by r_max."""
+        """Learned offsets in cells of L1: mean length, spread over queries, and the share that is saturated."""
         if not self.learned:
             return {}
         l1: Table = scene.prepared[self.slot].l1
@@ -206,21 +212,24 @@ def _without_centre(x: Tensor, *, dim: int) -> Tensor:
 
 
 class LocalMaps(NamedTuple):
-    """What B1 reads, once per image: L1 as it is, L2 and L4 projected to D, L3 as it is (192 = d); and what it adds.
-
-    embedding_TD: e_L of each token's level and, from L2 on, its place in the relative position table (R-08).
-    """
+    """What B1 computes once per image."""
 
     fine: FineMap
+    """L1."""
     l2: Table
+    """L2, projected to D."""
     l3: Table
+    """L3, not projected: it has D channels."""
     l4: Table
+    """L4, projected to D."""
     embedding_TD: Tensor
+    """e_L of each token's level and, from L2 on, its entry in the relative position table (R-08)."""
     in_one_call: InOneCall | None
+    """Arguments of the fused form; None where stock operators run."""
 
     @property
     def l1(self) -> Table:
-        """L1 as it is."""
+        """L1, not projected."""
         return self.fine.l1
 
 
@@ -259,7 +268,7 @@ class LocalTokens(L1Tokens):
         return LocalMaps(fine, l2, l3, l4, embedding_TD, self._in_one_call(LocalTokens, fine, levels, embedding_TD))
 
     def _made(self, maps: LocalMaps, xy_BK2: Tensor) -> tuple[Tensor, Tensor]:
-        """From the tokens of all levels, each with its embedding."""
+        """The seed, and the tokens of all levels with their embeddings."""
         around_BKTC, centre_BKC = self._around(maps.l1, xy_BK2)
         levels = [
             self._local_tokens(maps.fine, xy_BK2, around_BKTC, centre_BKC),
@@ -268,7 +277,7 @@ class LocalTokens(L1Tokens):
             maps.l4.read_neighbourhood(maps.l4.xy_lvl(xy_BK2), 3),
         ]
         tokens_BKTD = torch.cat(levels, dim=2)
-        # in place: a second copy of all tokens costs as much
+        # in place: a second copy of all tokens would double the cost
         tokens_BKTD += maps.embedding_TD.to(tokens_BKTD.dtype)
         return self._seed(centre_BKC, xy_BK2), tokens_BKTD
 

@@ -1,4 +1,4 @@
-"""B3 whose attention knows where sites and queries lie."""
+"""B3 with positions of sites and queries in its attention."""
 
 from dataclasses import replace
 
@@ -19,13 +19,13 @@ class WithPosition(GlobalCrossAttention):
         K_s = W_K L4_s + W_KP γ(p_s)      Q = W_Q LN(h) + W_QP γ(q)      V_s as in §5.1
 
     γ is the Fourier code of the unit square with 4 frequencies, p_s the centre of site s (R-05). W_KP and W_QP are
-    each layer's own, without bias, and start at zero: before training this is §6.3 itself, and either matrix gets its
-    gradient through the other side's content. In §6.3 a site says nothing of its place and h knows the query's only
-    from the seed, so that near and far are told apart by content alone. DETR's decoder adds positions likewise (Carion
-    et al. 2020).
+    each layer's own, without bias, and start at zero: before training this equals §6.3, and each matrix gets its
+    gradient through the content of the other side. In §6.3 a key does not contain the position of its site, and h has
+    the query's position only from the seed, so that attention can separate near and far by content alone. DETR's
+    decoder adds positions in the same way (Carion et al. 2020).
 
-    A fair comparison: the same layers, sites and values, nothing withheld; but 12,288 parameters more than B3's
-    1,037,184 with its keys and values, and one small product more per query and layer.
+    A fair comparison: the same layers, sites and values, with 12,288 parameters more than B3's 1,037,184 (keys and
+    values included), and one small product more per query and layer.
     """
 
     def __init__(self, config: GlobalCrossAttention.Config, dims: Dims) -> None:

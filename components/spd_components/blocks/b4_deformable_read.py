@@ -83,8 +83,8 @@ class DeformableRead(Block):
         a    = softmax over level and sample of W^a u_r + b^a                (R-14)
         h_r  = W_O [Σ a · L̂_n(p_r + Δ)]_n + b_O, times the routing gate      (R-12)
 
-    With fewer `levels` or `samples` the softmax runs over those that are left, and the rest is the same: a fair
-    comparison of where to look and how often.
+    With fewer `levels` or `samples` the softmax runs over the remaining ones and everything else is the same: a fair
+    comparison of levels and of numbers of samples.
 
     Exact rearrangements: W_u is split, its g part computed once per site; φ comes from angle addition; all samples of a
     head are one weighted gather with the softmax weights folded in.
@@ -130,7 +130,7 @@ class DeformableRead(Block):
         nn.init.zeros_(self.weight.bias)
 
     def _start_offsets(self, ring: Tensor) -> None:
-        """W^Δ and b^Δ, whose offsets are those of the ring until they are trained: (x, y) of every sample, flat."""
+        """Creates W^Δ and b^Δ, which start with the offsets of the ring: (x, y) of every sample, flat."""
         self.offset = nn.Linear(self.dims.core, len(ring))
         nn.init.zeros_(self.offset.weight)
         with torch.no_grad():

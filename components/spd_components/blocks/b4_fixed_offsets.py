@@ -1,4 +1,4 @@
-"""B4 whose samples never move."""
+"""B4 with constant sampling offsets."""
 
 from torch import Tensor
 
@@ -8,10 +8,10 @@ from spd_components.blocks.b4_deformable_read import DeformableRead
 
 
 class FixedOffsets(DeformableRead):
-    """As `deformable_read` (§6.4), with Δ = the ring that it starts on (R-13), the same for every anchor and for good.
+    """As `deformable_read` (§6.4) with constant offsets Δ: the ring that training starts from (R-13).
 
-    The weights a are learned as before. A fair comparison: the same levels, number of samples, attention and start;
-    only that W^Δ and b^Δ do not exist is different (27,792 parameters fewer).
+    The weights a are learned as before. A fair comparison: the same levels, number of samples, attention and start,
+    without W^Δ and b^Δ (27,792 parameters fewer).
     """
 
     def _start_offsets(self, ring: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""B4 that reads cells instead of interpolating between them."""
+"""B4 that reads the nearest cell instead of interpolating."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,15 @@ from torch import Tensor
 from spd_components.blocks.b4_fixed_offsets import FixedOffsets
 
 NUDGE = 1e-3
-"""In cells. Samples of the ring often lie on the border of two cells: without it, rounding would choose."""
+"""In cells. Samples of the ring often lie on the border of two cells; without it, rounding would choose the cell."""
 
 
 class NearestRead(FixedOffsets):
-    """As `fixed_offsets`, but each sample reads the cell that it lies in: 1 lookup in place of the 4 of bilinear reads.
+    """As `fixed_offsets`, but each sample reads the cell that it lies in: 1 lookup instead of 4 of a bilinear read.
 
-    On a border it reads the right or lower cell; outside the map zero, as everywhere (R-07). Where a sample lies then
-    has no gradient, so learned offsets would stay on the ring for good: they are constants here. A fair comparison
-    with `fixed_offsets`: the same samples, weights and parameters; only the interpolation is gone.
+    On a border it reads the right or lower cell; outside the map zero, as everywhere (R-07). The position of a sample
+    has no gradient then, so learned offsets could not leave the ring: they are constants. A fair comparison with
+    `fixed_offsets`: the same samples, weights and parameters, without interpolation.
     """
 
     def _cells(

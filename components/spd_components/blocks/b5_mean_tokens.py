@@ -1,4 +1,4 @@
-"""What stands in for B5 when it is left out: every token counts alike."""
+"""The stand-in for a left-out B5: the mean of all tokens."""
 
 from dataclasses import replace
 
@@ -8,9 +8,9 @@ from spd_bench.api import Block, ComponentConfig, QueryState, Scene
 
 
 class MeanTokens(Block):
-    """h + the mean of the standardised tokens: attention with uniform weights and nothing learned.
+    """h + the mean of the standardised tokens: attention with uniform weights and no parameters.
 
-    A fair comparison for leaving B5 out: B4's evidence still reaches the depth head, B5's layers do not exist.
+    A fair comparison for leaving B5 out: B4's evidence still reaches the depth head, without B5's layers.
     """
 
     slot = "b5"

@@ -1,4 +1,4 @@
-"""What several blocks share: Fourier codes, and the attention layers of §6.2, §6.3 and §6.5 in their exact, fast form.
+"""Parts that several blocks share: Fourier codes, and the attention layers of §6.2, §6.3 and §6.5 in exact, fast form.
 
 Letters: B images, K queries, Q = B·K, T tokens, S sites of L4, D core width, N heads, E width per head,
 P Fourier features.
@@ -20,8 +20,8 @@ from spd_bench.fused import inference, training
 def fourier(x: Tensor, num_freq: int) -> Tensor:
     """§6.1's code of (x, y) pairs: [..., 2] → [..., 4·num_freq].
 
-    [sin(2π 2^l x); cos(2π 2^l x); sin(2π 2^l y); cos(2π 2^l y)], l = 0 … num_freq − 1. Offsets are normalised by the
-    caller first: frequencies are whole numbers, so that whole cells would all get one code (R-02).
+    [sin(2π 2^l x); cos(2π 2^l x); sin(2π 2^l y); cos(2π 2^l y)], l = 0 … num_freq − 1. The caller normalises offsets
+    first: frequencies are integers, so that all offsets by whole cells would get the same code (R-02).
     """
     angle = x[..., None] * _frequencies(num_freq, x.dtype, x.device)
     return torch.stack([angle.sin(), angle.cos()], dim=-2).flatten(-3)
@@ -30,7 +30,7 @@ def fourier(x: Tensor, num_freq: int) -> Tensor:
 @cache
 @torch.inference_mode(mode=False)
 def _frequencies(num_freq: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """2π 2^l. Made once: for a single query it would take as long as the code itself."""
+    """2π 2^l, cached: for a single query they would take as long as the code itself."""
     return 2 * math.pi * 2.0 ** torch.arange(num_freq, dtype=dtype, device=device)
 
 
@@ -49,28 +49,32 @@ class FeedForward(nn.Module):
         return out
 
     def behind(self, query_norm: nn.LayerNorm, query: nn.Linear, out: nn.Linear) -> inference.LayerWeights:
-        """The weights of an attention layer that ends with this."""
+        """The weights of an attention layer that ends with this feed-forward layer, for the fused form."""
         return inference.LayerWeights(query_norm, query, out, self.norm, self.wide, self.narrow)
 
 
 class Absorbed(NamedTuple):
-    """W_K and W_V of a token attention layer by head with LN_kv's affine part folded in, and W_V b + b_V (R-30).
-
-    weights: all others, for the fused form.
-    """
+    """Keys and values of a token attention layer by head, with LN_kv's affine part (g, b) folded in (R-30)."""
 
     key_NED: Tensor
+    """W_K ∘ g."""
     value_NDE: Tensor
+    """W_V ∘ g, transposed."""
     shift_NE: Tensor
+    """W_V b + b_V."""
     weights: inference.LayerWeights
+    """All other weights, for the fused form."""
 
 
 class Sites(NamedTuple):
-    """What a site attention layer has of the sites of L4, by head, and its other weights for the fused form."""
+    """Keys and values of a site attention layer by head (§5.1)."""
 
     key_BNES: Tensor
+    """K of every site of L4."""
     value_BNSE: Tensor
+    """V of every site of L4."""
     weights: inference.LayerWeights
+    """All other weights, for the fused form."""
 
 
 class TokenAttentionLayer(nn.Module):
@@ -97,7 +101,7 @@ class TokenAttentionLayer(nn.Module):
         self.ffn = FeedForward(dims)
 
     def absorb(self, token_norm: nn.LayerNorm) -> Absorbed:
-        """Keys and values as they read tokens that `token_norm` (LN_kv) has only standardised."""
+        """Keys and values for standardised tokens, with the affine part of `token_norm` (LN_kv) folded in."""
         heads, width, core = self.dims.heads, self.dims.head, self.dims.core
         return Absorbed(
             (self.key.weight * token_norm.weight).view(heads, width, core),
@@ -120,7 +124,7 @@ class TokenAttentionLayer(nn.Module):
         return self.ffn(h_BKD + self.out(read_QNE.reshape(h_BKD.shape)))  # type: ignore[no-any-return]
 
     def _mixed(self, query_NQE: Tensor, key_NED: Tensor, parts: Sequence[TokenPart]) -> tuple[Tensor, Tensor | None]:
-        """Σ a_t n_t of every head [N, Q, D], and Σ a_t [Q, N, 1]; None for that where it is 1 (no dropout)."""
+        """Σ a_t n_t of every head [N, Q, D], and Σ a_t [Q, N, 1], or None where that is 1 (no dropout)."""
         if shared := self._shared(query_NQE, parts):
             mixed_NQD, total_QN1 = training.attend(torch.bmm(query_NQE, key_NED), self._keep(shared), shared)
             return mixed_NQD, total_QN1 if self.training else None
@@ -135,14 +139,14 @@ class TokenAttentionLayer(nn.Module):
         return mixed_QND.transpose(0, 1), alpha_QNT.sum(-1, keepdim=True) if self.training else None
 
     def _shared(self, query_NQE: Tensor, parts: Sequence[TokenPart]) -> list[training.Shared]:
-        """The tokens as the fused form with gradients takes them; none where another form runs."""
+        """The tokens for the fused form with gradients; empty where stock operators run."""
         if not training.ready(query_NQE, heads=self.dims.heads, width=self.dims.head):
             return []
         shared = [part.shared for part in parts if part.shared and part.shared.ticket.dtype == query_NQE.dtype]
         return shared if len(shared) == len(parts) else []
 
     def _keep(self, shared: Sequence[training.Shared]) -> Tensor | None:
-        """Dropout's factors [Q, N, T]: those that `F.dropout` would draw for the weights."""
+        """Dropout's factors [Q, N, T], the same that `F.dropout` draws in the stock form; None without dropout."""
         if not (self.training and self.dropout):
             return None
         batch, count = shared[0].standard_BKTD.shape[:2]
@@ -167,11 +171,11 @@ class SiteAttentionLayer(nn.Module):
     def prepare(self, l4_BSC: Tensor) -> Sites:
         """K and V of §5.1 for every site.
 
-        The key bias drops out of the softmax and is left away, as in `TokenAttentionLayer`.
+        The key bias drops out of the softmax and is not computed, as in `TokenAttentionLayer`.
         """
         batch, sites, _ = l4_BSC.shape
         shape = (batch, sites, self.dims.heads, self.dims.head)
-        # the product that has the sites last as it comes
+        # in this order the product has the sites last, without a transposed copy
         key_BNES = torch.bmm(self.key.weight.expand(batch, -1, -1), l4_BSC.mT).view(batch, *shape[2:], sites)
         value_BNSE = (
             inference.linear(l4_BSC, self.value.weight, self.value.bias).view(shape).transpose(1, 2).contiguous()
@@ -183,7 +187,7 @@ class SiteAttentionLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """h after one layer, and ᾱ: attention weights before dropout, averaged over heads [B, K, S] (R-10, R-11).
 
-        added_query_BKD is added to the projected query: what else than h decides where to look.
+        added_query_BKD: added to the projected query, such as a position.
         """
         key_BNES, value_BNSE, weights = of_sites
         if not self.training and weights.serve(h_BKD, heads=self.dims.heads, width=self.dims.head):

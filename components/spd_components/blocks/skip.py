@@ -18,13 +18,13 @@ class _Skip(Block):
 
 
 class SkipB2(_Skip):
-    """No local cross-attention: h⁽⁰⁾ goes on as h⁽²⁾."""
+    """No local cross-attention: h⁽²⁾ = h⁽⁰⁾."""
 
     slot = "b2"
 
 
 class SkipB3(_Skip):
-    """No global cross-attention: h⁽²⁾ goes on as h⁽²⁾′, and there is no attention to route on."""
+    """No global cross-attention: h⁽²⁾′ = h⁽²⁾, and routing has no attention to use."""
 
     slot = "b3"
 
@@ -36,7 +36,7 @@ class SkipB4(_Skip):
 
 
 class SkipB5(_Skip):
-    """No fused cross-attention: h⁽²⁾′ goes on to the depth head, and B4's evidence is not read."""
+    """No fused cross-attention: the depth head gets h⁽²⁾′, and no block reads B4's evidence."""
 
     slot = "b5"
 

@@ -11,7 +11,7 @@ from spd_components.blocks.layers import Absorbed, TokenAttentionLayer
 
 
 class TokenCrossAttention(Block):
-    """A stack of token attention layers behind one shared LN_kv; subclasses say which slot and how deep."""
+    """A stack of token attention layers behind one shared LN_kv; a subclass sets the slot and the number of layers."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"h", "tokens"})
     writes: ClassVar[frozenset[str]] = frozenset({"h"})
@@ -32,7 +32,7 @@ class TokenCrossAttention(Block):
         self.layers = nn.ModuleList(TokenAttentionLayer(dims, config.dropout) for _ in range(config.layers))
 
     def prepare(self, pyramid: Pyramid) -> list[Absorbed]:
-        """Keys and values of every layer as they read standardised tokens: the same for every query."""
+        """Every layer's keys and values, arranged for standardised tokens: the same for every query."""
         return [cast(TokenAttentionLayer, layer).absorb(self.token_norm) for layer in self.layers]
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:

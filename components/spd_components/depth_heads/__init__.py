@@ -1,1 +1,1 @@
-"""components/spd_components/depth_heads."""
+"""Slot `depth_head`: depth in metres from the query vector (§6.5)."""

@@ -1,4 +1,4 @@
-"""A depth head that weighs fixed depths, in the manner of AdaBins with bins that do not adapt.
+"""A depth head with a weighted mean of fixed depths, as AdaBins without adaptive bins.
 
 Letters: B images, K queries, N bins.
 """
@@ -19,9 +19,9 @@ from spd_components.depth_heads.shared import DepthHead
 class Bins(DepthHead):
     """d = Σ_n p_n c_n metres, p = softmax(MLP(h)) over N fixed depths c, evenly spaced in ln c from min_m to max_m.
 
-    It starts near the mean of the c_n, 2.2 m with the defaults. No depth outside [min_m, max_m] can be said. A fair
-    comparison with `uncalibrated`: the same MLP up to its last layer, nothing that sees the image; only regression
-    becomes a choice among depths (24,253 parameters more with 64 bins).
+    It starts near the mean of the c_n, 2.2 m with the defaults, and cannot predict a depth outside [min_m, max_m]. A
+    fair comparison with `uncalibrated`: the same MLP up to its last layer, without calibration per image; a choice
+    among depths replaces regression (24,253 parameters more with 64 bins).
     """
 
     class Config(ComponentConfig):
@@ -50,7 +50,7 @@ class Bins(DepthHead):
         return replace(state, depth_m_BK=(self._shares(state) * self.get_buffer("centre_m_N")).sum(-1))
 
     def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
-        """Entropy of the bins as a share of ln N (1: every bin alike), mean over queries."""
+        """Entropy of the bins as a share of ln N (1: uniform), mean over queries."""
         share_BKN = self._shares(state).double()
         entropy_BK = -torch.special.xlogy(share_BKN, share_BKN).sum(-1)
         return {"bin_entropy": float(entropy_BK.mean()) / math.log(self.config.n_bins)}

@@ -1,4 +1,4 @@
-"""What depth heads share: the MLP of §6.5, the calibration of §5.4, and inverse depth as a link (R-15)."""
+"""Parts that depth heads share: the MLP of §6.5, the calibration of §5.4, and inverse depth as a link (R-15)."""
 
 import math
 from abc import abstractmethod
@@ -14,7 +14,7 @@ from spd_bench.fused import inference
 
 EPSILON = 1e-6
 TYPICAL_DEPTH_M = 2.7
-"""Where an untrained head starts (R-15)."""
+"""Depth that an untrained head predicts (R-15)."""
 
 
 def inverse_softplus(y: float) -> float:
@@ -52,20 +52,22 @@ class DepthHead(Block):
         self.out = nn.Linear(2 * dims.core, outputs)
 
     def code(self, state: QueryState) -> Tensor:
-        """MLP(h) in the precision of the coordinates, float32 or better: what follows loses depths in half of it."""
+        """MLP(h) in the precision of the coordinates, float32 or better: half precision is too coarse for depth."""
         assert state.h_BKD is not None
         return inference.perceptron(state.h_BKD, self.hidden, self.out).to(state.xy_BK2.dtype)
 
 
 class Calibration(NamedTuple):
-    """Scale s > 0 and shift b of one batch of images, each [B, 1] (§5.4)."""
+    """The calibration of each image (§5.4)."""
 
     scale_B1: Tensor
+    """Scale s > 0."""
     shift_B1: Tensor
+    """Shift b."""
 
 
 class CalibratedHead(DepthHead):
-    """d = link(s·r + b), r = MLP(h), (s, b) from mean-pooled L4 (§5.4); subclasses say which link.
+    """d = link(s·r + b), r = MLP(h), (s, b) from mean-pooled L4 (§5.4); a subclass defines the link.
 
     The calibration starts at s = 1 and b = `start` for every image.
     """

@@ -14,8 +14,8 @@ from spd_components.depth_heads.shared import INVERSE_START, DepthHead, inverse_
 class Uncalibrated(DepthHead):
     """d = 1 / (softplus(s·r + b) + 1e-6) metres, r = MLP(h), one learned scale s > 0 and shift b for all images.
 
-    A fair comparison with `calibrated_inverse`: the same MLP, link and start (s = 1, ρ = 1/2.7 m, R-15); only that s
-    and b no longer see the image is different (2 parameters in place of 770).
+    A fair comparison with `calibrated_inverse`: the same MLP, link and start (s = 1, ρ = 1/2.7 m, R-15), with s and b
+    independent of the image (2 parameters instead of 770).
     """
 
     def __init__(self, config: ComponentConfig, dims: Dims) -> None:

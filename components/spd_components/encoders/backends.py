@@ -1,4 +1,4 @@
-"""Who computes the frozen ViT: PyTorch itself, or a runtime that was measured to be faster.
+"""Backends that compute the frozen ViT: PyTorch, or a runtime that was measured to be faster.
 
 A backend changes features by rounding alone: the weights, and so the encoder's digest, stay the same.
 
@@ -17,7 +17,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Backend(ABC):
-    """Runs a ViT whose weights never change."""
+    """Base of the backends: computes a frozen ViT."""
 
     def __init__(self, precision: Precision) -> None:
         self.precision = precision
@@ -29,14 +29,14 @@ class Backend(ABC):
 
     @abstractmethod
     def taps(self, backbone: nn.Module, normal_B3HW: Tensor) -> Sequence[Tensor]:
-        """Tokens of the four layers that are read, from a normalised image: each [B, 1 + T, C], CLS in front."""
+        """Tokens of the four layers that the encoder uses, from a normalised image: each [B, 1 + T, C], CLS first."""
 
 
 class TorchBackend(Backend):
-    """Eager PyTorch, wherever the weights and the image are."""
+    """Eager PyTorch, on any device."""
 
     def taps(self, backbone: nn.Module, normal_B3HW: Tensor) -> Sequence[Tensor]:
-        """In the weights' own dtype; matrix products in bfloat16 if the precision says so."""
+        """The tokens in the weights' dtype; with precision bf16, matrix products are in bfloat16."""
         with computing_in(self.precision, normal_B3HW.device):
             taps_BTC: Sequence[Tensor] = backbone(normal_B3HW).feature_maps
         return taps_BTC

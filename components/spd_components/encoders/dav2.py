@@ -31,13 +31,13 @@ from spd_components.encoders.support import PATCH, patch_grid
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BACKENDS: Mapping[str, type[Backend]] = {"torch": TorchBackend, "openvino": OpenVINOBackend}
-"""Who can compute the ViT."""
+"""Option `backend` → backend."""
 
 
 class DAv2Encoder(Encoder):
-    """A frozen ViT of Depth Anything V2 (§3); a subclass names its `size`.
+    """A frozen ViT of Depth Anything V2 (§3); a subclass sets its `size`.
 
-    Raises DataError for weights that are not there, damaged or of another model, and ConfigError for a backend that
+    Raises DataError for weights that are missing, damaged or of another model, and ConfigError for a backend that
     this machine cannot run and for an input whose sides are not multiples of 14.
     """
 
@@ -47,26 +47,26 @@ class DAv2Encoder(Encoder):
     size: ClassVar[DAv2Size]
 
     class Config(ComponentConfig):
-        """Where the weights are, and how to compute."""
+        """Where the weights are, and how the ViT is computed."""
 
         weights: str | None = None
-        """File or folder with the weights; when not given, DAV2_WEIGHTS or DAV2_METRIC_WEIGHTS (see release)."""
+        """File or folder with the weights; null: from DAV2_WEIGHTS or DAV2_METRIC_WEIGHTS (see release)."""
         release: Release = "relative"
         """relative: inverse depth (DAV2_WEIGHTS). metric_indoor: metres (DAV2_METRIC_WEIGHTS, then DAV2_WEIGHTS)."""
         repo: str | None = None
-        """Hugging Face repository to take model.safetensors from, instead of `weights`."""
+        """Hugging Face repository with model.safetensors, instead of `weights`."""
         revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
         """Commit of `repo`, 40 hexadecimal digits."""
         hub: bool = False
-        """Whether `repo` may be downloaded; otherwise only the local cache is read."""
+        """Whether `repo` may be downloaded; false: only from the local cache."""
         random_weights: bool = False
-        """Run without weights, on random ones: for trying the machinery, never for results."""
+        """Whether to use random weights: for trying the harness, never for results."""
         precision: Precision = "fp32"
         """Precision of matrix products; the four maps are float32 in both."""
         backend: Literal["torch", "openvino"] = "torch"
-        """Who computes the ViT: PyTorch, or OpenVINO, faster on CPUs (pip install 'spd-bench[openvino]')."""
+        """Library that computes the ViT: PyTorch, or OpenVINO, faster on CPUs (pip install 'spd-bench[openvino]')."""
         position_embeddings: Literal["authors", "transformers"] = "authors"
-        """Whose resize of the position embeddings inputs other than 518×518 get; there nothing is resized (R-23)."""
+        """How position embeddings are resized for inputs other than 518×518 (R-23)."""
 
         @model_validator(mode="after")
         def _one_source(self) -> Self:
@@ -101,13 +101,13 @@ class DAv2Encoder(Encoder):
         mean_3, std_3 = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.register_buffer("mean_311", mean_3.view(3, 1, 1), persistent=False)
         self.register_buffer("std_311", std_3.view(3, 1, 1), persistent=False)
-        self.to(torch.get_default_device())  # weights are always read on the CPU, also under the meta device
+        self.to(torch.get_default_device())  # weights are read on the CPU, also under the meta device
         self.requires_grad_(False)
         self.eval()
 
     @classmethod
     def missing(cls, config: Any) -> str | None:
-        """What is missing to build it with this config and how to get it; None if nothing is."""
+        """What this machine lacks to build it with this config, and how to get it; None if nothing."""
         if gap := BACKENDS[config.backend].missing(config.precision):
             return gap
         try:
@@ -119,20 +119,20 @@ class DAv2Encoder(Encoder):
 
     @classmethod
     def describe_weights(cls, path: Any) -> Mapping[str, str] | None:
-        """What a file or folder of weights is, of whichever size (`dav2_weights.describe`)."""
+        """Description of a file or folder of weights of any size (`dav2_weights.describe`)."""
         return dav2_weights.describe(Path(path).expanduser())
 
     @property
     def release(self) -> Release:
-        """Which release the weights are; a file that is known to be the other one is never taken."""
+        """The release of the weights; the constructor rejects a file known to be the other release."""
         return self.config.release
 
     def digest(self) -> str:
-        """SHA-256 of the file of weights; of the tensors themselves where they are random."""
+        """SHA-256 of the file of weights; of the tensors if they are random."""
         return self._digest
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode: the encoder is frozen (§3)."""
+        """Keeps evaluation mode, since the encoder is frozen (§3)."""
         return super().train(False)
 
     @torch.no_grad()
@@ -146,9 +146,9 @@ class DAv2Encoder(Encoder):
         return Features((first, second, third, fourth))
 
     def depth_head_state(self) -> Mapping[str, Tensor]:
-        """The DPT head that the same file holds, by Hugging Face name (neck.*, head.*), for the dense baselines.
+        """The DPT head of the same file, by Hugging Face name (neck.*, head.*), for the dense baselines.
 
-        Raises DataError if there is none, or if the file has changed since the encoder was read.
+        Raises DataError if the file has none, or if it has changed since the encoder was read.
         """
         wanted = ReleasedFile(self.size, self.config.release)
         if self.config.random_weights:
@@ -184,7 +184,7 @@ class DAv2Large(DAv2Encoder):
 
 
 def _refuse_other_release(path: Path, sha256: str, wanted: ReleasedFile) -> None:
-    """The two releases cannot be told apart by their tensors, but swapping them gives nonsense."""
+    """Raises DataError for a known file of the other release: both have the same tensors, but differ in meaning."""
     known = SHA256.get(sha256, wanted)
     if known.name != wanted.name:
         raise DataError(
@@ -195,7 +195,7 @@ def _refuse_other_release(path: Path, sha256: str, wanted: ReleasedFile) -> None
 
 
 def backbone_config(size: DAv2Size) -> Any:
-    """transformers' description of the ViT: features of the layers `taps`, normalised, CLS still in front."""
+    """transformers' config of the ViT: normalised features of the layers `taps`, with CLS first."""
     from transformers import Dinov2Config
 
     return Dinov2Config(
@@ -215,8 +215,8 @@ def backbone_config(size: DAv2Size) -> Any:
 def pretrained_backbone(state: Mapping[str, Tensor], size: DAv2Size) -> nn.Module:
     """The ViT on the CPU with these weights, by the names of a Hugging Face file, which `read_weights` has checked.
 
-    transformers renames them to those of its own version. What it then lacks it fills with random numbers and only
-    logs it, so anything that it reports is an error here.
+    transformers renames them for its own version. It fills missing tensors with random numbers and only logs that, so
+    anything that it reports raises RuntimeError.
     """
     from transformers import Dinov2Backbone
     from transformers.utils import logging
@@ -238,7 +238,7 @@ def pretrained_backbone(state: Mapping[str, Tensor], size: DAv2Size) -> nn.Modul
 
 
 def random_backbone(size: DAv2Size) -> nn.Module:
-    """The ViT with transformers' initial weights from seed 0, the same in every run; global state is untouched."""
+    """The ViT with transformers' initial weights from seed 0, the same in every run; keeps the global generator."""
     from transformers import Dinov2Backbone
 
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):

@@ -1,10 +1,10 @@
-"""Names and shapes of Depth Anything V2's tensors, and the three layouts in which files hold them.
+"""Names and shapes of Depth Anything V2's tensors, in the three layouts of its files.
 
     upstream         `pretrained.*` and `depth_head.*`: depth_anything_v2_vits.pth, as the authors released it
     Depth Anything   `backbone.*`, `neck.*` and `head.*`: a Hugging Face conversion of the whole model
     plain DINOv2     `embeddings.*`, `encoder.*` and `layernorm.*`: a ViT alone, without a depth head
 
-The upstream names and shapes are written down once; the Hugging Face layouts follow from them.
+The upstream names and shapes are listed once; the Hugging Face layouts are derived from them.
 """
 
 import re
@@ -17,14 +17,14 @@ from spd_components.encoders.support import PATCH
 
 @dataclass(frozen=True)
 class WeightEntry:
-    """One tensor of a file: its name there without a prefix, its Hugging Face names, its shape.
-
-    A tensor with several Hugging Face names is cut along its first axis into as many equal parts.
-    """
+    """One tensor of a file."""
 
     name: str
+    """Its name in the file, without prefix."""
     hugging_face: tuple[str, ...]
+    """Its Hugging Face names; several: as many equal parts along the first axis."""
     shape: tuple[int, ...]
+    """Its shape."""
 
 
 def vit_entries(size: DAv2Size) -> Iterator[WeightEntry]:
@@ -89,20 +89,25 @@ def as_hugging_face(entry: WeightEntry) -> Iterable[WeightEntry]:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightLayout:
-    """How one kind of file names its tensors. `mark` is a pattern that some name of every such file begins with."""
+    """Naming of the tensors in one kind of file."""
 
     title: str
+    """Description for people."""
     mark: str
+    """Pattern that matches the beginning of some name in every such file."""
     stored: Callable[[WeightEntry], Iterable[WeightEntry]]
+    """Upstream tensor → tensors as stored."""
     vit_prefix: str
+    """Prefix of the encoder's names."""
     head_prefix: str | None
+    """Prefix of the depth head's names; None without a depth head."""
 
     def vit(self, size: DAv2Size) -> dict[str, WeightEntry]:
         """Tensors of the encoder by their names in the file."""
         return {self.vit_prefix + part.name: part for entry in vit_entries(size) for part in self.stored(entry)}
 
     def head(self, size: DAv2Size) -> dict[str, WeightEntry]:
-        """Tensors of the depth head by their names in the file; none where the layout has no head."""
+        """Tensors of the depth head by their names in the file; empty for a layout without a head."""
         if self.head_prefix is None:
             return {}
         return {self.head_prefix + part.name: part for entry in head_entries(size) for part in self.stored(entry)}
@@ -132,7 +137,7 @@ PLAIN_DINOV2 = WeightLayout(
 
 
 def layout_of(names: Iterable[str]) -> WeightLayout | None:
-    """The layout that these names belong to, complete or not; None if to none."""
+    """The layout of these names, complete or not; None for unknown names."""
     names = list(names)
     for layout in (UPSTREAM, DEPTH_ANYTHING, PLAIN_DINOV2):
         if any(re.match(layout.mark, name) for name in names):

@@ -1,11 +1,11 @@
 """Position embeddings resized as the authors of Depth Anything V2 resize them (R-23).
 
-A ViT trained on 37×37 patches has that many position embeddings; another grid gets them by bicubic interpolation.
-The authors, after DINOv2, do not ask for a size but for a factor, (rows + 0.1)/37 and (columns + 0.1)/37, which also
-sets where the samples lie; transformers asks for the size. At 37×37 nothing is resized and both are the same.
+A ViT trained on 37×37 patches has as many position embeddings; for another grid they are interpolated bicubically.
+The authors, after DINOv2, give the interpolation a factor, (rows + 0.1)/37 and (columns + 0.1)/37, which also moves the
+samples; transformers gives it the size. At 37×37 nothing is resized and both are equal.
 
-The authors call the first image axis w and the second h; as they use them in that order, w is the height and their
-factors reach the right axes on a grid that is not square, too.
+The authors name the first image axis w and the second h. They use them in that order, so w is the height, and their
+factors apply to the right axes on a grid that is not square.
 
 Imports transformers: import this module inside a function.
 """
@@ -20,7 +20,7 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 from spd_components.encoders.support import PATCH
 
 OFFSET = 0.1
-"""What the authors add to the number of patches."""
+"""The authors' addition to the number of patches."""
 
 
 class AuthorsEmbeddings(Dinov2Embeddings):  # type: ignore[misc]  # transformers is untyped
@@ -40,8 +40,8 @@ class AuthorsEmbeddings(Dinov2Embeddings):  # type: ignore[misc]  # transformers
 
 
 def use_authors_positions(backbone: nn.Module) -> None:
-    """Lets a Dinov2Backbone resize as the authors do, with the weights that it has."""
-    with torch.device("meta"):  # nothing is drawn
+    """Makes a Dinov2Backbone resize position embeddings as the authors do, with its own weights."""
+    with torch.device("meta"):  # draws no random numbers
         embeddings = AuthorsEmbeddings(backbone.config)
     embeddings.load_state_dict(backbone.get_submodule("embeddings").state_dict(), assign=True)
     backbone.embeddings = embeddings

@@ -1,7 +1,7 @@
-"""What was released of Depth Anything V2, and where on this machine a file of it is looked for.
+"""The released checkpoints of Depth Anything V2, and the places on this machine where they are searched.
 
 Each size was released twice: `relative` (inverse depth up to scale and shift) and `metric_indoor` (metres, trained
-by the authors on synthetic rooms, Hypersim). Both have the same names and shapes; only their bytes tell them apart.
+by the authors on synthetic rooms, Hypersim). Both have the same names and shapes; only their bytes differ.
 """
 
 import os
@@ -48,10 +48,12 @@ _NAMING: Mapping[Release, _Naming] = {
 
 @dataclass(frozen=True)
 class ReleasedFile:
-    """One released checkpoint: a size of the model in one of its two releases."""
+    """One released checkpoint."""
 
     size: DAv2Size
+    """Size of the model."""
     release: Release
+    """Which of its two releases."""
 
     @property
     def name(self) -> str:
@@ -60,12 +62,12 @@ class ReleasedFile:
 
     @property
     def kind(self) -> str:
-        """What it is, without its size."""
+        """Description without the size."""
         return f"{_NAMING[self.release].title} checkpoint"
 
     @property
     def title(self) -> str:
-        """What it is, for people."""
+        """Description with the size."""
         return f"{self.kind} of Depth Anything V2 {self.size.name}"
 
     @property
@@ -75,7 +77,7 @@ class ReleasedFile:
 
     @property
     def how_to_get(self) -> str:
-        """Where it is public and how to point at it."""
+        """Where to download it, and how to configure its path."""
         repository = _NAMING[self.release].repository.format(name=self.size.name)
         return (
             f"download {self.name} of the public release {repository} and put it into the folder that {VARIABLE} "
@@ -93,14 +95,13 @@ SHA256: Mapping[str, ReleasedFile] = {
         "depth_anything_v2_metric_hypersim_vits.pth"
     ],
 }
-"""The checkpoints that are recognised by their bytes."""
+"""SHA-256 → checkpoint, for those whose digest is known."""
 
 
 def find_weights(config: Any, size: DAv2Size) -> Path:
-    """The file that an encoder's options or the environment point at.
+    """The file of weights for an encoder's options: option weights, release's variable, or folder DAV2_WEIGHTS.
 
-    The option weights comes first, then the release's own variable, then the folder that DAV2_WEIGHTS names.
-    Raises DataError, saying how to get it, if there is none.
+    Raises DataError, with how to get it, if there is none.
     """
     if config.repo is not None:
         return _from_hub(config.repo, str(config.revision), download=config.hub)

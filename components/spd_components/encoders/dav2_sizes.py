@@ -8,14 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DAv2Size:
-    """Sizes of one model. `dim`, `layers` and `heads` are the ViT's, `fusion` and `reassembled` the DPT head's."""
+    """Sizes of one model."""
 
     name: str
+    """Small, Base or Large."""
     dim: int
+    """Width of the ViT."""
     layers: int
+    """Layers of the ViT."""
     heads: int
+    """Attention heads of the ViT."""
     taps: tuple[int, int, int, int]
-    """Layers whose output is read, counted from 0 (R-22)."""
+    """Layers whose output is returned, counted from 0 (R-22)."""
     fusion: int
     """Channels in which the head fuses the four maps."""
     reassembled: tuple[int, int, int, int]
@@ -30,7 +34,7 @@ class DAv2Size:
 
     @property
     def vit(self) -> str:
-        """What the field calls this ViT."""
+        """The usual name of this ViT."""
         return f"ViT-{self.name[0]}/14"
 
 

@@ -1,7 +1,6 @@
-"""Files that hold Depth Anything V2: read under the names of a Hugging Face `model.safetensors`, or described.
+"""Reads and describes files with Depth Anything V2's weights, under the names of a Hugging Face `model.safetensors`.
 
-Every name must be expected and every expected name must be there; every shape must be the model's and every value
-finite.
+A file must have exactly the expected names and shapes, and finite values.
 """
 
 import hashlib
@@ -20,20 +19,23 @@ from spd_components.encoders.dav2_sizes import SIZES, DAv2Size
 
 DOWNLOAD = f"download it again; the released files are {', '.join(RELEASED_FILES)}"
 MOST_REPEATED = 2**24
-"""Elements of a tensor that repeats stored values; no tensor of DAv2-L has more."""
+"""Largest number of elements of a tensor that repeats stored values; no tensor of DAv2-L has more."""
 
 
 @dataclass(frozen=True)
 class ReleasedWeights:
-    """One file's tensors by Hugging Face name: `backbone` (prefix removed), `head` (neck.*, head.*) if it has one."""
+    """One file's tensors by Hugging Face name."""
 
     backbone: dict[str, Tensor]
+    """The encoder, without prefix."""
     head: dict[str, Tensor] | None
+    """The depth head (neck.*, head.*); None if the file has none."""
     sha256: str
+    """SHA-256 of the file."""
 
 
 def read_weights(path: Path, size: DAv2Size) -> ReleasedWeights:
-    """Read and check one file of any known layout.
+    """The checked weights of one file of any known layout.
 
     Raises DataError, with the file as its place, for a file that cannot be read, for missing or unexpected names
     and wrong shapes (listed), and for values that are not finite.
@@ -62,10 +64,10 @@ def read_weights(path: Path, size: DAv2Size) -> ReleasedWeights:
 
 
 def describe(path: Path) -> dict[str, str] | None:
-    """What a file is, as {what: finding}; for a folder with several known files {file: findings in one line}.
+    """Description of a file as {what: finding}; of a folder with several known files as {file: findings in one line}.
 
-    None for a file that is not of this family, and for a folder without any. Raises DataError for one that is,
-    but damaged: missing and unexpected names and wrong shapes are listed against the nearest size.
+    None for a file of another family, and for a folder without any. Raises DataError for a damaged file, with missing
+    and unexpected names and wrong shapes compared with the nearest size.
     """
     if not path.exists():
         raise DataError("no such file or folder", where=str(path))
@@ -84,7 +86,7 @@ def _describe_file(path: Path) -> dict[str, str] | None:
     except DataError:
         if path.name in (*RELEASED_FILES, HUGGING_FACE_FILE):
             raise
-        return None  # no weights, or those of a family that is stored otherwise
+        return None  # not weights, or those of another family
     layout = layout_of(tensors)
     if layout is None:
         return None
@@ -121,9 +123,9 @@ def sha256_of_file(path: Path) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The file's table of tensors in float32. A `.pth` is read without running any code that it may hold.
+    """The file's tensors by name, in float32. Code in a `.pth` is not executed.
 
-    Raises DataError for a file that cannot be read, and for one that holds anything else.
+    Raises DataError for a file that cannot be read, and for one with other content.
     """
     from safetensors.torch import load_file
 
@@ -136,7 +138,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except Exception as error:  # an unpickler meets foreign bytes with errors of any kind
+    except Exception as error:  # an unpickler raises errors of any kind for foreign bytes
         reason = str(error).strip().splitlines()
         raise DataError(
             f"cannot be read as weights ({type(error).__name__}: {reason[0] if reason else 'no reason given'})",
@@ -155,7 +157,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """DataError for a zip with compressed members: PyTorch writes none, and a small one may unfold without end."""
+    """Raises DataError for a zip with compressed members: PyTorch writes none, and a small one may expand endlessly."""
     try:
         if not zipfile.is_zipfile(path):  # it raises BadZipFile, too
             return
@@ -168,7 +170,7 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _is_stored(value: Tensor) -> bool:
-    """Whether a tensor is as large as what is stored of it; one that repeats a few values might be of any size."""
+    """Whether all elements of a tensor are stored; one that repeats a few values could have any size."""
     stored = value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     return value.layout == torch.strided and (stored or value.numel() <= MOST_REPEATED)
 
@@ -181,7 +183,7 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def problems(tensors: Mapping[str, Tensor], layout: WeightLayout, size: DAv2Size) -> str:
-    """What of a file does not fit this size, in words; empty if all of it does."""
+    """Differences of a file from this size, in words; "" if there are none."""
     by_kind: dict[str, list[str]] = {}
     for kind, what in _differences(tensors, layout, size):
         by_kind.setdefault(kind, []).append(what)
@@ -213,7 +215,7 @@ def _renamed(tensors: Mapping[str, Tensor], entries: Mapping[str, WeightEntry]) 
 
 
 def listed(names: Iterable[str], *, most: int = 12) -> str:
-    """Names in order, the first `most` of them, and how many more there are."""
+    """The first `most` names in order, and the number of further ones."""
     ordered = sorted(names)
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
     return ", ".join(ordered[:most]) + more

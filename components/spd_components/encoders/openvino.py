@@ -27,10 +27,10 @@ class _Key(NamedTuple):
 
 
 class OpenVINOBackend(Backend):
-    """OpenVINO on the CPU, in float32 or bfloat16 whatever the dtype of the weights, with torch's number of threads.
+    """OpenVINO on the CPU, in float32 or bfloat16 for any dtype of the weights, with torch's number of threads.
 
-    Raises ConfigError if OpenVINO is not installed, if this CPU has no bfloat16 and it is asked for, and for an image
-    on another device.
+    Raises ConfigError if OpenVINO is not installed, for bfloat16 on a CPU without it, and for an image on another
+    device.
     """
 
     def __init__(self, precision: Precision) -> None:
@@ -41,7 +41,7 @@ class OpenVINOBackend(Backend):
 
     @classmethod
     def missing(cls, precision: Precision) -> str | None:
-        """The package, or bfloat16 on this CPU: without it OpenVINO would compute in float32 and not say so."""
+        """The package, or bfloat16 on this CPU: without it OpenVINO silently computes in float32."""
         if not find_spec("openvino"):
             return "backend openvino needs the package openvino, not installed: pip install 'spd-bench[openvino]'"
         if precision == "bf16" and "BF16" not in _capabilities():
@@ -49,7 +49,7 @@ class OpenVINOBackend(Backend):
         return None
 
     def taps(self, backbone: nn.Module, normal_B3HW: Tensor) -> Sequence[Tensor]:
-        """One image after the other: measured as fast as a batch, and one graph serves every batch size."""
+        """The tokens, one image at a time: as fast as a batch (measured), and one graph serves every batch size."""
         if normal_B3HW.is_meta:  # shapes without arithmetic
             return TorchBackend(self.precision).taps(backbone, normal_B3HW)
         if normal_B3HW.device.type != "cpu":
@@ -75,15 +75,15 @@ class OpenVINOBackend(Backend):
         return _openvino().Core().compile_model(_converted(backbone, key.height, key.width), "CPU", options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies convert anew, as their weights may be others: the check before training takes ghosts of them."""
+        """State without compiled graphs: a copy may get other weights, as in the check on the meta device."""
         return self.__dict__ | {"_compiled": {}}
 
 
 class _Taps(nn.Module):
     """The ViT for one input size, with a plain tuple as its output.
 
-    Its position embeddings are resized here, once: OpenVINO leaves an axis alone that keeps its number of cells, also
-    where the authors' factor moves its samples (R-23).
+    It resizes the position embeddings once: OpenVINO does not resample an axis that keeps its number of cells, although
+    the authors' factor moves its samples (R-23).
     """
 
     def __init__(self, backbone: Any, height: int, width: int) -> None:
@@ -101,7 +101,7 @@ class _Taps(nn.Module):
 def _converted(backbone: nn.Module, height: int, width: int) -> Any:
     """OpenVINO's model of a copy of the ViT, for one float32 image of this size."""
     with torch.autocast("cpu", enabled=False), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch's export about itself
+        warnings.simplefilter("ignore", FutureWarning)  # raised inside torch.export
         taps = _Taps(copy.deepcopy(backbone).float(), height, width)
         exported = torch.export.export(taps, (torch.zeros(1, 3, height, width),))
         model = _openvino().convert_model(exported)
@@ -110,13 +110,13 @@ def _converted(backbone: nn.Module, height: int, width: int) -> Any:
 
 
 def _capabilities() -> Sequence[str]:
-    """What OpenVINO finds that this CPU can compute in: FP32, INT8, perhaps BF16."""
+    """Precisions that OpenVINO supports on this CPU: FP32, INT8, perhaps BF16."""
     found: Sequence[str] = _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return found
 
 
 def _openvino() -> Any:
-    """The package. Importing it, and converting, tells its makers so, unless its reporter cannot be imported."""
+    """The package, imported without its telemetry, which reports imports and conversions to its makers."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 

@@ -1,8 +1,8 @@
 """A weight-free stand-in for the frozen encoder of §3: patch descriptors computed with fixed formulas.
 
-It keeps the encoder's contract (four maps on the 14-pixel grid, 384 channels each, fine to coarse as from
-shallow to deep layers) and needs no download, so that a suite runs anywhere. It is not DAv2-S: numbers that
-were measured on it say nothing about the paper's, and every table shows `stand_in`.
+It fulfils the encoder's contract (four maps on the 14-pixel grid, 384 channels each, fine to coarse like shallow to
+deep layers) and needs no download, so that a suite runs on any machine. It is not DAv2-S: numbers measured on it say
+nothing about the paper's, and every table shows `stand_in`.
 
 Each map sees the image at one `Scale` and lists, for every cell:
 
@@ -10,8 +10,8 @@ Each map sees the image at one `Scale` and lists, for every cell:
     32   edges       energy of 8 edge directions in the patch's four quadrants
     216  words       24 soft visual words of the 3×3 blocks around it (8 hues, 4 greys, 4 colour, 8 edges)
     24   image       the same words, mean over the image
-    24   paths       how free of edges the straight way from each border of the image is: where a floor ends
-    18   likeness    how alike in colour the cell is to the borders, floor and ceiling among them
+    24   paths       how free of edges the line from each border of the image is: where a floor ends
+    18   likeness    similarity in colour to the borders, such as floor and ceiling
     16   position    Fourier code of the cell's centre
 
 Every value is compressed and scaled by a constant, so that channels are O(1) without any fitting.
@@ -33,22 +33,24 @@ from spd_components.encoders.support import PATCH, computing_in, patch_grid
 
 @dataclass(frozen=True)
 class Scale:
-    """How one of the four maps looks at the image.
-
-    The spectrum reads `window`² samples, `stride` apart from cell to cell, of the image pooled by `pool`.
-    Edges are taken on the image pooled by `edge_pool`, in quadrants of `quadrant` half-cells.
-    Words are averaged over blocks of `block`² cells. A path ends sooner with a larger `decay`, and colours are
-    alike within `softness`.
-    """
+    """The scale at which one of the four maps describes the image."""
 
     pool: int
+    """Pooling of the image before its spectrum."""
     window: int
+    """Samples along a side of the spectrum's window."""
     stride: int
+    """Samples from one cell's window to the next."""
     edge_pool: int
+    """Pooling of the image before its edges."""
     quadrant: int
+    """Half-cells along a side of a quadrant of edges."""
     block: int
+    """Cells along a side of a block of words."""
     decay: float
+    """A larger value ends a path at weaker edges."""
     softness: float
+    """Width of the similarity of colours."""
 
 
 SCALES = (
@@ -71,7 +73,7 @@ class PatchDescriptors(Encoder):
     """Encoder `patch_descriptors`: the four maps of §3 from fixed filters.
 
     Raises ConfigError for an input whose sides are not multiples of 14. Deterministic; the features carry no
-    gradient. Flipping the image does not merely flip the maps: directions, quadrants and blocks turn with it.
+    gradient. A flipped image does not give flipped maps: directions, quadrants and blocks change as well.
     """
 
     version = 1
@@ -92,7 +94,7 @@ class PatchDescriptors(Encoder):
             self._constant(f"chroma_{window}", dct_basis(window, CHROMA_ORDER))
 
     def _constant(self, name: str, value: Tensor) -> None:
-        """A fixed filter: it follows `.to(...)` and is never saved."""
+        """Registers a fixed filter, which `.to(...)` moves and checkpoints do not contain."""
         self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
 
     def digest(self) -> str:
@@ -184,10 +186,10 @@ def opponent(image_B3HW: Tensor) -> Tensor:
 
 
 def colour_words(image_B3HW: Tensor, direction_K2: Tensor) -> Tensor:
-    """What colours a cell holds: 8 hues, 4 greys, lightness, two chromaticities, contrast: [B, 16, H/14, W/14].
+    """The colours of a cell: 8 hues, 4 greys, lightness, two chromaticities, contrast: [B, 16, H/14, W/14].
 
-    Hues and greys are soft memberships of pixels, averaged over the cell: a linear reader can tell a red
-    cupboard from a brown table, which their mean colours alone would need a product for.
+    Hues and greys are soft memberships of pixels, averaged over the cell: a linear layer can separate a red cupboard
+    from a brown table, which from mean colours alone needs a product.
     """
     red, green, blue = F.avg_pool2d(image_B3HW, 2).unbind(dim=1)
     total = red + green + blue
@@ -234,11 +236,11 @@ def blocks(words_BCHW: Tensor, side: int) -> Tensor:
 
 
 def paths(energy_BCHW: Tensor, decay: float) -> Tensor:
-    """How far one gets from each border of the image before the first strong edge: [B, 4·6, H/2, W/2].
+    """Distance from each border of the image to the first strong edge: [B, 4·6, H/2, W/2].
 
-    Along every line of half-cells, like light through mist: clear = exp(−decay · Σ energy so far), for
-    upright and for level edges. Each cell gets `clear` at its place, its line's `reach` (the mean of clear: the
-    fraction of the line before the edge) and on which side of that edge it lies.
+    Along every line of half-cells, clear = exp(−decay · Σ energy so far), for vertical and for horizontal edges. Each
+    cell gets `clear` at its position, its line's `reach` (the mean of clear: the fraction of the line before the edge)
+    and the side of that edge on which it lies.
     """
     right, down, left, up = energy_BCHW[:, 0::2].unbind(dim=1)
     strength_B2HW = torch.stack([right + left, down + up], dim=1)
@@ -254,10 +256,10 @@ def paths(energy_BCHW: Tensor, decay: float) -> Tensor:
 
 
 def likeness(words_BCHW: Tensor, softness: float) -> Tensor:
-    """How alike each cell is to what lies at the borders: [B, 6·3, H, W].
+    """Similarity of each cell to the borders of the image: [B, 6·3, H, W].
 
-    Compared with the cell at either end of its row and column, and with the whole of the two lowest and the
-    two highest rows: the likeness itself, its mean from that border to the cell, and its mean over the line.
+    Compared with the cell at either end of its row and column, and with the mean of the two lowest and of the two
+    highest rows: the similarity, its mean from that border to the cell, and its mean over the line.
     """
     found = []
     for turn in range(4):

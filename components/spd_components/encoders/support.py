@@ -1,4 +1,4 @@
-"""What the encoders share: the 14-pixel grid of §3 and a precision that no caller's autocast can change."""
+"""Parts that encoders share: the 14-pixel grid of §3, and a precision independent of the caller's autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -13,7 +13,7 @@ PATCH = 14
 
 
 def patch_grid(image_B3HW: Tensor, *, encoder: str) -> tuple[int, int]:
-    """Rows and columns of cells of this input; ConfigError if a side is not a multiple of 14."""
+    """Rows and columns of cells of this input; raises ConfigError if a side is not a multiple of 14."""
     height, width = image_B3HW.shape[-2:]
     if height % PATCH or width % PATCH or not height or not width:
         fits = f"{max(height // PATCH, 1) * PATCH}×{max(width // PATCH, 1) * PATCH}"
@@ -25,7 +25,7 @@ def patch_grid(image_B3HW: Tensor, *, encoder: str) -> tuple[int, int]:
 
 
 def computing_in(precision: Literal["fp32", "bf16"], device: torch.device) -> AbstractContextManager[object]:
-    """fp32: as the weights are, also inside a caller's autocast region. bf16: matrix products in bfloat16."""
+    """Context manager for a precision. fp32: the weights' dtype, also under autocast. bf16: products in bfloat16."""
     if not torch.amp.is_autocast_available(device.type):  # the meta device: shapes only
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,1 +1,1 @@
-"""components/spd_components/necks."""
+"""Slot `neck`: the encoder's four maps to a pyramid (§4)."""

@@ -8,10 +8,10 @@ from spd_components.necks.levels import PyramidLevels
 
 
 def area_mean(map_BHWC: Tensor, *, dim: int, size: int) -> Tensor:
-    """`size` equal intervals I along one dimension, each the mean of what it covers, cells cut by its ends in part.
+    """Means over `size` equal intervals I along one dimension; a cell at an interval's end counts in part.
 
-    Interval i covers cells [i·n/size, (i+1)·n/size) of n. Shares are ratios of whole numbers, and the sum is one of
-    products rather than of a matrix, so that it keeps its precision under autocast.
+    Interval i covers cells [i·n/size, (i+1)·n/size) of n. Shares are ratios of integers, and the sum uses products
+    instead of a matrix product, so that it keeps its precision under autocast.
     """
     length = map_BHWC.shape[dim]
     index_I = torch.arange(size, device=map_BHWC.device)
@@ -35,8 +35,8 @@ class AlignedNeck(PyramidLevels):
     L4 keeps its ⌊Hp/2⌋ × ⌊Wp/2⌋ cells (18×18 for 518×518), but each is the mean over an equal share of the image, 37/18
     of the patch grid's cells wide, so no odd row or column is dropped and L4's extent is 1 like the other levels'.
 
-    A fair comparison: the same parameters, sizes and number of sites, nothing withheld; only where the sites of L4 lie
-    differs, and on grids with even sides this is the pyramid of §4 itself.
+    A fair comparison: the same parameters, sizes and number of sites; only the positions of L4's sites differ. On grids
+    with even sides this equals the pyramid of §4.
     """
 
     def forward(self, features: Features) -> Pyramid:

@@ -7,10 +7,10 @@ from spd_components.necks.levels import PyramidLevels
 class LastLayerNeck(PyramidLevels):
     """The pyramid of §4 with layer 11 as the source of all four levels.
 
-    A fair comparison: the same sizes, resizes and parameters; only the shallow and middle maps are withheld.
+    A fair comparison: the same sizes, resizes and parameters, without the shallow and middle maps.
     """
 
     def forward(self, features: Features) -> Pyramid:
-        """Pyramid of a batch of images."""
+        """The pyramid of a batch of images."""
         deep = features.maps_BHWC[3]
         return self.pyramid(deep, deep, deep, deep)

@@ -1,4 +1,4 @@
-"""What necks share: projected levels and the resizes between them (§4)."""
+"""Parts that necks share: projected levels and the resizes between them (§4)."""
 
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from spd_bench.geometry import Table
 
 
 class ProjectedLevel(nn.Module):
-    """1×1 convolution and LayerNorm over channels of one level; the resize between them is the caller's."""
+    """1×1 convolution and LayerNorm over channels of one level; the caller resizes between them."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class ProjectedLevel(nn.Module):
 
 
 def upsample(map_BHWC: Tensor, factor: int) -> Tensor:
-    """Bilinear enlargement by a whole factor that keeps pixel centres (align_corners=False), channels last."""
+    """Bilinear enlargement by an integer factor that keeps pixel centres (align_corners=False), channels last."""
     if factor == 1:
         return map_BHWC
     size = (map_BHWC.shape[1] * factor, map_BHWC.shape[2] * factor)
@@ -29,11 +29,12 @@ def upsample(map_BHWC: Tensor, factor: int) -> Tensor:
 
 
 class EnlargedLevel(Level):
-    """A level whose map is enlarged by a whole factor between projection and LayerNorm, made where it is asked for.
+    """A level that is enlarged by an integer factor between projection and LayerNorm, computed on first access.
 
-    A projection W x + b of it needs no enlarged map of its input's width. The norm's centring, folded into the weights
-    of the first projection, and the second one commute with the enlargement E; only the spread σ, one number per cell,
-    has to be known there. With the norm's affine part (g, c) and the coarse map y, centred over channels,
+    A projection W x + b of it does not need the enlarged map of its input. The norm's centring, folded into the weights
+    of the first projection, and the second projection commute with the enlargement E; only the spread σ, one number
+    per cell, has to be computed at full size. With the norm's affine part (g, c) and the coarse map y, centred over
+    channels,
 
         LN(E y) = g ∘ E y / σ + c
         W LN(E y) + b = E((W ∘ g) y) / σ + (W c + b)      σ² = mean over channels of (E y)² + eps
@@ -48,7 +49,7 @@ class EnlargedLevel(Level):
 
     @cached_property
     def map_BHWC(self) -> Tensor:
-        """The level itself."""
+        """The level's map."""
         enlarged: Tensor = self.made.norm(upsample(self.made.proj(self.source_BHWC), self.factor))
         return enlarged
 
@@ -63,7 +64,7 @@ class EnlargedLevel(Level):
         return self.source_BHWC.shape[2] * self.factor
 
     def table(self, *, pad: int, by: nn.Linear | None = None) -> Table:
-        """As every level's, in one pass over memory where the fused forms can."""
+        """As `Level.table`, with the fused forms where they run: one pass over memory."""
         proj, norm = self.made.proj, self.made.norm
         fits = proj.out_features in inference.ENLARGED and (by is None or by.out_features == inference.CORE)
         if not (fits and inference.ready(self.source_BHWC, proj.weight)):
@@ -80,9 +81,9 @@ class EnlargedLevel(Level):
 
     @cached_property
     def _centred(self) -> tuple[Tensor, Tensor]:
-        """y without the projection's bias, and that."""
+        """y without the projection's bias, and that bias, both centred over channels."""
         weight, bias = self.made.proj.weight, self.made.proj.bias
-        shares = bias.new_full(bias.shape, 1 / len(bias))  # a product is several times faster than `mean` here
+        shares = bias.new_full(bias.shape, 1 / len(bias))  # a product is several times faster than `mean`
         return inference.linear(self.source_BHWC, weight - shares @ weight), bias - shares @ bias
 
     @cached_property
@@ -103,7 +104,7 @@ def covered_by_pool2(map_BHWC: Tensor) -> tuple[float, float]:
 
 
 class PyramidLevels(Neck):
-    """Four levels of convolution, resize and LayerNorm; a neck says which map feeds which level."""
+    """Four levels of convolution, resize and LayerNorm; a neck chooses the map of each level."""
 
     budget = {"": "Pyramid neck (§4)"}
 
@@ -121,7 +122,7 @@ class PyramidLevels(Neck):
     def pooled_pyramid(
         self, shallow: Tensor, low: Tensor, high: Tensor, pooled: Tensor, *, covered: tuple[float, float]
     ) -> Pyramid:
-        """L1 to L4 where L4's map has its size already and covers this fraction (x, y) of the image.
+        """L1 to L4, given L4's map already pooled, which covers this fraction (x, y) of the image.
 
         The convolution runs before the resize (R-06).
         """

@@ -10,8 +10,8 @@ from spd_components.necks.levels import PyramidLevels, covered_by_pool2, pool2, 
 def doubled(map_BHWC: Tensor, *, like: Tensor) -> Tensor:
     """A map enlarged twice, with the rows and columns of `like`.
 
-    Where `like` has an odd last row or column, which a pooled map does not cover (R-05), the one before it is repeated:
-    what bilinear enlargement reads beyond the last cell centre anyway.
+    Where `like` has an odd last row or column, which a pooled map does not cover (R-05), the one before it is repeated,
+    as bilinear enlargement does beyond the last cell centre.
     """
     rows, columns = like.shape[1:3]
     doubled_BCHW = upsample(map_BHWC, 2).permute(0, 3, 1, 2)
@@ -25,11 +25,11 @@ class TopDownNeck(PyramidLevels):
         S_4 = P_4    S_n = P_n + U_n ↑2 S_(n+1), n = 3, 2, 1    L_n = LN(S_n)
 
     P_n are §4's projected maps before their LayerNorm; U_n (384→192→128→64, 1×1, no bias) matches channels and runs
-    before the enlargement, which commutes with it. As in a feature pyramid network (Lin et al. 2017), fine levels learn
-    of deep features; unlike there, widths stay §4's and no 3×3 convolution smooths the sums.
+    before the enlargement, which commutes with it. As in a feature pyramid network (Lin et al. 2017), fine levels get
+    deep features; unlike there, widths are those of §4 and no 3×3 convolution smooths the sums.
 
-    A fair comparison: the same maps, sizes and extents, nothing withheld; but not the same budget. The U_n are
-    106,496 parameters on top of the neck's 297,216 (the model's 4.14 M become 4.25 M), run once per image.
+    A fair comparison: the same maps, sizes and extents, but not the same budget. The U_n add 106,496 parameters to the
+    neck's 297,216 (the model's 4.14 M become 4.25 M) and run once per image.
     """
 
     def __init__(self, config: PyramidLevels.Config, dims: Dims) -> None:

@@ -1,1 +1,1 @@
-"""components/spd_components/routing."""
+"""Slot `routing`: rules that choose the anchors of each query (§6.3)."""

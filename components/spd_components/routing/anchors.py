@@ -1,4 +1,4 @@
-"""What routing rules share: the sites of L4, how many of them there are, and the choice of the best R."""
+"""Parts that routing rules share: options, the sites of L4, and the choice of the best R."""
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ def site_centres(l4: Level, *, like: Tensor) -> Tensor:
 
 
 def check_anchor_count(r: int, l4: Level) -> None:
-    """ConfigError if L4 has fewer sites than anchors are asked for."""
+    """Raises ConfigError if L4 has fewer than r sites."""
     sites = l4.height * l4.width
     if r > sites:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Routing by a score of its own.
+"""Routing by a learned score.
 
 Letters: B images, K queries, S sites of L4, R anchors, D core width, Z width of the score.
 """
@@ -21,9 +21,9 @@ class LearnedScore(Block):
         σ_s  = (W_q LN(h) + b_q) · (W_k L4_s) / √Z        W_k L4 once per image
         w    = softmax over sites of σ                    gate 1 + w_r − stopgrad(w_r), as in R-12
 
-    A fair comparison with `topk_attention`: as many anchors, the same B4 and the same straight-through gradient; only
-    the weights are the routing's own, at the price of one attention head without values (18,848 parameters). It needs
-    no attention, so it also stands beside a left-out B3.
+    A fair comparison with `topk_attention`: as many anchors, the same B4 and the same straight-through gradient, with
+    weights of its own: one attention head without values (18,848 parameters). It needs no attention, so it also works
+    without B3.
     """
 
     slot = "routing"
@@ -40,7 +40,7 @@ class LearnedScore(Block):
         super().__init__(config, dims)
         self.query_norm = nn.LayerNorm(dims.core)
         self.query = nn.Linear(dims.core, config.width)
-        # a bias here would add the same to every site of a query, which softmax does not see
+        # no bias: it would add the same to every site of a query, which does not change the softmax
         self.key = nn.Linear(dims.pyramid[3], config.width, bias=False)
 
     def prepare(self, pyramid: Pyramid) -> Tensor:
@@ -55,7 +55,7 @@ class LearnedScore(Block):
         return replace(state, anchors=Anchors(site_BKR, gate_BKR=straight_through(weight_BKR)))
 
     def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
-        """Of the weights: entropy as a share of ln S (1: every site alike), and the largest one, mean over queries."""
+        """Entropy of the weights as a share of ln S (1: uniform), and the largest weight, both means over queries."""
         weight_BKS = self._weights(state, scene).double()
         entropy_BK = -torch.special.xlogy(weight_BKS, weight_BKS).sum(-1)
         return {
@@ -67,5 +67,5 @@ class LearnedScore(Block):
         """w of every query over the sites: [B, K, S]."""
         query_BKZ = self.query(self.query_norm(state.h_BKD)) / math.sqrt(self.config.width)
         score_BKS: Tensor = query_BKZ @ scene.prepared[self.slot]
-        # in half precision different scores would tie
+        # in half precision different scores could be equal
         return score_BKS.to(state.xy_BK2.dtype).softmax(-1)

@@ -11,8 +11,8 @@ from spd_components.routing.anchors import AnchorConfig, check_anchor_count, sit
 class Nearest(Block):
     """The R sites of L4 nearest to the query in the unit square, ties to the lower index.
 
-    A fair comparison with §6.3: as many anchors, the same B4; only the choice ignores content. It needs no attention,
-    so it also stands beside a left-out B3.
+    A fair comparison with §6.3: as many anchors and the same B4, chosen without content. It needs no attention, so it
+    also works without B3.
     """
 
     slot = "routing"

@@ -1,4 +1,4 @@
-"""Attention-based routing that learns nothing from its choice."""
+"""Attention-based routing without a gradient through the choice."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ class NoGradient(Block):
     """R_q = the R sites of L4 with the largest ᾱ_q, as in §6.3, without the gate of R-12: the choice has no gradient.
 
     B3 still trains through h. A fair comparison with `topk_attention`: the same anchors from the same weights and the
-    same B4; only what the choice itself could teach ᾱ is cut.
+    same B4, without the gradient of the choice to ᾱ.
     """
 
     slot = "routing"

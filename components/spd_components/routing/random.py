@@ -1,4 +1,4 @@
-"""Routing by chance."""
+"""Random routing."""
 
 from dataclasses import replace
 
@@ -18,16 +18,16 @@ def scramble(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """The 64 bits moved to the right, zeros moving in: `>>` alone would copy the sign, and x and ~x would collide."""
+    """A logical right shift: `>>` alone would copy the sign bit, so that x and ~x would collide."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 class Random(Block):
-    """R sites of L4 by chance for each query, without replacement.
+    """R random sites of L4 for each query, without replacement.
 
     The draw is a pure function of the query point and the option `seed`, so that a point gets the same anchors
-    whichever other points are asked for, in training and in evaluation. A fair comparison with §6.3: as many
-    anchors, the same B4; the choice knows nothing.
+    whichever other points are decoded with it, in training and in evaluation. A fair comparison with §6.3: as many
+    anchors and the same B4, chosen at random.
     """
 
     slot = "routing"
@@ -38,7 +38,7 @@ class Random(Block):
         """Options of routing."""
 
         seed: int = Field(default=0, ge=0, lt=2**31)
-        """Another seed draws other anchors."""
+        """Seed of the draw."""
 
     def forward(self, state: QueryState, scene: Scene) -> QueryState:
         """Writes the anchors."""

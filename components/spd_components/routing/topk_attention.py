@@ -25,6 +25,6 @@ class TopKAttention(Block):
         assert state.attention_BKS is not None
         check_anchor_count(self.config.r, scene.pyramid.l4)
         weight_BKR, site_BKR = top_sites(state.attention_BKS, self.config.r)
-        # without a gradient to carry, a gate would multiply by one
+        # without a gradient, the gate would only multiply by one
         gate_BKR = straight_through(weight_BKR) if weight_BKR.requires_grad else None
         return replace(state, anchors=Anchors(site_BKR, gate_BKR))

@@ -11,7 +11,7 @@ from spd_components.routing.anchors import AnchorConfig, check_anchor_count
 class UniformGrid(Block):
     """R sites spread evenly over L4 in row-major order, the same for every query: site ⌊(i + ½) S / R⌋.
 
-    A fair comparison with §6.3: as many anchors, the same B4; the choice depends neither on content nor on the query.
+    A fair comparison with §6.3: as many anchors and the same B4, chosen without content and query.
     """
 
     slot = "routing"
