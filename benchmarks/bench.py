@@ -33,14 +33,16 @@ WORSE = 1
 
 
 class Figure(NamedTuple):
-    """A ratio, and whether more of it is better."""
+    """One measured figure."""
 
     value: float
+    """Its value."""
     more_is_better: bool
+    """Whether a larger value is better."""
 
 
 def figures(profile: Profile) -> dict[str, Figure]:
-    """What a profile of v13 says in ratios, literal over fast; and the peak of memory in MB, the same anywhere."""
+    """Ratios of a profile of v13, literal over fast, and the peak memory in MB, which is the same on any machine."""
     base, literal = profile.base, profile.model(LITERAL)
     assert literal is not None
     assert base.step is not None

@@ -1,1 +1,1 @@
-"""Procedurally rendered rooms: a data set that registers like anybody's plugin."""
+"""Procedurally rendered rooms: a data set that registers like any plugin."""

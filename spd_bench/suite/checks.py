@@ -187,7 +187,7 @@ def _name_problems(tree: Node, shared: bool) -> Iterator[SuiteProblem]:
                 registry.find(slot, name)
                 owners = registry.sharing(slot, name) if shared else []
                 place = tree.nearest((*keys, "use")).head
-                if owners and not is_shipped(place) and not place.startswith("--data "):  # nobody wrote that name
+                if owners and not is_shipped(place) and not place.startswith("--data "):  # the user did not write it
                     found = registry.ambiguous(slot, name, owners)
                     yield _at(tree, (*keys, "use"), found.message, found.hint)
             except ConfigError as error:

@@ -80,20 +80,19 @@ def load_suite(
 ) -> Suite:
     """A checked suite.
 
-    profile: named override of the suite to apply. step: step of a build order to take, as a suite of its own. data:
-    file or folder of RGB-D data; the data set that `sets` names is used, else the one whose layout it has, the suite's
-    own first. sets: texts of the command line (`overrides.partial_tree`); options of the data set go to the one at
-    `data`.
+    profile: the suite's profile to apply. step: the build-order step to return as a suite. data: file or folder of
+    RGB-D data, read by the data set that `sets` names, else by the one that recognises its layout, the suite's own
+    first. sets: texts of the command line (`overrides.partial_tree`); options of the data set apply to that at `data`.
 
-    Raises ConfigError listing every problem, one a line; the profiles that are not asked for are checked too.
-    ConfigError too for a value in `sets` that would have no effect.
+    Raises ConfigError listing every problem, one a line, also those of the other profiles, and for a value in `sets`
+    that would have no effect.
     """
     path = find_suite(path_or_name)
     tree = _inherited(path)
     known = names(tree, "profiles")
     if profile is not None and profile not in known:
         raise ConfigError(f"unknown profile {quoted(profile)}", where=str(path), hint=did_you_mean(profile, known))
-    # names that a plugin shares are looked at when the command line has had its say
+    # names that several plugins share are checked after the command line's values are merged
     problems = problems_of(tree, shared=False)
     problems += [problem for name in known for problem in profile_problems(tree, name, shared=False)]
     tree = with_profile(tree, profile)
@@ -112,8 +111,8 @@ def load_suite(
 
 
 def _data(data: str | Path, tree: Node, asked: str | None) -> Node:
-    """The data set at `data`: the one that was asked for, else the one that recognises it."""
-    if not str(data):  # an unset variable of the shell, not the folder that one is in
+    """The partial suite with the data set at `data`: the asked one, else the one that recognises the layout."""
+    if not str(data):  # an unset shell variable; Path("") would mean the working directory
         raise ConfigError("expected a path, found nothing", where="--data")
     path, where = Path(data), f"--data {data}"
     own = dig(tree.plain(), (*DATA, "use"))
@@ -122,7 +121,7 @@ def _data(data: str | Path, tree: Node, asked: str | None) -> Node:
 
 
 def _check_data_options(suite: Suite, given: list[Node]) -> None:
-    """ConfigError for an option that the command line gives a data set which has none of that name."""
+    """Raises ConfigError for an option of the command line that its data set does not have."""
     for keys, choice in ((DATA, suite.data.dataset), (("data", "test"), suite.data.test)):
         if choice is not None and is_given(suite.source.nearest(keys), given):
             check_options(choice, "dataset", suite=suite, keys=keys)

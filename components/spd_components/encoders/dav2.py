@@ -1,6 +1,6 @@
 """The frozen encoder of §3: Depth Anything V2's ViT, through transformers' DINOv2.
 
-Four maps, each through the final LayerNorm, without the CLS token (R-22). None of the parameters is trained.
+Four maps, each through the final LayerNorm, without the CLS token (R-22). No parameter is trained.
 
     dav2_small   ViT-S/14    22,056,576 parameters (R-21)   layers 2, 5, 8, 11     Apache-2.0
     dav2_base    ViT-B/14    86,580,480                     layers 2, 5, 8, 11     CC-BY-NC-4.0
