@@ -100,19 +100,20 @@ def dense_xy(xy: Tensor, *, width: int, height: int) -> Tensor:
 
 @dataclass(frozen=True)
 class DenseMap:
-    """A released model's dense output, read at a point as its authors read it.
+    """A released model's dense output, read at points as its authors read it.
 
     They enlarge the map [B, Hm, Wm] to the frame's size with align_corners=True and take the value of a pixel. Pixel u
-    of W then lies u·(Wm − 1)/(W − 1) pixels from the centre of the map's first: the outermost pixels coincide.
+    of W is then u·(Wm − 1)/(W − 1) pixels from the centre of the map's first pixel: the outermost pixels coincide.
     """
 
     map_BHW: Tensor
+    """The output."""
     frame_size: tuple[int, int]
     """Rows and columns of the frame."""
 
     @classmethod
     def of(cls, map_BHW: Tensor, features: Features) -> "DenseMap":
-        """The map that a head made of these features."""
+        """The output of a head for these features."""
         return cls(map_BHW, features.frame_size or (map_BHW.shape[1], map_BHW.shape[2]))
 
     def read(self, xy_BK2: Tensor) -> Tensor:
