@@ -32,6 +32,7 @@ from spd_bench.score import predict, score
 from spd_bench.score.judge import Judge
 from spd_bench.score.predict import Predictions
 from spd_bench.store import records
+from spd_bench.store.run_root import RUN, SCORES, ExternalRecord, ScoresRecord
 from spd_bench.suite.schema import SLUG, Suite
 
 FORMAT = 1
@@ -351,29 +352,25 @@ def _keep(tally: _Tally, source: Path, *, name: str, root: Path, reading: Readin
     recorded = predict.load(folder / "predictions.h5")
     values = score.reported(recorded, judge.metrics, judge.suite.eval.k, judge.protocol)
     difference = f"external: {name} (files of {source.name}: {what})"
-    records.write_record(
-        folder / "run.json",
-        {
-            "composition": name,
-            "difference": difference,
-            "gt_aligned": reading.gt_aligned,
-            "stand_ins": [judge.data.stand_in] if judge.data.stand_in else [],
-            "judge": judge.id,
-            "identity": identity,
-            "dataset": judge.data.describe(),
-            "protocol": judge.caption,
-        },
+    about = ExternalRecord(
+        composition=name,
+        difference=difference,
+        gt_aligned=reading.gt_aligned,
+        stand_ins=[judge.data.stand_in] if judge.data.stand_in else [],
+        judge=judge.id,
+        identity=identity,
+        dataset=judge.data.describe(),
+        protocol=judge.caption,
     )
-    records.write_record(
-        folder / "scores.json",
-        {
-            "identity": judge.identity,
-            "images": len(recorded.frames),
-            "scores": {f"{metric}@{k}": value for (metric, k), value in values.items()},
-            "all_pixels": tally.all_pixels,
-            records.VOUCHED: {"predictions.h5": digest},
-        },
+    scores = ScoresRecord(
+        identity=judge.identity,
+        images=len(recorded.frames),
+        scores={f"{metric}@{k}": value for (metric, k), value in values.items()},
+        all_pixels=tally.all_pixels,
+        files={"predictions.h5": digest},
     )
+    records.write_record(folder / RUN, about)
+    records.write_record(folder / SCORES, scores)
     return Scored(name, folder, judge, difference, reading.gt_aligned, len(recorded.frames), values, tally.all_pixels)
 
 

@@ -10,6 +10,7 @@ from spd_bench import registry
 from spd_bench.errors import ConfigError, DataError, SpdError, StateError, did_you_mean, quoted
 from spd_bench.store import records
 from spd_bench.store.differences import differences
+from spd_bench.store.run_root import RUN, Identity, RunRecord
 
 PAPER_BUDGET = {
     "Pyramid neck (§4)": "~298K",
@@ -110,12 +111,12 @@ def identity_differences(first: Path, second: Path) -> list[dict[str, str]]:
     return [{"field": field, str(first): ours, str(second): theirs} for field, ours, theirs in found]
 
 
-def _identity(path: Path) -> Any:
-    file = path / "run.json" if path.is_dir() else path
+def _identity(path: Path) -> Identity:
+    file = path / RUN if path.is_dir() else path
     if not file.is_file():
         raise ConfigError("no run.json there", where=str(path), hint="name a folder below runs/trained")
     try:
-        return records.read_record(file)["identity"]
+        return records.read(file, RunRecord)["identity"]
     except KeyError as error:
         raise StateError(f"cannot be read as a run ({error!r})", where=str(file)) from error
 

@@ -2,11 +2,11 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from spd_bench.ask.record import CHECKPOINT, RUN
 from spd_bench.errors import ConfigError
 from spd_bench.report.sources import rows_of
+from spd_bench.store.run_root import SuiteRow
 
 FORMS = "a folder of a run, SUITE/COMPOSITION, SUITE for its base, or SWEEP for its best trial"
 
@@ -36,8 +36,8 @@ def find_run(name: str | Path, *, root: Path, seed: int | None = None) -> Path:
     return Path(_with_seed(rows, str(name), seed)["folder"])
 
 
-def _with_seed(rows: list[dict[str, Any]], name: str, seed: int | None) -> dict[str, Any]:
-    done = {row["seed"]: row for row in rows if not row["failure"] and row["kind"] != "external"}
+def _with_seed(rows: list[SuiteRow], name: str, seed: int | None) -> SuiteRow:
+    done = {int(row["seed"] or 0): row for row in rows if not row["failure"] and row["kind"] != "external"}
     if not done:
         what = "; ".join(dict.fromkeys(row["failure"] or "only its predictions are known" for row in rows))
         raise ConfigError(f"has no trained run ({what})", where=name, hint="choose another row")

@@ -1,43 +1,59 @@
 """Run folders → `Comparison`: every table is rebuilt from what the runs left behind, without model or data set."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import NamedTuple, cast
 
 from spd_bench import registry
 from spd_bench.errors import ConfigError, StateError, did_you_mean, quoted
 from spd_bench.protocol import POOLED
 from spd_bench.report.comparison import Comparison, MetricInfo, Row
 from spd_bench.score.judge import metric_names
+from spd_bench.score.metrics import Metric
 from spd_bench.store import records
 from spd_bench.store.records import UNFINISHED
+from spd_bench.store.run_root import (
+    EXTERNAL,
+    RUN,
+    SCORES,
+    SUITES,
+    TRAINED,
+    ComparedRecord,
+    CostRecord,
+    ExternalRecord,
+    RunRecord,
+    ScoresRecord,
+    SuiteRecord,
+    SuiteRow,
+    TrainedRecord,
+)
 
 
 def latest(root: Path) -> str:
     """Name of the suite that ran last below `root`; ConfigError if none did."""
-    finished = sorted((root / "suites").glob("*.json"), key=lambda path: str(records.read_record(path)["finished"]))
+    finished = sorted((root / SUITES).glob("*.json"), key=lambda path: records.read(path, SuiteRecord)["finished"])
     if not finished:
         raise ConfigError(f"no suite has been run below {root}", hint="spd-bench run suites/v13_ablation.yaml")
     return finished[-1].stem
 
 
-def record(root: Path, suite: str | None) -> dict[str, Any]:
+def record(root: Path, suite: str | None) -> SuiteRecord:
     """What the latest run of a suite left; ConfigError for a suite that was not run."""
     name = suite or latest(root)
-    path = root / "suites" / f"{Path(name).stem}.json"
+    path = root / SUITES / f"{Path(name).stem}.json"
     if not path.exists():
-        known = [found.stem for found in (root / "suites").glob("*.json")]
+        known = [found.stem for found in (root / SUITES).glob("*.json")]
         raise ConfigError(f"suite {quoted(name)} has not been run below {root}", hint=did_you_mean(name, known))
-    return records.read_record(path)
+    return records.read(path, SuiteRecord)
 
 
-def recorded(root: Path, suite: str | None = None) -> dict[str, Any]:
+def recorded(root: Path, suite: str | None = None) -> ComparedRecord:
     """A record with every row of its table: folders by their full path, external predictions among the rows."""
     stored = record(root, suite)
-    rows = [row | {"folder": str(root.resolve() / row["folder"])} for row in stored["rows"]]
-    return stored | {"rows": rows + _external_rows(root, stored)}
+    rows = [SuiteRow(**row | {"folder": str(root.resolve() / row["folder"])}) for row in stored["rows"]]
+    return cast(ComparedRecord, stored | {"rows": rows + _external_rows(root, stored)})
 
 
 def collect(root: Path, suite: str | None = None) -> Comparison:
@@ -45,12 +61,34 @@ def collect(root: Path, suite: str | None = None) -> Comparison:
     return comparison(recorded(root, suite))
 
 
-def comparison(stored: Mapping[str, Any]) -> Comparison:
+class _Run(NamedTuple):
+    """One row, and the records of its folder: None where it failed, and for what external predictions do not have."""
+
+    row: SuiteRow
+    scores: ScoresRecord | None
+    about: RunRecord | None
+    log: TrainedRecord | None
+
+
+class _Done(NamedTuple):
+    """A run that finished."""
+
+    row: SuiteRow
+    scores: ScoresRecord
+    about: RunRecord
+    log: TrainedRecord
+
+    @property
+    def cost(self) -> CostRecord:
+        return self.scores["cost"]
+
+
+def comparison(stored: ComparedRecord) -> Comparison:
     """The comparison of a suite's record (`recorded`), or of several as one (`sources.gather`)."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for run in stored["rows"]:
-        if run["failure"] != UNFINISHED:
-            groups.setdefault(run["composition"], []).append(run | _numbers(run))
+    groups: dict[str, list[_Run]] = {}
+    for row in stored["rows"]:
+        if row["failure"] != UNFINISHED:
+            groups.setdefault(row["composition"], []).append(_read(row))
     if not groups:
         raise ConfigError(
             f'no run of suite "{stored["suite"]["suite"]}" is finished yet', hint="the command that ran it goes on"
@@ -61,7 +99,7 @@ def comparison(stored: Mapping[str, Any]) -> Comparison:
         profile=stored["profile"] or "(none)",
         dataset=stored["dataset"],
         protocol=stored["protocol"],
-        images=max((run.get("images", 0) for runs in groups.values() for run in runs), default=0),
+        images=max((run.scores["images"] for runs in groups.values() for run in runs if run.scores), default=0),
         stand_ins=tuple(stored["stand_ins"]),
         primary=(report["metric"], report["k"]),
         ks=tuple(stored["suite"]["eval"]["k"]),
@@ -79,8 +117,7 @@ def curves(root: Path, suite: str | None = None) -> dict[str, list[tuple[int, fl
     key = f"val/{stored['suite']['report']['primary']['metric']}"
     found = {}
     for run in stored["rows"]:
-        path = root / run["folder"] / "done.json"
-        rows = records.read_record(path)["rows"] if path.exists() else []
+        rows = _log(root / run["folder"])
         if points := [(int(step), float(values[key])) for step, values in rows if key in values]:
             found[f"{run['composition']} seed {run['seed']}"] = points
     return found
@@ -90,8 +127,7 @@ def watched(root: Path, suite: str | None = None) -> list[dict[str, str]]:
     """What the blocks of each run told of themselves at the end of training: rows of the same keys, for people."""
     found: dict[str, dict[str, float]] = {}
     for run in record(root, suite)["rows"]:
-        path = root / run["folder"] / "done.json"
-        rows = records.read_record(path)["rows"] if path.exists() else []
+        rows = _log(root / run["folder"])
         values = {
             key.removeprefix("diagnose/"): value
             for key, value in (rows[-1][1] if rows else {}).items()
@@ -106,44 +142,42 @@ def watched(root: Path, suite: str | None = None) -> list[dict[str, str]]:
     ]
 
 
-def _numbers(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What one run's folder says; nothing for a run that failed."""
-    folder = Path(run["folder"])
-    if run["failure"]:
-        return {}
-    scores = records.read_record(folder / run["evaluation"] / "scores.json")
-    if run["kind"] == "external":
-        return {"scores": scores["scores"], "images": scores["images"]}
-    about, log = records.read_record(folder / "run.json"), records.read_record(folder / "done.json")
-    return {
-        "scores": scores["scores"],
-        "images": scores["images"],
-        "cost": scores["cost"],
-        "input_sizes": scores["cost"].get("input_sizes", []),
-        "parameters": about["trainable_parameters"],
-        "train_s": log["seconds"],
-    }
+def _log(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """The rows of a finished training; none where it is not finished."""
+    path = folder / TRAINED
+    return records.read(path, TrainedRecord)["rows"] if path.exists() else []
 
 
-def _row(name: str, runs: list[dict[str, Any]]) -> Row:
-    first = runs[0]
+def _read(row: SuiteRow) -> _Run:
+    """A row with the records of its folder."""
+    folder = Path(row["folder"])
+    if row["failure"]:
+        return _Run(row, None, None, None)
+    scores = records.read(folder / row["evaluation"] / SCORES, ScoresRecord)
+    if row["kind"] == "external":
+        return _Run(row, scores, None, None)
+    return _Run(row, scores, records.read(folder / RUN, RunRecord), records.read(folder / TRAINED, TrainedRecord))
+
+
+def _row(name: str, runs: Sequence[_Run]) -> Row:
+    first = runs[0].row
     if first["kind"] == "external":
-        return _external_row(name, first)
-    done = [run for run in runs if not run["failure"]]
-    failures = [f"seed {run['seed']}: {run['failure']}" for run in runs if run["failure"]]
-    cells = done[0]["scores"] if done else {}
+        return _external_row(name, runs[0])
+    done = [_Done(run.row, run.scores, run.about, run.log) for run in runs if run.scores and run.about and run.log]
+    failures = [f"seed {run.row['seed']}: {run.row['failure']}" for run in runs if run.row["failure"]]
+    cells = done[0].scores["scores"] if done else {}
     return Row(
         name=name,
         kind=first["kind"],
         axis=first["axis"],
         difference=first["difference"],
         gt_aligned=first["gt_aligned"],
-        trainable_parameters=done[0]["parameters"] if done else 0,
-        seeds=tuple(run["seed"] for run in done),
-        values={_cell(key): tuple(run["scores"].get(key, math.nan) for run in done) for key in cells},
+        trainable_parameters=done[0].about["trainable_parameters"] if done else 0,
+        seeds=tuple(int(run.row["seed"] or 0) for run in done),
+        values={_cell(key): tuple(run.scores["scores"].get(key, math.nan) for run in done) for key in cells},
         seconds=_seconds(done),
-        macs=_macs(done[0]["cost"]) if done else {},
-        peak_bytes=_peak_bytes(done[0]["cost"]) if done else {},
+        macs=_macs(done[0].cost) if done else {},
+        peak_bytes=_peak_bytes(done[0].cost) if done else {},
         stand_ins=tuple(first["stand_ins"]),
         failure="; ".join(failures) or None,
         aliases=tuple(alias[1] for alias in first["aliases"]),
@@ -151,45 +185,46 @@ def _row(name: str, runs: list[dict[str, Any]]) -> Row:
     )
 
 
-def _own_input(first: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> str:
+def _own_input(first: SuiteRow, done: Sequence[_Done]) -> str:
     """What a model with an input size of its own saw, "" for the others."""
     rule = first.get("own_input", "")
-    sizes = done[0]["input_sizes"] if done else []
+    sizes = done[0].cost.get("input_sizes", []) if done else []
     return f"{', '.join(sizes) or 'not run'} ({rule})" if rule else ""
 
 
-def _seconds(done: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _seconds(done: Sequence[_Done]) -> dict[str, float]:
     """Times as means over the seeds that have them."""
     found: dict[str, list[float]] = {}
     for run in done:
-        cost = run["cost"]
+        cost = run.cost
         # an earlier version timed one call alone, that for all the points of an image at every K and draw
-        decode_ms = cost.get("decode_ms_at_k", {cost["points"]: cost["decode_ms"]})
+        decode_ms = cost.get("decode_ms_at_k", {str(cost["points"]): cost["decode_ms"]})
         times = {"T_prepare_ms": cost["prepare_ms"]} | {f"T_decode({k})_ms": ms for k, ms in decode_ms.items()}
-        for what, value in (times | {"train": run["train_s"]}).items():
+        for what, value in (times | {"train": run.log["seconds"]}).items():
             found.setdefault(what, []).append(value)
     return {what: fmean(values) for what, values in found.items()}
 
 
-def _macs(cost: Mapping[str, Any]) -> dict[int, float]:
+def _macs(cost: CostRecord) -> dict[int, float]:
     """K → multiply-adds of prepare and decode(K)."""
     return {int(k): cost["prepare_macs"] + macs for k, macs in cost.get("decode_macs_at_k", {}).items()}
 
 
-def _peak_bytes(cost: Mapping[str, Any]) -> dict[int, float]:
+def _peak_bytes(cost: CostRecord) -> dict[int, float]:
+    """K → bytes, at the largest K."""
     return {cost["peak_k"]: cost["peak_bytes"]} if "peak_bytes" in cost else {}
 
 
-def _external_rows(root: Path, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _external_rows(root: Path, stored: SuiteRecord) -> list[SuiteRow]:
     """Rows of predictions that were scored on this very test: same data, protocol, query points and K.
 
     A name that is taken already gets the record's identity added.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[SuiteRow] = []
     taken = {row["composition"] for row in stored["rows"]}
-    for path in sorted((root.resolve() / "external").glob("*/scores.json")):
+    for path in sorted((root.resolve() / EXTERNAL).glob(f"*/{SCORES}")):
         try:
-            about, _ = records.read_record(path.with_name("run.json")), records.read_record(path)
+            about, _ = records.read(path.with_name(RUN), ExternalRecord), records.read(path, ScoresRecord)
         except records.Unsound as error:
             raise StateError(
                 error.message, where=error.where, hint="delete its folder and score the predictions again"
@@ -197,24 +232,36 @@ def _external_rows(root: Path, stored: Mapping[str, Any]) -> list[dict[str, Any]
         if about["judge"] == stored.get("judge"):
             name = path.parent.name if about["composition"] in taken else about["composition"]
             taken.add(name)
-            said = {key: about[key] for key in ("difference", "gt_aligned", "stand_ins")}
-            place = {"folder": str(path.parent), "evaluation": "", "seed": None, "failure": ""}
-            rows.append({"composition": name, "kind": "external", "axis": "", "aliases": []} | said | place)
+            rows.append(
+                SuiteRow(
+                    composition=name,
+                    kind="external",
+                    axis="",
+                    difference=about["difference"],
+                    aliases=[],
+                    gt_aligned=about["gt_aligned"],
+                    stand_ins=about["stand_ins"],
+                    seed=None,
+                    folder=str(path.parent),
+                    evaluation="",
+                    failure="",
+                )
+            )
     return rows
 
 
-def _external_row(name: str, run: Mapping[str, Any]) -> Row:
+def _external_row(name: str, run: _Run) -> Row:
     return Row(
         name=name,
         kind="external",
         axis="",
-        difference=run["difference"],
-        gt_aligned=run["gt_aligned"],
+        difference=run.row["difference"],
+        gt_aligned=run.row["gt_aligned"],
         trainable_parameters=None,
         seeds=(),
-        values={_cell(key): (value,) for key, value in run["scores"].items()},
+        values={_cell(key): (value,) for key, value in run.scores["scores"].items()} if run.scores else {},
         seconds={},
-        stand_ins=tuple(run["stand_ins"]),
+        stand_ins=tuple(run.row["stand_ins"]),
         failure=None,
         aliases=(),
     )
@@ -231,7 +278,7 @@ def _metrics(primary: str, averaging: str) -> tuple[MetricInfo, ...]:
     return tuple(metric_info(registry.load("metric", name), averaging) for name in names)
 
 
-def metric_info(metric: Any, averaging: str) -> MetricInfo:
+def metric_info(metric: Metric | type[Metric], averaging: str) -> MetricInfo:
     """What tables say of a metric under a protocol's averaging: "per_image" leaves it to the metric, "pooled" not."""
     return MetricInfo(
         name=metric.name,

@@ -6,7 +6,7 @@ refused by the fields that differ. Everything else may differ, and is said: the 
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from spd_bench.report.collect import recorded
 from spd_bench.report.comparison import one_line
 from spd_bench.store import records
 from spd_bench.store.differences import Differing, differences
+from spd_bench.store.run_root import RUN, SCORES, ComparedRecord, RunRecord, ScoresRecord, SuiteRow
 
 FORM = "[ROOT:]SUITE[/COMPOSITION]"
 _FORM = re.compile(
@@ -27,7 +28,7 @@ SHOWN = 6
 WIDEST = 24
 """Characters of a value that a caption shows: digests are long."""
 
-Run = Mapping[str, Any]
+Run = SuiteRow
 
 
 class _Source(NamedTuple):
@@ -36,7 +37,7 @@ class _Source(NamedTuple):
     text: str
     root: Path
     row: str | None
-    stored: Mapping[str, Any]
+    stored: ComparedRecord
 
     @property
     def suite(self) -> str:
@@ -53,7 +54,7 @@ class _Source(NamedTuple):
         return [run for run in self.stored["rows"] if run["composition"] == name and not run["failure"]]
 
 
-def gather(texts: Sequence[str], runs: Path) -> dict[str, Any]:
+def gather(texts: Sequence[str], runs: Path) -> ComparedRecord:
     """The record that the arguments of `compare` name, in the form of FORM; the suite that ran last, if there is none.
 
     ROOT: folder of runs, `runs` by default. SUITE: name, suite file or report of a suite that was run there, the last
@@ -66,7 +67,7 @@ def gather(texts: Sequence[str], runs: Path) -> dict[str, Any]:
     """
     sources = [_source(text, runs) for text in texts or [""]]
     if len(sources) == 1:
-        return dict(sources[0].stored)
+        return sources[0].stored
     first, *others = sources
     for at, source in enumerate(sources):
         if any(_same(source, other) for other in sources[:at]):
@@ -82,7 +83,8 @@ def gather(texts: Sequence[str], runs: Path) -> dict[str, Any]:
         said = _against(first, plain)
         rows += [run | {"difference": said} if said and _is_base(run) else run for run in source.stored["rows"]]
         lines += [f"{source.head} against {renamed[0].head}: {said}"] if said else []
-    return dict(first.stored) | {
+    both: ComparedRecord = {
+        **first.stored,
         "suite": first.stored["suite"] | {"suite": " against ".join(source.text or source.suite for source in sources)},
         "rows": rows,
         "provenance": _provenance(sources, labels),
@@ -92,15 +94,16 @@ def gather(texts: Sequence[str], runs: Path) -> dict[str, Any]:
         "asked": asked,
         "sources": lines,
     }
+    return both
 
 
-def rows_of(text: str, runs: Path) -> list[dict[str, Any]]:
+def rows_of(text: str, runs: Path) -> list[SuiteRow]:
     """The rows that an argument in the form of FORM names, with folders by their full path; of a suite, its base's.
 
     Raises ConfigError for a suite that was not run and for a composition that it does not have.
     """
     source = _source(text, runs)
-    return [dict(row) for row in source.stored["rows"] if source.row or _is_base(row)]
+    return [row for row in source.stored["rows"] if source.row or _is_base(row)]
 
 
 def _source(text: str, runs: Path) -> _Source:
@@ -181,10 +184,10 @@ def _test(source: _Source) -> dict[str, Any]:
     if not done:
         raise ConfigError("no run of it is finished", where=source.text or source.suite)
     folder = Path(done[0]["folder"])
-    said = dict(records.read_record(folder / done[0]["evaluation"] / "scores.json")["identity"])
+    said = dict(records.read(folder / done[0]["evaluation"] / SCORES, ScoresRecord)["identity"])
     test = {"protocol": said.pop("protocol"), "metrics": said.pop("metrics"), "format": said.pop("format")}
     test["eval"] = {key: said[key] for key in ("k", "k1_draws", "seed")}
-    about = records.read_record(folder / "run.json")["identity"]
+    about = records.read(folder / RUN, RunRecord)["identity"]
     return test | {"data": {"digest": about["data"]["digest"] if "data" in about else about["judge"]}}
 
 
@@ -193,7 +196,7 @@ def _against(first: _Source, other: _Source) -> str:
     heads = [source.runs(source.head or "") for source in (first, other)]
     if other is first or not all(heads) or any(runs[0]["kind"] == "external" for runs in heads):
         return ""
-    about = [dict(records.read_record(Path(runs[0]["folder"]) / "run.json")["identity"]) for runs in heads]
+    about = [dict(records.read(Path(runs[0]["folder"]) / RUN, RunRecord)["identity"]) for runs in heads]
     found = differences(*({key: value for key, value in one.items() if key != "seed"} for one in about))
     if not found:
         return "the same training"

@@ -9,7 +9,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from spd_bench.score import score
 from spd_bench.score.metrics import Metric
 from spd_bench.score.predict import Predictions, load
 from spd_bench.store import records
+from spd_bench.store.run_root import RUN, ComparedRecord, RunRecord, SuiteRow
 
 POINTS = {
     "frames": "other images, or the same in another order",
@@ -35,7 +36,7 @@ POINTS = {
 }
 """What two records of predictions must share, and what is said where they do not."""
 
-Run = Mapping[str, Any]
+Run = SuiteRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def judged(root: Path, suite: str | None = None) -> Verdicts | None:
 
 
 def judge(
-    stored: Mapping[str, Any],
+    stored: ComparedRecord,
     *,
     metric: str,
     k: int,
@@ -164,7 +165,7 @@ class _Family(NamedTuple):
     members: set[str]
 
 
-def _family(stored: Mapping[str, Any], given: Sequence[str] | None, reference: str | None) -> _Family:
+def _family(stored: ComparedRecord, given: Sequence[str] | None, reference: str | None) -> _Family:
     """The rows whose comparisons Holm's correction counts; the reference is none of them."""
     if given:
         for pattern in given:
@@ -229,7 +230,7 @@ def _side_by_side(base: Scores, variant: Scores) -> _Pair:
 
 def _control(base: Scores, runs: Sequence[Run], measure: Metric, rng: np.random.Generator) -> AAControl:
     """The A/A control of a reference that was trained; seeds change nothing in another, and are not meant to."""
-    if base.single or records.read_record(Path(runs[0]["folder"]) / "run.json")["trainable_parameters"] == 0:
+    if base.single or records.read(Path(runs[0]["folder"]) / RUN, RunRecord)["trainable_parameters"] == 0:
         reason = f"not run: {base.name} is not trained here, so that its seeds are no runs"
         return AAControl(passed=None, reason=reason, splits=0, found=0, found_by_images=0)
     return stats.a_a_control(base, rng=rng, aggregation=measure.averaged)
@@ -260,7 +261,7 @@ class _Reader:
         return Scores(
             name=name,
             values_SI=np.stack(values),
-            seeds=(0,) if single else tuple(int(run["seed"]) for run in runs),
+            seeds=(0,) if single else tuple(int(run["seed"] or 0) for run in runs),
             images=self._points.frames,
             scenes=self._points.scenes,
             single=single,

@@ -1,10 +1,11 @@
 """The JSON records below a run root, as types; `docs/run_folder.md` says where each lies and what it vouches for.
 
-`records.read` and `records.find` read them. A key that earlier versions did not write is `NotRequired`.
+`records.read` and `records.find` read them and refuse a record that lacks a required key. `NotRequired` are keys that
+no reader needs, or that earlier versions did not write.
 """
 
 from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 Identity = Mapping[str, Any]
 """What a training or an evaluation depends on (`suite.identity`): nested mappings of plain values."""
@@ -20,16 +21,16 @@ TRACKING = "tracking.json"
 class RunRecord(TypedDict):
     """`trained/*/run.json`: what is trained."""
 
-    composition: str
-    difference: str
-    seed: int
+    composition: NotRequired[str]
+    difference: NotRequired[str]
+    seed: NotRequired[int]
     device: NotRequired[str]
-    train_id: str
+    train_id: NotRequired[str]
     """SHA-256 of `identity`."""
     identity: Identity
     trainable_parameters: int
-    parameters_by_slot: dict[str, int]
-    stand_ins: list[str]
+    parameters_by_slot: NotRequired[dict[str, int]]
+    stand_ins: NotRequired[list[str]]
 
 
 class TrainedRecord(TypedDict):
@@ -62,13 +63,13 @@ class CostRecord(TypedDict):
 class ScoresRecord(TypedDict):
     """`scores.json` of an evaluation (`eval-*`), of a sweep's validation (`val-*`) or of external predictions."""
 
-    identity: Identity
+    identity: NotRequired[Identity]
     images: int
     seconds: NotRequired[float]
     scores: dict[str, float]
     """"metric@K" → value."""
     cost: NotRequired[CostRecord]
-    all_pixels: NotRequired[dict[str, float] | None]
+    all_pixels: NotRequired[Mapping[str, float] | None]
     files: NotRequired[dict[str, str]]
     """`predictions.h5` and its SHA-256."""
 
@@ -82,8 +83,8 @@ class ExternalRecord(TypedDict):
     stand_ins: list[str]
     judge: str
     identity: Identity
-    dataset: str
-    protocol: str
+    dataset: NotRequired[str]
+    protocol: NotRequired[str]
 
 
 class FailureRecord(TypedDict):
@@ -105,7 +106,7 @@ class SuiteRow(TypedDict):
     """One job of a suite: which folder has its numbers, or why it failed."""
 
     composition: str
-    kind: str
+    kind: Literal["base", "ablation", "baseline", "external"]
     axis: str
     difference: str
     aliases: list[list[str]]
@@ -114,7 +115,8 @@ class SuiteRow(TypedDict):
     stand_ins: list[str]
     own_input: NotRequired[str]
     """Rule of a released model's own input size; "" where the suite's counts."""
-    seed: int
+    seed: int | None
+    """None for external predictions, which `report.collect.recorded` adds."""
     folder: str
     """Relative to the run root."""
     evaluation: str
@@ -128,7 +130,7 @@ class SuiteRecord(TypedDict):
     suite: dict[str, Any]
     """The resolved suite."""
     profile: str | None
-    why_fallback: str
+    why_fallback: NotRequired[str]
     finished: str
     dataset: str
     protocol: str
@@ -140,6 +142,17 @@ class SuiteRecord(TypedDict):
     """Earlier versions: MLflow store → id of the suite's run."""
     unfinished: NotRequired[int]
     rows: list[SuiteRow]
+
+
+class ComparedRecord(SuiteRecord, total=False):
+    """A record with full paths and external rows (`report.collect.recorded`), or several as one (`report.sources`)."""
+
+    reference: str | None
+    """The row that others are compared with."""
+    asked: list[str]
+    """The row that stands for each argument of `compare`."""
+    sources: list[str]
+    """A line for each argument of `compare`."""
 
 
 class TrackingRecord(TypedDict):
