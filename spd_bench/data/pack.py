@@ -104,7 +104,7 @@ def pack_dataset(data: DepthDataset, output: Path, *, name: str, workers: int, o
             if not (folder / RECORD).exists() or _recorded(folder)["identity"] == _identity(about):
                 _delete(folder)
             return Packed(output, count, output.stat().st_size, already=True)
-        sealed.clear_debris(folder)
+        files.clear_debris(folder, locked=True)
         plan = _plan(data, about, folder)
         missing = [part for part in plan.parts if not part.is_whole()]
         found = len(plan.rows) - sum(len(part.rows) for part in missing)
@@ -246,7 +246,7 @@ def _measure(data: DepthDataset, row: Row) -> tuple[int, int, int]:
     frame = data.read(row[1])
     refuse_malformed(frame, f"frame {row[1].frame}")
     height, width = frame.depth_m_HW.shape
-    return height, width, len(_content([(row[1], frame)], 1, (height, width)))
+    return height, width, len(_content([(row[1], frame)], 1, (height, width))) - sealed.SEAL_BYTES
 
 
 def _same_pack(output: Path, about: PackRecord, on_frame: OnFrame) -> int:
@@ -338,12 +338,12 @@ def _write(data: DepthDataset, part: PackPart) -> int:
     frames = ((name, data.read(name)) for _, name in part.rows)
     content = _content(frames, len(part.rows), part.shape)
     with _told(part.path):
-        sealed.write_sealed(part.path, part.mark, content)
+        sealed.write_hdf5(part.path, part.mark, content)
     return len(part.rows)
 
 
 def _content(frames: Iterable[tuple[FrameId, Frame]], count: int, shape: tuple[int, int]) -> bytes:
-    """A part as HDF5 without its seal. Raises DataError for a malformed frame and for one of another shape."""
+    """A part as HDF5, not sealed yet. Raises DataError for a malformed frame and for one of another shape."""
     import h5py
 
     buffer = io.BytesIO()
@@ -362,7 +362,7 @@ def _content(frames: Iterable[tuple[FrameId, Frame]], count: int, shape: tuple[i
             digests.append(packed.frame_digest(frame))
         packed.create_table(file, "sha256", digests)
         file.create_dataset("whole_mm", data=whole_mm, chunks=True, fletcher32=True)
-    return buffer.getvalue()[sealed.SEAL_BYTES :]
+    return buffer.getvalue()
 
 
 def _refuse_unfit(frame: Frame, shape: tuple[int, int], where: str) -> None:
@@ -456,13 +456,13 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def _told(where: Path) -> AbstractContextManager[None]:
-    return sealed.translate_os_errors(where, hint=f"free space or give another output; {GO_ON}")
+    return files.translate_os_errors(where, hint=f"free space or give another output; {GO_ON}")
 
 
 def _delete(folder: Path) -> None:
     """Removes the parts of a pack that is whole, their record last, and the folder unless others keep files in it."""
     if (folder / RECORD).exists():
-        sealed.clear_debris(folder)
+        files.clear_debris(folder, locked=True)
         for part in folder.glob("part-*.h5"):
             files.remove(part)
         files.sync_folder(folder)  # parts that come back after a power cut still have their record

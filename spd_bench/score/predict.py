@@ -1,6 +1,5 @@
 """Runs a model on a split, and stores its predictions: every number can be recomputed from `predictions.h5`."""
 
-import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -148,17 +147,13 @@ def save(path: Path, predictions: Predictions, attributes: dict[str, str]) -> st
         store.create_dataset("scenes", data=list(predictions.scenes), dtype=text)
         for name in ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P"):
             store.create_dataset(name, data=getattr(predictions, name), fletcher32=True, chunks=True)
-    return sealed.write_sealed(path, MARK, buffer.getvalue()[sealed.SEAL_BYTES :])
+    return sealed.write_hdf5(path, MARK, buffer.getvalue())
 
 
 def load(path: Path) -> Predictions:
     """The predictions in `predictions.h5`; raises StateError if it is damaged."""
     try:
-        content = path.read_bytes()
-        digest = hashlib.sha256(content[sealed.SEAL_BYTES :]).hexdigest()
-        if content[: sealed.SEAL_BYTES] != sealed.seal(MARK, digest):  # HDF5 may loop for ever in a damaged file
-            raise OSError("its SHA-256 is not the one it was written with")
-        with h5py.File(io.BytesIO(content), "r") as store:
+        with h5py.File(io.BytesIO(sealed.read_hdf5(path, MARK)), "r") as store:
             arrays = {n: store[n][()] for n in ("uv_img_IP2", "truth_m_IP", "predicted_m_IP", "draw_P")}
             frames, scenes = (tuple(str(s) for s in store[n].asstr()[()]) for n in ("frames", "scenes"))
     except (OSError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""In which fields two identities differ: what `spd-bench why` shows, and what a refused comparison names."""
+"""The fields in which two identities differ, for `spd-bench why` and for refused comparisons."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ ABSENT = "–"
 
 
 class Differing(NamedTuple):
-    """A field, as a dotted key, and its text in both identities; a dash where one has no such field."""
+    """One field and its text in both identities; a dash where an identity has no such field."""
 
     field: str
     first: str
@@ -17,7 +17,7 @@ class Differing(NamedTuple):
 
 
 def differences(first: Any, second: Any) -> list[Differing]:
-    """The fields in which two identities differ, in their order."""
+    """Returns the fields in which two nested mappings differ, in the order of the first."""
     ours, theirs = dict(_fields(first)), dict(_fields(second))
     return [
         Differing(key, ours.get(key, ABSENT), theirs.get(key, ABSENT))
@@ -27,7 +27,7 @@ def differences(first: Any, second: Any) -> list[Differing]:
 
 
 def _fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every leaf of nested mappings as (dotted key, text)."""
+    """Yields every leaf of nested mappings as (dotted key, text)."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _fields(item, f"{path}.{key}" if path else str(key))

@@ -1,8 +1,7 @@
-"""The one module that writes below a run root: a file is there whole under its name, or it is not there.
+"""Atomic, durable writes: the one module that writes below a run root.
 
-What is written is on disk before its name is (and the name before this module returns), so that a file may vouch for
-another that was written before it. A record is JSON that carries the version of its form and the SHA-256 of its
-content; under `files` it may name the files beside it that it vouches for, each with its SHA-256.
+A file exists whole under its name or not at all. Its content is on disk before its name, and its name before the call
+returns, so that a file may vouch for another that was written before it.
 """
 
 import json
@@ -16,20 +15,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from spd_bench.errors import ResourceError, StateError
+from spd_bench.errors import ResourceError, SpdError, StateError
 
 log = logging.getLogger(__name__)
 
 GO_ON = "what is finished stays, and the same command goes on from there"
-
-
-# writing
+WRITE_ELSEWHERE = f"free some space, or name a folder that can be written; {GO_ON}"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` at once or not at all; returns when it is on disk.
+    """Replaces `path` by `content`, atomically; returns when it is on disk.
 
-    Raises ResourceError for what the disk refuses, StateError where a folder lies in the file's place.
+    Raises ResourceError where the disk refuses, StateError where a folder lies in the file's place.
     """
     with translate_os_errors(path):
         make_folder(path.parent)
@@ -51,23 +48,23 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def publish(beside: Path, path: Path) -> None:
-    """Gives a file that is whole and on disk its name, replacing what had it."""
+    """Renames a file that is whole and on disk to its final name, replacing what has that name."""
     os.replace(beside, path)
     sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces `path` by UTF-8 text at once or not at all."""
+    """Replaces `path` by UTF-8 text, atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces `path` by JSON; NaN and infinity are refused, they are not JSON."""
+    """Replaces `path` by JSON, atomically. Raises ValueError for NaN and infinity, which are not JSON."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder, and those above it that are missing, each on disk in the one above."""
+    """Makes a folder and the missing ones above it; returns when their names are on disk."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -83,7 +80,7 @@ def make_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file; one that is not there is none of anybody's business."""
+    """Removes a file; a missing one is ignored."""
     with translate_os_errors(path):
         try:
             os.unlink(path)
@@ -91,8 +88,16 @@ def remove(path: Path) -> None:
             return
 
 
-def clear_debris(folder: Path) -> None:
-    """Removes what processes of this machine left half-written when they were killed."""
+def clear_debris(folder: Path, *, locked: bool = False) -> None:
+    """Removes what killed processes of this machine left half-written in a folder and those below it.
+
+    locked: the caller holds the lock of the folder, so that nothing is being written there: removes what processes of
+    other machines left as well, in the folder alone.
+    """
+    if locked:
+        for left in folder.glob(".*.tmp"):
+            remove(left)
+        return
     ours = re.compile(rf"\..*\.{re.escape(_node())}-(\d+)-[0-9a-f]{{8}}\.tmp")
     for path in folder.rglob(".*.tmp"):
         if (written := ours.fullmatch(path.name)) and not _is_alive(int(written[1])):
@@ -100,7 +105,7 @@ def clear_debris(folder: Path) -> None:
 
 
 def _temporary(name: str) -> str:
-    """A name beside `name` that no other process, and no earlier try of this one, has."""
+    """A temporary name that no other process, and no earlier attempt of this one, uses."""
     return f".{name}.{_node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
 
 
@@ -113,13 +118,13 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # a process of another user
         return True
     return True
 
 
 def sync_folder(folder: Path) -> None:
-    """Puts the names in a folder on disk; Windows does that itself."""
+    """Flushes the names in a folder to disk; Windows does so by itself."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -129,18 +134,14 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def translate_os_errors(path: Path) -> Iterator[None]:
-    """What the disk refuses, as an error of ours."""
+def translate_os_errors(where: Path, *, hint: str = WRITE_ELSEWHERE) -> Iterator[None]:
+    """Converts an OSError inside the block into a StateError (a folder lies in the place) or a ResourceError."""
     try:
         yield
+    except SpdError:
+        raise
     except IsADirectoryError as error:
-        raise StateError("a folder lies in its place", where=str(path), hint="move it away") from error
-    except OSError as error:
-        raise ResourceError(
-            f"cannot be written ({error.strerror or error})",
-            where=str(path),
-            hint=f"free some space, or name a folder that can be written; {GO_ON}",
-        ) from error
-
-
-# records
+        raise StateError("a folder lies in its place", where=str(where), hint="move it away") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: HDF5's word for a disk that filled up while it wrote
+        what = getattr(error, "strerror", None) or error
+        raise ResourceError(f"cannot be written ({what})", where=str(where), hint=hint) from error

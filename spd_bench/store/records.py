@@ -1,4 +1,8 @@
-"""JSON records that carry their version and SHA-256, and may vouch for the files beside them."""
+"""JSON records that carry the version of their form and the SHA-256 of their content.
+
+Under `files` a record may name the files beside it that it vouches for, each with its SHA-256. The forms are in
+`store.run_root`.
+"""
 
 import hashlib
 import json
@@ -33,9 +37,9 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The content of a record; one without a seal, as earlier versions wrote them, is taken as it is.
+    """Returns the content of a record. A record without a seal, which earlier versions wrote, is not checked.
 
-    Raises Unsound for a file that is missing or damaged, StateError for one that a newer spd-bench wrote.
+    Raises Unsound if it is missing or damaged, StateError if a newer spd-bench wrote it.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -57,9 +61,9 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, form: type[Form]) -> Form:
-    """The content of a record of this form (a TypedDict).
+    """Returns the content of a record of this form (a TypedDict).
 
-    Raises as `read_record`, and Unsound for a record that lacks a required key.
+    Raises as `read_record`, and Unsound if a required key is missing.
     """
     content = read_record(path)
     required: frozenset[str] = getattr(form, "__required_keys__", frozenset())
@@ -71,7 +75,7 @@ def read(path: Path, form: type[Form]) -> Form:
 
 
 def find(path: Path, form: type[Form]) -> Form | None:
-    """As `read`, but None for a record that is missing or damaged; damage is logged, the caller makes it again."""
+    """Returns as `read`, or None if the record is missing or damaged (logged); the caller then recreates it."""
     try:
         return read(path, form)
     except Unsound as damage:
@@ -81,7 +85,7 @@ def find(path: Path, form: type[Form]) -> Form | None:
 
 
 def found_record(path: Path) -> dict[str, Any] | None:
-    """As `read_record`, but None for a record that is missing, or damaged, which is told: it is then made again."""
+    """Returns as `read_record`, or None if the record is missing or damaged (logged); the caller recreates it."""
     try:
         return read_record(path)
     except Unsound as damage:
@@ -91,7 +95,7 @@ def found_record(path: Path) -> dict[str, Any] | None:
 
 
 def vouched(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the files that a record vouches for are in its folder as they were; the first that is not is told."""
+    """Checks the files that a record vouches for against their SHA-256; logs the first that differs."""
     for name, digest in record.get(VOUCHED, {}).items():
         if (found := digest_of(folder / name)) != digest:
             what = "is missing" if found is None else "is not the file that was written"
@@ -120,4 +124,4 @@ def sha256(value: Any) -> str:
 
 
 UNFINISHED = "not finished yet"
-"""Why a row of a suite that is still running, or was stopped, has no numbers."""
+"""Failure of a row that has no numbers because its suite is still running, or was stopped."""

@@ -135,8 +135,7 @@ _MARK = re.compile(r"spd-bench features ([0-9a-f]{64}), (\S+) of (\d+) views(?=,
 
 
 def _mark(shard: Path) -> re.Match[str] | None:
-    with shard.open("rb") as raw:
-        return _MARK.match(raw.read(sealed.SEAL_BYTES).decode(errors="replace"))
+    return _MARK.match(sealed.seal_of(shard))
 
 
 def _views_in(shard: Path) -> int:

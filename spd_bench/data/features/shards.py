@@ -52,7 +52,7 @@ def write(path: Path, mark: str, frames: Sequence[str], maps_NHWC: Sequence[Half
         create_table(file, "frame", frames)
         rows = [[map_NHWC[row] for map_NHWC in maps_NHWC] for row in range(len(frames))]
         file.create_dataset("crc32", data=np.array([_checksum(row) for row in rows], np.uint32))
-    sealed.write_sealed(path, mark, buffer.getvalue()[sealed.SEAL_BYTES :])
+    sealed.write_hdf5(path, mark, buffer.getvalue())
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,8 @@ class Shard:
         import h5py
 
         try:
-            with path.open("rb") as raw:
-                if not raw.read(sealed.SEAL_BYTES).startswith(f"{mark},".encode()):
-                    raise Damaged("another mark")
+            if not sealed.seal_of(path).startswith(f"{mark},"):
+                raise Damaged("another mark")
             with h5py.File(path, "r") as file:
                 offsets = [_offset(file[name], (len(frames), *shape)) for name, shape in zip(MAPS, shapes, strict=True)]
                 if [raw.decode() for raw in file["frame"][()].tolist()] != list(frames):

@@ -35,7 +35,7 @@ from spd_bench.data.processes import items
 from spd_bench.data.resizing import unit_range
 from spd_bench.data.views import View, Views
 from spd_bench.errors import ConfigError, StateError
-from spd_bench.store import files, records, sealed
+from spd_bench.store import files, records
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ class Shelf:
         """
         self.hold()
         with self._lock():
-            sealed.clear_debris(self.folder)
+            files.clear_debris(self.folder, locked=True)
             self._build(self._missing(passes), workers=workers, on_done=on_done)
 
     def _build(self, slots: Sequence[_Slot], *, workers: int, on_done: Callable[[int], None]) -> None:
@@ -273,7 +273,7 @@ class Shelf:
         if self._use is not None:
             return
         shapes = self.shapes
-        with self._lock(), sealed.translate_os_errors(self.folder, hint="free some space"):
+        with self._lock(), files.translate_os_errors(self.folder, hint="free some space"):
             files.make_folder(self.folder)
             known = FeaturesRecord.read(self.folder)
             about = FeaturesRecord(
@@ -295,7 +295,7 @@ class Shelf:
         """Keeps other processes from building here; waits for one that does, and says which."""
         holder = self.folder.with_name(f".{self.folder.name}.holder")
         lock = lock_of(self.folder)
-        with sealed.translate_os_errors(self.folder, hint="free some space"):
+        with files.translate_os_errors(self.folder, hint="free some space"):
             files.make_folder(self.folder.parent)
             try:
                 lock.acquire(timeout=0)
