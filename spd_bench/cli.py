@@ -20,7 +20,7 @@ set_defaults()
 
 
 class RunByDefault(typer.core.TyperGroup):
-    """A group of commands in which whatever names none of them is meant for `run`."""
+    """Command group that defaults to `run` when the first argument is not a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments, with `run` put before them where no command is named."""
@@ -128,7 +128,7 @@ def run(
     device: DeviceOption = "auto",
     time_limit: TimeLimitOption = None,
     stall: Annotated[
-        float, typer.Option("--stall", min=1, help="Give a run up that makes no progress for so many seconds.")
+        float, typer.Option("--stall", min=1, help="Give up a run that makes no progress for this many seconds.")
     ] = 600,
     join: Annotated[
         bool, typer.Option("--join", help="Share the jobs of a suite with the process that runs it.")
@@ -477,7 +477,7 @@ def score(
     names: Annotated[Path | None, typer.Option("--names", help="Frame names of a stack, one a line.")] = None,
     runs: RootOption = RUNS,
 ) -> None:
-    """Score somebody else's predictions as a suite's own, and add them to its comparisons."""
+    """Score the predictions of another program as a suite scores its own, and add them to its comparisons."""
     from spd_bench.external.score import score_predictions, table
     from spd_bench.run.choose import choose_data
     from spd_bench.run.display import counting
@@ -518,7 +518,7 @@ def sweep_run(
     device: DeviceOption = "auto",
     time_limit: TimeLimitOption = None,
     stall: Annotated[
-        float, typer.Option("--stall", min=1, help="Give a trial up that makes no progress for so many seconds.")
+        float, typer.Option("--stall", min=1, help="Give up a trial that makes no progress for this many seconds.")
     ] = 600,
 ) -> None:
     """Train a suite's base with values that a sampler proposes, and choose by the validation split.

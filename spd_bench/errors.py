@@ -1,15 +1,15 @@
-"""Errors that a user can mend, each with the exit code of the command that met it (`EXIT_CODES`).
+"""The exceptions that a user can act on, each with the exit code of the command (`EXIT_CODES`).
 
-    SpdError            1   a bug of ours, unless a subclass says otherwise
+    SpdError            1   a bug in spd-bench, unless a subclass says otherwise
     ├─ ConfigError      2   suite, option or command line
     ├─ DataError        3   data set or weights: missing, corrupt, wrong unit
     ├─ ResourceError    5   disk, memory or a process ran out
     ├─ BusyError        6   another process holds the folder
     └─ StateError       7   saved state that cannot be used
     no exception        4   the suite finished, some of its runs failed: `run` prints the table first
-    Stopped      75 130 143   asked to stop by a signal or a time limit; no error
+    Stopped      75 130 143   stopped by a signal or a time limit; not an error
 
-Only `spd_bench.cli` formats them; nothing else prints or exits.
+Only `spd_bench.cli` prints them and exits.
 """
 
 import difflib
@@ -29,22 +29,22 @@ EXIT_CODES = {
     130: "stopped by SIGINT (Ctrl-C); the same command goes on",
     143: "stopped by SIGTERM; the same command goes on",
 }
-"""Every exit code and what it says."""
+"""Exit code → meaning."""
 TIME_LIMIT = "the time limit"
 STOP_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75, TIME_LIMIT: 75}
-"""What stops the work in good order → exit code."""
+"""Signal, or the time limit, that stops the work in good order → exit code."""
 OUT_OF_MEMORY = "out of memory"
-"""How the failure of a run that memory did not suffice for begins."""
+"""First words of the failure of a run that ran out of memory."""
 
 
 LONGEST_NAME = 200
-"""Characters of a name that are compared with the known ones."""
+"""Number of characters of a name that `did_you_mean` compares."""
 
 
 class SpdError(Exception):
-    """One problem: where it is, what was expected and found, and what to do about it.
+    """One problem: its place, what was expected and found, and the remedy.
 
-    `where` is `file:line:column`, a path or an option; `hint` is the mend.
+    where: `file:line:column`, a path or an option. hint: what to do.
     """
 
     exit_code = 1
@@ -60,14 +60,14 @@ class SpdError(Exception):
         return printable(f"{text}\n  hint: {self.hint}" if self.hint else text, keep="\n")
 
     def at(self, where: str) -> "SpdError":
-        """The same error with a place, if it had none yet."""
+        """Sets the place unless there is one, and returns the error."""
         if self.where is None:
             self.where = where
         return self
 
 
 class ConfigError(SpdError):
-    """The suite, an option or the command line asks for something that cannot be."""
+    """The suite, an option or the command line is wrong."""
 
     exit_code = 2
 
@@ -97,7 +97,7 @@ class StateError(SpdError):
 
 
 class Stopped(BaseException):
-    """The work was asked to stop and has done so in good order; like KeyboardInterrupt, it is nobody's error.
+    """The work stopped in good order, as it was asked to. Derives from BaseException, like KeyboardInterrupt.
 
     reason: a key of `STOP_CODES`.
     """
@@ -113,7 +113,7 @@ class Stopped(BaseException):
 
 
 class WorkerBug(Exception):
-    """An exception in a worker process that is none of ours; `traceback` is what it left there."""
+    """An unexpected exception raised in a worker process, with that process's traceback."""
 
     def __init__(self, message: str, traceback: str) -> None:
         super().__init__(message)
@@ -121,7 +121,7 @@ class WorkerBug(Exception):
 
 
 def shortage(error: BaseException) -> ResourceError | None:
-    """What disk or memory refused, as a ResourceError; None for any other error."""
+    """Returns a ResourceError for an error that a full disk or lack of memory caused; None for any other."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
         hint = "make room or write elsewhere; the same command goes on"
         return ResourceError(f"{error.strerror}", where=error.filename and str(error.filename), hint=hint)
@@ -138,18 +138,18 @@ def shortage(error: BaseException) -> ResourceError | None:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Text in which whatever is not shown as itself is escaped: line breaks, terminal codes, directions of writing."""
+    """Returns the text with unprintable characters escaped: line breaks, terminal codes, directions of writing."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def quoted(text: object, *, most: int = 80) -> str:
-    """Text of the user's in quotes, on one line and not longer than `most`, for messages."""
+    """Returns the text in quotes, on one line, cut to `most` characters."""
     short = printable(str(text)[: most + 1])
     return f'"{short}"' if len(short) <= most else f'"{short[: most - 3]}..."'
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown `name`: the closest of `known`, or all of them when none is close."""
+    """Returns a hint for an unknown `name`: the closest of `known`, or all of them if nothing is close."""
     options = sorted(set(known))
     close = difflib.get_close_matches(name[:LONGEST_NAME], options, n=1, cutoff=0.5)
     close = close or [option for option in options if option.startswith(name)][:1]

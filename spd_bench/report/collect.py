@@ -1,4 +1,4 @@
-"""Run folders → `Comparison`: every table is rebuilt from what the runs left behind, without model or data set."""
+"""Run folders → `Comparison`: every table is made from records alone, without model or data set."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from spd_bench.store.run_root import (
 
 
 def latest(root: Path) -> str:
-    """Name of the suite that ran last below `root`; ConfigError if none did."""
+    """Name of the suite that ran last below `root`. Raises ConfigError if there is none."""
     finished = sorted((root / SUITES).glob("*.json"), key=lambda path: records.read(path, SuiteRecord)["finished"])
     if not finished:
         raise ConfigError(f"no suite has been run below {root}", hint="spd-bench run suites/v13_ablation.yaml")
@@ -40,7 +40,7 @@ def latest(root: Path) -> str:
 
 
 def record(root: Path, suite: str | None) -> SuiteRecord:
-    """What the latest run of a suite left; ConfigError for a suite that was not run."""
+    """The record of the latest run of a suite. Raises ConfigError for a suite that was not run."""
     name = suite or latest(root)
     path = root / SUITES / f"{Path(name).stem}.json"
     if not path.exists():
@@ -124,7 +124,7 @@ def curves(root: Path, suite: str | None = None) -> dict[str, list[tuple[int, fl
 
 
 def watched(root: Path, suite: str | None = None) -> list[dict[str, str]]:
-    """What the blocks of each run told of themselves at the end of training: rows of the same keys, for people."""
+    """Diagnostics of the blocks of each run at the end of training: rows of the same keys, as text."""
     found: dict[str, dict[str, float]] = {}
     for run in record(root, suite)["rows"]:
         rows = _log(root / run["folder"])
@@ -279,7 +279,7 @@ def _metrics(primary: str, averaging: str) -> tuple[MetricInfo, ...]:
 
 
 def metric_info(metric: Metric | type[Metric], averaging: str) -> MetricInfo:
-    """What tables say of a metric under a protocol's averaging: "per_image" leaves it to the metric, "pooled" not."""
+    """The metric as tables describe it. averaging: of the protocol; "pooled" overrides the metric's own."""
     return MetricInfo(
         name=metric.name,
         unit=metric.unit,

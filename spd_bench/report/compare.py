@@ -1,4 +1,4 @@
-"""What `spd-bench compare` prints: the table of one suite or several, and what can be said of its differences."""
+"""The text of `spd-bench compare`: the table of one suite or several, with verdicts on its differences."""
 
 from collections.abc import Sequence
 from pathlib import Path

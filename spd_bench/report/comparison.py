@@ -1,4 +1,4 @@
-"""What finished runs say, as plain values: the input of every table, figure and page.
+"""The results of finished runs, as plain values: the input of every table, figure and page.
 
 A `Comparison` is one suite's compositions scored under one protocol on one data set. It holds one value per seed
 and cell; means, spreads and differences are computed here and nowhere else in the reports. A composition that
@@ -17,47 +17,57 @@ from spd_bench.errors import ConfigError, StateError, did_you_mean, quoted
 
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:
-    """What identifies a metric: its name alone does not, two tools rarely mean the same by it.
-
-    unit: "m" for metres, "" for a fraction. aggregation: how images become one number.
-    """
+    """A metric with its definition: two tools rarely mean the same by one name."""
 
     name: str
+    """Name under which it is registered."""
     unit: str
+    """"m" for metres, "" for a fraction."""
     lower_is_better: bool
+    """Whether smaller values are better."""
     formula: str
+    """Its definition, as tables print it."""
     aggregation: str
+    """How the values of images become one number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One composition or baseline.
 
-    difference: what sets it apart from the base, in words. gt_aligned: ground truth of the scored image enters
-    its predictions (R-27). values: for each (metric, K) one value per seed, in the order of `seeds`.
-    seconds: measured times; a key that ends in "_ms" is in milliseconds. macs: multiply-adds of prepare and decode(K),
-    by K; peak_bytes: what they hold at most. Both are empty where an earlier version scored the row.
-    stand_ins: what stands in for what in this row. failure: why it has no (complete) result. aliases: other names of
-    the same composition.
-    own_input: the input size that a released model saw in place of the suite's, and its rule; "" for the others.
-    An external row was predicted elsewhere: it has no seeds and one value per cell, and nobody counted its parameters.
+    An external row was predicted by another program: it has no seeds, one value per cell, and no known parameters.
     """
 
     name: str
+    """Name in the table."""
     kind: Literal["base", "ablation", "baseline", "external"]
+    """What the row is."""
     axis: str
+    """Axis of the suite that asked for it; "" for the base and baselines."""
     difference: str
+    """What sets it apart from the base, in words."""
     gt_aligned: bool
+    """Whether the ground truth of the scored image enters its predictions (R-27)."""
     trainable_parameters: int | None
+    """Number of trained parameters; None if unknown."""
     seeds: tuple[int, ...]
+    """Seeds that finished."""
     values: Mapping[tuple[str, int], tuple[float, ...]]
+    """(metric, K) → one value per seed, in the order of `seeds`."""
     seconds: Mapping[str, float]
+    """Measured times; a key that ends in "_ms" is in milliseconds."""
     stand_ins: tuple[str, ...]
+    """What stands in for what in this row."""
     failure: str | None
+    """Why it has no result, or an incomplete one; None if it has all."""
     aliases: tuple[str, ...]
+    """Other names of the same composition."""
     macs: Mapping[int, float] = field(default_factory=dict)
+    """K → multiply-adds of prepare and decode(K); empty where an earlier version scored the row."""
     peak_bytes: Mapping[int, float] = field(default_factory=dict)
+    """K → bytes that prepare and decode(K) hold at most; empty as `macs`."""
     own_input: str = ""
+    """Input size that a released model saw in place of the suite's, and its rule; "" for the others."""
 
     def __post_init__(self) -> None:
         """Raises StateError unless every cell has one value per seed, or one value in an external row."""
@@ -74,27 +84,36 @@ class Row:
 class Comparison:
     """The rows of one suite, in suite order, and what is needed to read their numbers.
 
-    images: how many images each value is computed from. stand_ins: what stands in for what in every row.
-    unfinished: how many jobs of the suite are still to be done, and so in no row.
-    primary: (metric, K) that the suite asks about. provenance: versions, revision, date, machine. sources: where rows
-    of several suites come from, a line for each suite; the first one's base is the base.
     Raises StateError if it has no rows, two rows of one name, two bases of one suite, or a primary cell that it does
     not list.
     """
 
     suite: str
+    """Name of the suite."""
     profile: str
+    """Profile of the suite, "(none)" without one."""
     dataset: str
+    """The data set in one line."""
     protocol: str
+    """The evaluation protocol in one line."""
     images: int
+    """Number of images that each value is computed from."""
     stand_ins: tuple[str, ...]
+    """What stands in for what in every row."""
     primary: tuple[str, int]
+    """(metric, K) that the suite asks about."""
     ks: tuple[int, ...]
+    """Numbers of query points."""
     metrics: tuple[MetricInfo, ...]
+    """The metrics, the primary one first."""
     rows: tuple[Row, ...]
+    """The rows, in suite order."""
     provenance: Mapping[str, str]
+    """Versions, revision, date, machine."""
     unfinished: int = 0
+    """Number of jobs that are not finished, and so in no row."""
     sources: tuple[str, ...] = ()
+    """A line for each suite, where rows come from several; the base of the first is the base."""
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
@@ -139,21 +158,29 @@ class Comparison:
 
 
 class Summary(NamedTuple):
-    """One cell over its n seeds: mean, sample standard deviation (n - 1; NaN for one seed), smallest, largest."""
+    """One cell over its seeds."""
 
     n: int
+    """Number of seeds."""
     mean: float
+    """Mean."""
     std: float
+    """Sample standard deviation (n - 1); NaN for one seed."""
     low: float
+    """Smallest value."""
     high: float
+    """Largest value."""
 
 
 class Difference(NamedTuple):
-    """How far a row lies from a reference over the n seeds that both have; percent is of the reference's mean."""
+    """How far a row lies from a reference."""
 
     n: int
+    """Number of seeds that both have."""
     absolute: float
+    """Difference of the means."""
     percent: float
+    """The difference in percent of the reference's mean."""
 
 
 def summary(row: Row, metric: str, k: int) -> Summary | None:
@@ -183,7 +210,7 @@ def difference(row: Row, reference: Row, metric: str, k: int) -> Difference | No
 
 
 def seed_pairs(reference: Sequence[int], other: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Which seed of one row is set beside which of another: (reference's, other's).
+    """Returns the pairs of seeds (reference's, other's) that are compared.
 
     Seeds that both have, and no others: runs of one seed saw the same batches and queries, so what these add to both
     cancels. Rows with no seed in common are independent runs, and any pairing that does not look at their values is
@@ -222,12 +249,12 @@ def _mean(row: Row, metric: str, k: int) -> float:
 
 
 def caption(comparison: Comparison) -> list[str]:
-    """What must stand beside any number of this comparison: `headline`, then `definitions`. One line per item."""
+    """The caption of every number of this comparison: `headline`, then `definitions`. One line per item."""
     return headline(comparison) + definitions(comparison.metrics)
 
 
 def headline(comparison: Comparison) -> list[str]:
-    """First and loudly what stands in for what; then data, protocol, images and seeds, and how far to trust them."""
+    """Stand-ins first; then data, protocol, images and seeds, and the limits of the evidence."""
     from spd_bench.report.stats import VERDICT_SEEDS  # brings numpy along
 
     counts = f"Images scored: {comparison.images}. Seeds: {_seed_list(comparison)}. {_count_line(comparison.rows)}"
@@ -265,7 +292,7 @@ def definitions(metrics: Iterable[MetricInfo]) -> list[str]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What single rows need said about them: failures, stand-ins of their own, origin, other names."""
+    """Remarks on single rows: failures, their own stand-ins, origin, other names."""
     found = []
     for row in comparison.rows:
         extra = [text for text in row.stand_ins if text not in comparison.stand_ins]
@@ -278,7 +305,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def markdown_escape(text: str) -> str:
-    r"""Escape what Markdown, its tables, GitHub's formulas and raw HTML would act on; `a_b` stays as it is."""
+    r"""Escapes what Markdown, its tables, GitHub's formulas and raw HTML interpret; `a_b` stays as it is."""
     return re.sub(r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", text)
 
 
@@ -288,7 +315,7 @@ def one_line(text: str) -> str:
 
 
 def _seeds(comparison: Comparison) -> list[int]:
-    """Those of the base, or of several suites' bases; of all rows where there is none."""
+    """Seeds of the base, or of several suites' bases; of all rows where there is none."""
     return sorted({seed for row in _bases(comparison) or comparison.rows for seed in row.seeds})
 
 

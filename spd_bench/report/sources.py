@@ -1,4 +1,4 @@
-"""Several suites, or single rows of them, as one record: what `compare SUITE_A SUITE_B` makes its table of.
+"""Several suites, or single rows of them, as one record, for `compare SUITE_A SUITE_B`.
 
 Numbers may stand side by side exactly where the test was the same (`score.judge.Judge`), so other rows are
 refused by the fields that differ. Everything else may differ, and is said: the suites, the training, the machine.
@@ -32,7 +32,7 @@ Run = SuiteRow
 
 
 class _Source(NamedTuple):
-    """What one argument names: a record below a root, its rows or one of them."""
+    """One argument of `compare`: a record below a root, with all of its rows or one."""
 
     text: str
     root: Path
@@ -161,7 +161,7 @@ def _renamed(source: _Source, label: str, collisions: set[str]) -> _Source:
 
 
 def _refuse_other_test(first: _Source, other: _Source) -> None:
-    """ConfigError naming every field in which the tests differ that the two were scored on."""
+    """Raises ConfigError, with every field that differs, unless both were scored on the same test."""
     judges = [source.stored.get("judge") for source in (first, other)]
     if judges[0] == judges[1] and None not in judges:
         return
@@ -192,7 +192,7 @@ def _test(source: _Source) -> dict[str, Any]:
 
 
 def _against(first: _Source, other: _Source) -> str:
-    """In which fields of their identities the heads of two arguments differ; "" where there is nothing to say."""
+    """The fields in which the identities of two arguments' heads differ, in words; "" for one argument."""
     heads = [source.runs(source.head or "") for source in (first, other)]
     if other is first or not all(heads) or any(runs[0]["kind"] == "external" for runs in heads):
         return ""

@@ -1,4 +1,4 @@
-"""What a paired comparison of two compositions says, and how sure one may be of it.
+"""Paired comparison of two compositions: the difference, and how certain it is.
 
 The unit is an image at one K. Two compositions trained under the same seeds saw the same batches and are scored at the
 same queries, so the difference
@@ -65,18 +65,24 @@ _ROUNDING = 1e-12
 class Scores:
     """Per-image values [S, I] of one composition in one metric at one K.
 
-    single: one set of predictions that was made elsewhere, set beside every seed of another composition; its own seeds
-    are unknown, so that any comparison with it is exploratory.
     Raises DataError for values that are not finite or not one per seed and image, and for a seed or an image named
     twice: a missing value is never dropped, for what is missing is rarely missing by chance.
     """
 
     name: str
+    """Name of the composition."""
     values_SI: Values
+    """One value per seed and image."""
     seeds: tuple[int, ...]
+    """Seed of each row."""
     images: tuple[str, ...]
+    """Image of each column."""
     scenes: tuple[str, ...]
+    """Scene of each column."""
     single: bool = False
+    """Whether this is one set of predictions of another program, set beside every seed of another composition; its own
+    seeds are unknown, so a comparison with it is exploratory.
+    """
 
     def __post_init__(self) -> None:
         expected = (len(self.seeds), len(self.images))
@@ -109,10 +115,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Margin:
-    """The largest difference that does not matter, declared before looking: in the metric's unit, or of the base."""
+    """The largest difference that does not matter, declared before looking."""
 
     amount: float
+    """Size, in the metric's unit or as a fraction of the base."""
     relative: bool = False
+    """Whether `amount` is a fraction of the base."""
 
     def __post_init__(self) -> None:
         if not (0 < self.amount < np.inf):
@@ -127,7 +135,9 @@ class Interval(NamedTuple):
     """Confidence limits, in the unit of the metric."""
 
     low: float
+    """Lower limit."""
     high: float
+    """Upper limit."""
 
     def holds(self, value: float) -> bool:
         """Whether `value` lies in it, limits included."""
@@ -138,37 +148,47 @@ class Interval(NamedTuple):
 class PairedDifference:
     """Variant − base in one metric at one K, in the unit of the reported number.
 
-    seeds: pairs of seeds, or 1 where one of the two is a single set of predictions.
-    base, variant: reported levels, means over seeds. mean: their difference. With one seed or one scene there is
-    nothing to judge it by, and what needs a spread is None.
-    interval: 95 %. interval_90: that of the two one-sided tests for equivalence. standard_error, df: of `mean`.
-    p_two_way: Student's t of mean / standard_error, over new seeds and new scenes.
-    p_sign_flip: the same for these seeds and new scenes, by flipping the sign of whole scenes, without normality; it
-    cannot fall below smallest_p. p_wilcoxon: signed ranks of scene means, to see whether few scenes carry the result.
-    dz: mean / standard deviation of the scene means (averaged over seeds). improved: share of images on which the
-    variant's mean over seeds is better, ties counted half. margin: in the metric's unit.
-    detectable: the true difference that a comparison as noisy as this one finds with a chance of about 80 %.
+    With one seed or one scene nothing measures the spread, and what needs one is None.
     """
 
     lower_is_better: bool
+    """Whether smaller values are better."""
     seeds: int
+    """Number of pairs of seeds; 1 where one of the two is a single set of predictions."""
     scenes: int
+    """Number of scenes."""
     images: int
+    """Number of images."""
     base: float
+    """Reported level of the base, a mean over seeds."""
     variant: float
+    """Reported level of the variant, a mean over seeds."""
     mean: float
+    """variant − base."""
     interval: Interval | None
+    """95 % confidence interval of `mean`."""
     interval_90: Interval | None
+    """90 % interval: that of the two one-sided tests for equivalence."""
     standard_error: float | None
+    """Standard error of `mean`."""
     df: float | None
+    """Degrees of freedom of `standard_error`."""
     p_two_way: float | None
+    """p of Student's t of mean / standard_error, over new seeds and new scenes."""
     p_sign_flip: float
+    """The same for these seeds and new scenes, by flipping the sign of whole scenes, without normality."""
     smallest_p: float
+    """Smallest value that `p_sign_flip` can take."""
     p_wilcoxon: float
+    """p of signed ranks of scene means, to see whether few scenes carry the result."""
     dz: float | None
+    """mean / standard deviation of the scene means (averaged over seeds)."""
     improved: float
+    """Share of images on which the variant's mean over seeds is better, ties counted half."""
     margin: float | None
+    """Margin of equivalence in the metric's unit; None without one."""
     detectable: float | None
+    """True difference that a comparison as noisy as this one finds with a chance of about 80 %."""
 
     @property
     def p(self) -> float | None:
@@ -190,26 +210,32 @@ class PairedDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A difference judged within its family: Holm-adjusted p, verdict, and what a reader has to know beside it."""
+    """A difference judged within its family."""
 
     difference: PairedDifference
+    """The difference."""
     p_adjusted: float | None
+    """Its p after Holm's correction; None without one."""
     verdict: Verdict
+    """The verdict."""
     note: str
+    """What a reader has to know beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AAControl:
-    """The base against itself: in how many of the splits the two-way test, and a t-test over images, found something.
-
-    passed: None where there are too few seeds or scenes to try.
-    """
+    """The base against itself, split by seeds."""
 
     passed: bool | None
+    """Whether few enough splits found a difference; None where there are too few seeds or scenes to try."""
     reason: str
+    """Why it was not run, or what it found."""
     splits: int
+    """Number of splits."""
     found: int
+    """Splits in which the two-way test found a difference."""
     found_by_images: int
+    """Splits in which a t-test over images did."""
 
 
 class _Spread(NamedTuple):
@@ -241,7 +267,7 @@ def compare(
     margin: Margin | None = None,
     resamples: int = 9999,
 ) -> PairedDifference:
-    """The difference variant − base with all that is known about its size and certainty.
+    """Returns the difference variant − base, with intervals, p and effect sizes.
 
     rng: a fresh generator keyed by what is compared; equal keys give equal results. resamples: bootstrap draws, and
     sign flips where the scenes have more than that.
@@ -372,7 +398,7 @@ def as_averaged(scores: Scores, aggregation: Aggregation) -> Values:
 
 
 def _check_paired(base: Scores, variant: Scores) -> None:
-    """DataError unless both have the same seeds, images and scenes, in the same order."""
+    """Raises DataError unless both have the same seeds, images and scenes, in the same order."""
     for kind in ("seeds", "images", "scenes"):
         ours, theirs = getattr(variant, kind), getattr(base, kind)
         if ours != theirs:
@@ -429,7 +455,7 @@ def _bootstrap(sums_SC: Values, images_C: Values, rng: np.random.Generator, resa
 
 
 def _counts(rng: np.random.Generator, rows: int, among: int) -> Values:
-    """How often each of `among` things comes in as many draws with replacement, for each row."""
+    """Counts of each of `among` items in as many draws with replacement, for each row."""
     drawn = rng.integers(among, size=(rows, among)) + among * np.arange(rows)[:, None]
     return np.bincount(drawn.ravel(), minlength=rows * among).reshape(rows, among).astype(np.float64)
 

@@ -192,7 +192,7 @@ def _work(view: _View, rows: Sequence[Row]) -> Iterator[_Column]:
 
 
 def _figure(value: float | None, unit: float = 1.0) -> str:
-    """Three figures of what was measured."""
+    """A measured value with three digits."""
     if value is None:
         return NONE
     return f"{value / unit:.0f}" if value / unit >= 100 else f"{value / unit:.3g}"
@@ -253,7 +253,7 @@ def _timings(comparison: Comparison) -> list[str]:
 
 
 def _minor(comparison: Comparison) -> set[str]:
-    """Times that need not stand beside the primary metric: training, and decoding at another K than the primary."""
+    """Times that are not shown beside the primary metric: training, and decoding at another K."""
     return {"train"} | {f"T_decode({k})_ms" for k in comparison.ks if k != comparison.primary[1]}
 
 
@@ -311,7 +311,7 @@ def _terminal(view: _View) -> str:
 
 
 def _remarks(view: _View) -> list[str]:
-    """What stands below the tables: notes on single rows, what the times are, and definitions of the metrics shown."""
+    """The remarks below the tables: on single rows, on times, and the definitions of the metrics shown."""
     timed = [TIMES] if view.costs and _timings(view.comparison) else []
     counted = [WORK] if view.costs and any(row.macs for row in view.comparison.rows) else []
     return notes(view.comparison) + timed + counted + definitions(dict.fromkeys(info for info, _ in view.cells))
@@ -475,13 +475,13 @@ def _unit(key: str) -> str:
 
 
 def _csv_text(text: str) -> str:
-    """A spreadsheet takes a cell that begins with = + - or @ for a formula."""
+    """The cell, escaped if it begins with = + - or @: a spreadsheet would take it for a formula."""
     line = one_line(text)
     return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
 
 def _csv_comment(line: str) -> str:
-    """A spreadsheet takes a comment for cells too, cut at commas, semicolons and tabs."""
+    """The comment, escaped likewise: a spreadsheet cuts it into cells at commas, semicolons and tabs."""
     return re.sub(r"([,;\t]\s*\"?)(?=[=+@-])", r"\1'", line)
 
 

@@ -1,4 +1,4 @@
-"""Run folders → what a paired comparison of each row with a reference says (`stats`), in one metric at one K.
+"""Run folders → a paired comparison (`stats`) of each row with a reference, in one metric at one K.
 
 Everything is rebuilt from `predictions.h5`: per-image values, paired over seeds and images, grouped by scene. The
 family that Holm's correction counts is declared by the suite, given on the command line or, where suites are compared,
@@ -34,32 +34,39 @@ POINTS = {
     "truth_m_IP": "other true depths",
     "draw_P": "other draws",
 }
-"""What two records of predictions must share, and what is said where they do not."""
+"""Fields that two records of predictions must share → the message where they differ."""
 
 Run = SuiteRow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdicts:
-    """Differences of rows from a reference in one metric at one K.
-
-    findings: rows of the family, with verdicts. others: rows outside of it, by name. family: axes, or patterns of
-    names, that form it; origin: who said so; declared: how many rows that is, failed ones included. pairing: what was
-    done about the seeds of a row that are not the reference's. control: the reference against itself.
-    """
+    """Differences of rows from a reference in one metric at one K."""
 
     reference: str
+    """Name of the reference row."""
     metric: str
+    """Name of the metric."""
     unit: str
+    """Unit of the metric."""
     k: int
+    """Number of query points."""
     family: tuple[str, ...]
+    """Axes, or patterns of names, that form the family."""
     origin: str
+    """Where the family comes from: suite, command line, or the sources of a comparison."""
     declared: int
+    """Number of rows in the family, failed ones included."""
     margin: str
+    """The margin of equivalence, in words."""
     findings: Mapping[str, Finding]
+    """Rows of the family, with verdicts."""
     others: Mapping[str, PairedDifference]
+    """Rows outside of the family."""
     pairing: Mapping[str, str]
+    """Row → how its seeds are paired, where they are not the reference's."""
     control: AAControl
+    """The reference against itself."""
 
 
 def judged(root: Path, suite: str | None = None) -> Verdicts | None:
@@ -158,7 +165,7 @@ def _folders(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 class _Family(NamedTuple):
-    """Axes and patterns, who gave them, and the rows that they mean."""
+    """Axes and patterns, their origin, and the rows that they match."""
 
     patterns: tuple[str, ...]
     origin: str
@@ -166,7 +173,7 @@ class _Family(NamedTuple):
 
 
 def _family(stored: ComparedRecord, given: Sequence[str] | None, reference: str | None) -> _Family:
-    """The rows whose comparisons Holm's correction counts; the reference is none of them."""
+    """The rows whose comparisons Holm's correction counts, without the reference."""
     if given:
         for pattern in given:
             if not _members(stored["rows"], [pattern]):
@@ -203,7 +210,7 @@ def _names(row: Run) -> list[str]:
 
 
 class _Pair(NamedTuple):
-    """Two compositions seed by seed, and what has to be said of that."""
+    """Two compositions seed by seed, with a remark on the pairing."""
 
     base: Scores
     variant: Scores
@@ -229,7 +236,7 @@ def _side_by_side(base: Scores, variant: Scores) -> _Pair:
 
 
 def _control(base: Scores, runs: Sequence[Run], measure: Metric, rng: np.random.Generator) -> AAControl:
-    """The A/A control of a reference that was trained; seeds change nothing in another, and are not meant to."""
+    """The A/A control of a trained reference; for another one, seeds change nothing, and it is not run."""
     if base.single or records.read(Path(runs[0]["folder"]) / RUN, RunRecord)["trainable_parameters"] == 0:
         reason = f"not run: {base.name} is not trained here, so that its seeds are no runs"
         return AAControl(passed=None, reason=reason, splits=0, found=0, found_by_images=0)
@@ -268,7 +275,7 @@ class _Reader:
         )
 
     def _refuse_other_points(self, predictions: Predictions, name: str) -> None:
-        """Every run must have been scored on the same images at the same pixels with the same truth."""
+        """Raises unless a run was scored on the same images and pixels with the same truth as the first."""
         first = self._points = self._points or predictions
         for field, other in POINTS.items():
             if not np.array_equal(getattr(predictions, field), getattr(first, field)):
@@ -281,6 +288,6 @@ class _Reader:
 
 
 def _missing(predictions: Predictions, first: Predictions, field: str) -> str:
-    """Which image the two do not share, for the field of images."""
+    """The images that only one of two records has, in words."""
     lone = sorted(set(predictions.frames) ^ set(first.frames))
     return f" ({len(lone)} in one record alone, the first {lone[0]})" if field == "frames" and lone else ""

@@ -12,8 +12,11 @@ class Differing(NamedTuple):
     """One field and its text in both identities; a dash where an identity has no such field."""
 
     field: str
+    """Dotted key."""
     first: str
+    """Text in the first identity."""
     second: str
+    """Text in the second identity."""
 
 
 def differences(first: Any, second: Any) -> list[Differing]:

@@ -1,4 +1,4 @@
-"""What one MLflow run holds: everything of it is in a record below the run root."""
+"""What one MLflow run holds, all of it read from records below the run root."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class TrackedRun:
     """One MLflow run in full. Logged twice, it is there once."""
 
     key: tuple[str, ...]
-    """Names the run within its run root, for good: `MlflowStore` finds it by a tag made of this."""
+    """Identity of the run within its run root: `MlflowStore` finds it by a tag made of this."""
     name: str
     """What MLflow shows."""
     status: Status
@@ -27,8 +27,11 @@ class TrackedRun:
     parent: "TrackedRun | None" = None
     """The run that this one lies below."""
     params: Mapping[str, str] = field(default_factory=dict)
+    """MLflow parameters."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    """MLflow tags."""
     series: Series = ()
+    """Metrics."""
     files: tuple[Path, ...] = ()
     """Copied into the run's artifacts under their names."""
     earlier: str = ""

@@ -158,7 +158,7 @@ class MlflowStore:
         return known["root"]
 
     def _experiments(self) -> list[Any]:
-        """Active experiments of ours, first the one that new runs go to.
+        """Returns the harness's active experiments, first the one that new runs go to.
 
         That is `spd-bench`; where it was deleted, or keeps its files below another run root, `spd-bench-2` and so on.
         """
@@ -195,7 +195,7 @@ class MlflowStore:
         return ""
 
     def _artifacts(self) -> str | None:
-        """Where an experiment of ours keeps files; None where a server decides."""
+        """Where a new experiment keeps files; None where a server decides."""
         on_server = address(self.run_root).startswith(("http:", "https:", "databricks"))
         return None if on_server else (self.run_root / ARTIFACTS).as_uri()
 
@@ -208,7 +208,7 @@ class MlflowStore:
     # ------------------------------------------------------------------------------------------------ runs
 
     def _search(self, wanted: str) -> list[Any]:
-        """Active runs of our experiments that fit a filter, the oldest first."""
+        """Returns the active runs that fit a filter, the oldest first."""
         ids = [experiment.experiment_id for experiment in self._experiments()]
         return list(self._client.search_runs(ids, wanted, order_by=["attributes.start_time ASC"]))
 
@@ -340,7 +340,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def _urllib3_quiet() -> Iterator[None]:
-    """Silences urllib3's warning for every retry: one warning of ours says the same."""
+    """Silences urllib3's warning for every retry: the tracker logs one warning."""
     logger = logging.getLogger("urllib3.connectionpool")
     level = logger.level
     logger.setLevel(logging.ERROR)
