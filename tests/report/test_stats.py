@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
 from spd_bench.errors import ConfigError, DataError
-from spd_bench.report import stats
 from spd_bench.report.stats import (
     Interval,
     Margin,
@@ -26,8 +25,10 @@ from spd_bench.report.stats import (
     a_a_control,
     as_averaged,
     compare,
+    control,
     family,
     holm,
+    resampling,
 )
 from spd_bench.score.metrics import RMSEPooled
 
@@ -394,7 +395,7 @@ def test_equal_keys_give_equal_results_and_another_key_another_interval_alone() 
 def test_blocks_of_draws_are_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     d_SI, scenes = noisy()
     whole = difference(d_SI, scenes)
-    monkeypatch.setattr(stats, "_BLOCK", 700)
+    monkeypatch.setattr(resampling, "BLOCK", 700)
     parts = difference(d_SI, scenes)
     assert whole.interval is not None
     assert parts.interval == pytest.approx(whole.interval, abs=0.05 * (whole.interval.high - whole.interval.low))
@@ -533,7 +534,7 @@ def runs(seeds: int, key: int = 10) -> Scores:
     )
 
 
-def a_a(base: Scores, **options: Any) -> stats.AAControl:
+def a_a(base: Scores, **options: Any) -> control.AAControl:
     return a_a_control(base, rng=np.random.default_rng(0), **options)
 
 
@@ -551,18 +552,18 @@ def test_the_base_does_not_differ_from_itself(seeds: int, splits: int) -> None:
 
 
 def test_the_control_fails_a_test_that_forgets_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = stats._spread
+    whole = control.spread_of
 
     def of_scenes_alone(sums_SC: Any, images_C: Any) -> Any:
         return whole(np.stack([sums_SC.mean(axis=0)] * len(sums_SC)), images_C)
 
-    monkeypatch.setattr(stats, "_spread", of_scenes_alone)
+    monkeypatch.setattr(control, "spread_of", of_scenes_alone)
     assert a_a(runs(6)).passed is False
 
 
 def test_many_seeds_are_split_in_some_ways() -> None:
     found = a_a(runs(12))
-    assert 450 < found.splits <= stats.CONTROL_SPLITS
+    assert 450 < found.splits <= control.CONTROL_SPLITS
     assert found.passed
 
 
