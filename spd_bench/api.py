@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from spd_bench.errors import ConfigError, did_you_mean
-from spd_bench.fused import inference, training
+from spd_bench.fused import products, training
 from spd_bench.geometry import Table
 
 CHAIN: tuple[str, ...] = ("neck", "b1", "b2", "b3", "routing", "b4", "b5", "depth_head")
@@ -139,7 +139,7 @@ class Level:
 
     def table(self, *, pad: int, by: nn.Linear | None = None) -> Table:
         """The map, projected with `by` if given, as rows with `pad` zero cells on each side."""
-        map_BHWC = self.map_BHWC if by is None else inference.linear(self.map_BHWC, by.weight, by.bias)
+        map_BHWC = self.map_BHWC if by is None else products.linear(self.map_BHWC, by.weight, by.bias)
         return Table.of(map_BHWC, extent=self.extent, pad=pad)
 
 
@@ -181,7 +181,7 @@ class TokenPart:
     @cached_property
     def standard_BKTD(self) -> Tensor:
         """Tokens with mean 0 and variance 1 over D (LayerNorm without its affine part, eps 1e-5)."""
-        return inference.standardise(self.tokens_BKTD)
+        return products.standardise(self.tokens_BKTD)
 
     @cached_property
     def shared(self) -> training.Shared | None:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spd_bench.fused import inference, training
+from spd_bench.fused import anchor_reads, forms, neighbourhoods, training
 
 
 def constant(values: Sequence[float], *, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -153,22 +153,22 @@ class Table:
         out_BNC = self._sum((row_BK[..., None] + offset_T).view(batch, -1), weight_BKT4.reshape(batch, -1, 4))
         return out_BNC.view(batch, count, size * size, -1)
 
-    def around(self, size: int) -> inference.Around:
-        """This map for reads at a size×size neighbourhood of points of the unit square (`inference.local_tokens`)."""
+    def around(self, size: int) -> neighbourhoods.Around:
+        """This map for reads at a size×size neighbourhood of points of the unit square, fused (`local_tokens`)."""
         self._check_border(size)
         cells = self.width / self.extent[0], self.height / self.extent[1]
-        return inference.Around(self.rows_NC, self._size, size, cells)
+        return neighbourhoods.Around(self.rows_NC, self._size, size, cells)
 
     def _reads_fused(self, size: int, xy_lvl_BK2: Tensor) -> bool:
-        kept = size in inference.SIDES and self.rows_NC.shape[1] % inference.LANES == 0
-        return kept and inference.fits(self.rows_NC, xy_lvl_BK2)
+        kept = size in forms.SIDES and self.rows_NC.shape[1] % forms.LANES == 0
+        return kept and forms.fits(self.rows_NC, xy_lvl_BK2)
 
     def _fused_neighbourhood(self, xy_lvl_BK2: Tensor, size: int) -> Tensor:
         return training.neighbourhood(self.rows_NC, xy_lvl_BK2, size, self._size)
 
     @property
-    def _size(self) -> inference.MapSize:
-        return inference.MapSize(self.rows_per_map, self.width, self.height, self.pad)
+    def _size(self) -> neighbourhoods.MapSize:
+        return neighbourhoods.MapSize(self.rows_per_map, self.width, self.height, self.pad)
 
     def _check_border(self, size: int) -> None:
         if self.pad < size // 2 + 2:
@@ -234,13 +234,13 @@ class Stack:
         row_QT = row_QT.clamp(0, self.rows_per_image - last.stride - 2)
         return row_QT, stride_T.to(torch.int32), x - x_low, y - y_low
 
-    def samples(self, per_level: int, *, like: Tensor) -> inference.Samples:
+    def samples(self, per_level: int, *, like: Tensor) -> anchor_reads.Samples:
         """Where each sample of a head reads: `per_level` samples on level 1, then on level 2, and so on."""
         levels = [t for t in self.levels for _ in range(per_level)]
         cells = [[t.width / t.extent[0] for t in levels], [t.height / t.extent[1] for t in levels]]
         reach = [[t.width + 0.5 for t in levels], [t.height + 0.5 for t in levels]]
         rows = [[t.stride, t.pad * (t.stride + 1), t.rows_per_map - t.stride - 2] for t in levels]
-        return inference.Samples(
+        return anchor_reads.Samples(
             [(t.rows_NC, t.rows_per_map) for t in levels],
             torch.tensor(cells + reach, dtype=like.dtype),
             torch.tensor(rows, dtype=torch.int32).t().contiguous(),

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.cost.timing import DecodeWork, Work
-from spd_bench.fused import inference
+from spd_bench.fused import forms
 from spd_bench.model.compose import QUERY_CHUNK, ComposedModel
 
 REST = "(rest)"
@@ -63,7 +63,7 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
 @torch.no_grad()
 def macs(call: Callable[[], object]) -> float:
     """Multiply-adds of one call with stock operators; a FLOP count is twice that."""
-    with inference.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops:
+    with forms.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops:
         call()
     return float(flops.get_total_flops() / 2)
 
@@ -143,7 +143,7 @@ def _watched(child: nn.Module, name: str, found: dict[str, Work]) -> Iterator[An
 def _counted() -> Iterator[Callable[[Any], Work]]:
     """Context manager that counts operations; yields a function from their output to their work."""
     traffic = _Traffic()
-    with inference.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops, traffic:
+    with forms.stock(), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as flops, traffic:
         yield lambda output: Work(flops.get_total_flops() / 2, float(traffic.bytes_to(output)))
 
 

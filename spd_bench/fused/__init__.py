@@ -1,1 +1,1 @@
-"""Fused CPU kernels: their build, the forms for inference, and the forms with gradients for training."""
+"""Fused CPU kernels: `build` compiles them, `forms` decides when they run, `training` holds those with gradients."""

@@ -3,7 +3,7 @@
 A component returns its weights once (`Weights`) and keeps one `FusedRead` per batch of images. It asks that for each
 step and computes the step itself with stock operators where the answer is None.
 
-Letters: as in `fused.inference`.
+Letters: as in `fused.anchor_reads`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spd_bench.fused import inference, training
+from spd_bench.fused import anchor_reads, forms, training
 
 
 class Weights(NamedTuple):
@@ -65,7 +65,7 @@ class FusedRead:
         code: Callable[[Tensor], Tensor],
         conditioning_BSD: Tensor,
         site_xy_S2: Tensor,
-        samples: inference.Samples,
+        samples: anchor_reads.Samples,
     ) -> None:
         self.weights = weights
         self.size = {"heads": heads, "width": width}
@@ -78,34 +78,34 @@ class FusedRead:
         self.joint = _joint(weights)
         self.in_one_call = self._in_one_call()
 
-    def _in_one_call(self) -> inference.ReadWeights | None:
-        """The weights of `inference.evidence`; None where a step differs from §6.4 or gradients are wanted."""
+    def _in_one_call(self) -> anchor_reads.ReadWeights | None:
+        """The weights of `anchor_reads.evidence`; None where a step differs from §6.4 or gradients are wanted."""
         weights = self.weights
         offsets = weights.learned is not None or weights.constant is not None
         if not (offsets and weights.conditioned and weights.bilinear):
             return None
-        if not inference.ready(self.conditioning_BSD, weights.out.weight, **self.size):
+        if not forms.ready(self.conditioning_BSD, weights.out.weight, **self.size):
             return None
         learned = () if weights.constant else weights.learned or ()
         joint = [*learned, (weights.score.weight, weights.score.bias)]
-        return inference.ReadWeights.of(joint, weights.constant or (), weights.out, weights.added_D)
+        return anchor_reads.ReadWeights.of(joint, weights.constant or (), weights.out, weights.added_D)
 
     def tokens(self, site_BKR: Tensor, h_BKD: Tensor, xy_BK2: Tensor) -> Tensor | None:
         """The token of every anchor without a gate, standardised: [B, K, R, D]."""
-        if self.in_one_call is None or not inference.ready(xy_BK2, self.conditioning_BSD):
+        if self.in_one_call is None or not forms.ready(xy_BK2, self.conditioning_BSD):
             return None
         given = self._conditioning(site_BKR, h_BKD, xy_BK2)
-        return inference.evidence(given, self.in_one_call, self.samples, self.site_xy_S2)
+        return anchor_reads.evidence(given, self.in_one_call, self.samples, self.site_xy_S2)
 
     def condition(self, site_BKR: Tensor, h_BKD: Tensor, xy_BK2: Tensor) -> Tensor | None:
         """u_r of every anchor: [B, K, R, D]."""
-        if not inference.ready(h_BKD, xy_BK2, self.conditioning_BSD, **self.size):
+        if not forms.ready(h_BKD, xy_BK2, self.conditioning_BSD, **self.size):
             return None
-        return inference.condition(self._conditioning(site_BKR, h_BKD, xy_BK2))
+        return anchor_reads.condition(self._conditioning(site_BKR, h_BKD, xy_BK2))
 
     def offsets_and_scores(self, u_QD: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Δx, Δy and W^a u + b^a of every anchor as one product: each [Q, T]."""
-        if self.joint is None or not inference.fits(u_QD):
+        if self.joint is None or not forms.fits(u_QD):
             return None
         x_QT, y_QT, score_QT = F.linear(u_QD, *self.joint).chunk(3, dim=-1)
         return x_QT, y_QT, score_QT
@@ -113,16 +113,16 @@ class FusedRead:
     def read(self, site_BKR: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor) -> Tensor | None:
         """Σ over levels and samples of softmax(score) · L̂(p + Δ), with gradients: [Q, D]."""
         rows_ND, _ = self.samples.maps[0]
-        if not (self.weights.bilinear and inference.fits(rows_ND, self.site_xy_S2, x_QT, score_QT, **self.size)):
+        if not (self.weights.bilinear and forms.fits(rows_ND, self.site_xy_S2, x_QT, score_QT, **self.size)):
             return None
         where = {"site_BKR": site_BKR, "site_xy_S2": self.site_xy_S2}
         return training.levels_read(self.samples, **where, x_QT=x_QT, y_QT=y_QT, score_QT=score_QT)
 
-    def _conditioning(self, site_BKR: Tensor, h_BKD: Tensor, xy_BK2: Tensor) -> inference.Conditioning:
+    def _conditioning(self, site_BKR: Tensor, h_BKD: Tensor, xy_BK2: Tensor) -> anchor_reads.Conditioning:
         of_query_BKD = F.linear(h_BKD, self.weights.on_query)
         codes = self.code(xy_BK2), self.site_code_SP, self.on_code_PD
         norm = self.weights.condition_norm
-        return inference.Conditioning(site_BKR, of_query_BKD, self.conditioning_BSD, *codes, norm.weight, norm.bias)
+        return anchor_reads.Conditioning(site_BKR, of_query_BKD, self.conditioning_BSD, *codes, norm.weight, norm.bias)
 
 
 def _joint(weights: Weights) -> tuple[Tensor, Tensor] | None:

@@ -1,13 +1,13 @@
 """Fused forms with gradients, for training on a CPU: the costliest operations of a step, forward and backward.
 
-As in `fused.inference`, they equal the stock operators to rounding and run only where `ready` returns True. A backward
+As in `fused.forms`, they equal the stock operators to rounding and run only where `ready` returns True. A backward
 pass recomputes large tensors instead of storing them, gives the same bits when repeated, on any number of threads, and
 cannot itself be differentiated.
 
 Five attention layers read a query's standardised tokens. `Shared` sums their gradients in one tensor, which becomes the
 gradient of the tokens when the last layer is done: no layer allocates a tensor as large as the tokens.
 
-Letters: as in `fused.inference`.
+Letters: N heads or rows of a table, otherwise as in `fused.anchor_reads` and `fused.attention`.
 """
 
 import ctypes
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from spd_bench.fused import build, inference
+from spd_bench.fused import anchor_reads, build, forms, neighbourhoods
 
 
-def ready(*tensors: Tensor, heads: int = inference.HEADS, width: int = inference.WIDTH) -> bool:
+def ready(*tensors: Tensor, heads: int = forms.HEADS, width: int = forms.WIDTH) -> bool:
     """Whether gradients are wanted, and the fused forms can take these tensors, heads and width per head."""
-    return torch.is_grad_enabled() and inference.fits(*tensors, heads=heads, width=width)
+    return torch.is_grad_enabled() and forms.fits(*tensors, heads=heads, width=width)
 
 
 class _Sum:
@@ -85,7 +85,7 @@ class _Standardised(torch.autograd.Function):
 
 def share(x_BKTD: Tensor) -> Shared | None:
     """Tokens standardised for `attend` (LayerNorm without affine part, eps 1e-5); None where stock operators run."""
-    if not (ready(x_BKTD) and x_BKTD.shape[-1] == inference.CORE):
+    if not (ready(x_BKTD) and x_BKTD.shape[-1] == forms.CORE):
         return None
     total = _Sum()
     out_BKTD, ticket = _Standardised.apply(x_BKTD, total)  # type: ignore[no-untyped-call]
@@ -136,17 +136,17 @@ def attend(query_NQD: Tensor, keep_QNT: Tensor | None, tokens: Sequence[Shared])
 
 class _Neighbourhood(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: inference.MapSize) -> Tensor:
+    def forward(ctx: Any, rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: neighbourhoods.MapSize) -> Tensor:
         rows_NC, xy_lvl_BK2 = rows_NC.contiguous(), xy_lvl_BK2.contiguous()
         ctx.save_for_backward(rows_NC, xy_lvl_BK2)
         ctx.side, ctx.of = side, of
-        return inference.neighbourhood(rows_NC, of, xy_lvl_BK2=xy_lvl_BK2, side=side)
+        return neighbourhoods.neighbourhood(rows_NC, of, xy_lvl_BK2=xy_lvl_BK2, side=side)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BKTC: Tensor) -> tuple[Tensor, Tensor, None, None]:
         rows_NC, xy_lvl_BK2 = ctx.saved_tensors
-        of: inference.MapSize = ctx.of
+        of: neighbourhoods.MapSize = ctx.of
         sizes = of.rows_per_map, xy_lvl_BK2.shape[1], rows_NC.shape[1], of.width, of.height, of.pad
         grads = torch.zeros_like(rows_NC), torch.empty_like(xy_lvl_BK2)
         given = ctx.side, rows_NC, *sizes, xy_lvl_BK2, grad_BKTC.contiguous(), *grads
@@ -154,14 +154,14 @@ class _Neighbourhood(torch.autograd.Function):
         return *grads, None, None
 
 
-def neighbourhood(rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: inference.MapSize) -> Tensor:
-    """`fused.inference.neighbourhood`, with gradients of tables and points."""
+def neighbourhood(rows_NC: Tensor, xy_lvl_BK2: Tensor, side: int, of: neighbourhoods.MapSize) -> Tensor:
+    """`fused.neighbourhoods.neighbourhood`, with gradients of tables and points."""
     out: Tensor = _Neighbourhood.apply(rows_NC, xy_lvl_BK2, side, of)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Samples(NamedTuple):
-    """The arguments of `fused.inference.levels_read` that have no gradient."""
+    """The arguments of `fused.anchor_reads.levels_read` that have no gradient."""
 
     table_S: list[int]
     """Index of the table that each sample reads."""
@@ -172,10 +172,10 @@ class _Samples(NamedTuple):
     site_BKR: Tensor
     site_xy_S2: Tensor
 
-    def reading(self, tables_ND: Sequence[Tensor]) -> inference.Samples:
+    def reading(self, tables_ND: Sequence[Tensor]) -> anchor_reads.Samples:
         """The samples of these tables."""
         maps = [(tables_ND[table], rows) for table, rows in zip(self.table_S, self.rows_S, strict=True)]
-        return inference.Samples(maps, self.level_4S, self.places_3S)
+        return anchor_reads.Samples(maps, self.level_4S, self.places_3S)
 
 
 class _LevelsRead(torch.autograd.Function):
@@ -184,7 +184,7 @@ class _LevelsRead(torch.autograd.Function):
         ctx.save_for_backward(x_QT, y_QT, score_QT, *tables_ND)
         ctx.of = of
         where = {"site_BKR": of.site_BKR, "site_xy_S2": of.site_xy_S2}
-        return inference.levels_read(of.reading(tables_ND), x_QT=x_QT, y_QT=y_QT, score_QT=score_QT, **where)
+        return anchor_reads.levels_read(of.reading(tables_ND), x_QT=x_QT, y_QT=y_QT, score_QT=score_QT, **where)
 
     @staticmethod
     @once_differentiable
@@ -197,14 +197,14 @@ class _LevelsRead(torch.autograd.Function):
         offsets = x_QT, y_QT, *x_QT.stride(), score_QT, score_QT.stride(0)
         grad_rows = build.pointers([grads_ND[table] for table in of.table_S])
         given = *of.reading(tables_ND).given(), *places, *offsets, grad_QD.contiguous(), grad_rows, *grads_QT
-        build.run("levels_read_backward", x_QT, len(of.site_BKR) * inference.HEADS, *given, at_least=1)
+        build.run("levels_read_backward", x_QT, len(of.site_BKR) * forms.HEADS, *given, at_least=1)
         return *grads_QT, None, *grads_ND
 
 
 def levels_read(
-    samples: inference.Samples, *, site_BKR: Tensor, site_xy_S2: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor
+    samples: anchor_reads.Samples, *, site_BKR: Tensor, site_xy_S2: Tensor, x_QT: Tensor, y_QT: Tensor, score_QT: Tensor
 ) -> Tensor:
-    """`fused.inference.levels_read` with gradients of tables, offsets and scores, but not of the sites' positions."""
+    """`anchor_reads.levels_read` with gradients of tables, offsets and scores, but not of the sites' positions."""
     if x_QT.stride() != y_QT.stride():
         x_QT, y_QT = x_QT.contiguous(), y_QT.contiguous()
     if score_QT.stride(1) != 1:

@@ -12,7 +12,7 @@ import torch
 from spd_baselines.spd_v13_literal import SPDv13Literal
 from spd_bench import geometry
 from spd_bench.api import Dims, Encoder, Features
-from spd_bench.fused import inference
+from spd_bench.fused import attention, forms, neighbourhoods, products
 from spd_bench.model.compose import ComposedModel
 from spd_components.blocks.b1_local_tokens import LocalTokens
 from spd_components.blocks.b2_local_cross_attention import LocalCrossAttention
@@ -82,7 +82,7 @@ def pair(seed: int = 0, dtype: torch.dtype = torch.float64):
     return fast.to(dtype).eval(), literal.to(dtype).eval()
 
 
-FORMS = pytest.mark.parametrize("form", [nullcontext, inference.stock])
+FORMS = pytest.mark.parametrize("form", [nullcontext, forms.stock])
 """The fused form, where this machine has it, and the stock form."""
 
 
@@ -181,14 +181,17 @@ def _swap_xy(model, monkeypatch):
 def _half_pixel(model, monkeypatch):
     original = geometry.Table.xy_lvl
     monkeypatch.setattr(geometry.Table, "xy_lvl", lambda self, xy: original(self, xy) + 0.5)
-    local_tokens, half = inference.local_tokens, 0.5 / torch.tensor([4 * GRID[1], 4 * GRID[0]], dtype=torch.float64)
-    monkeypatch.setattr(inference, "local_tokens", lambda xy, *rest: local_tokens(xy + half, *rest))
+    local_tokens, half = (
+        neighbourhoods.local_tokens,
+        0.5 / torch.tensor([4 * GRID[1], 4 * GRID[0]], dtype=torch.float64),
+    )
+    monkeypatch.setattr(neighbourhoods, "local_tokens", lambda xy, *rest: local_tokens(xy + half, *rest))
 
 
 def _uniform_weights(model, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "softmax", lambda x, dim: torch.full_like(x, 1 / x.shape[dim]))
-    token_layer = inference.token_layer
-    monkeypatch.setattr(inference, "token_layer", lambda h, t, w, key, *rest: token_layer(h, t, w, 0 * key, *rest))
+    token_layer = attention.token_layer
+    monkeypatch.setattr(attention, "token_layer", lambda h, t, w, key, *rest: token_layer(h, t, w, 0 * key, *rest))
 
 
 def _one_percent(model, monkeypatch):
@@ -201,7 +204,7 @@ def _border_padding(model, monkeypatch):
         x_BCHW = x_BHWC.permute(0, 3, 1, 2)
         return torch.nn.functional.pad(x_BCHW, pad[2:], mode="replicate").permute(0, 2, 3, 1)
 
-    norm, product = inference.enlarged_norm, inference.enlarged_product
+    norm, product = products.enlarged_norm, products.enlarged_product
 
     def filled(rows_NC, source_BHWC, factor, pad):
         batch, height, width = source_BHWC.shape[0], source_BHWC.shape[1] * factor, source_BHWC.shape[2] * factor
@@ -209,9 +212,9 @@ def _border_padding(model, monkeypatch):
         return replicate(map_BHWC, (0, 0, pad, pad, pad, pad)).reshape(rows_NC.shape)
 
     monkeypatch.setattr(geometry, "F", SimpleNamespace(pad=replicate, embedding_bag=torch.nn.functional.embedding_bag))
-    monkeypatch.setattr(inference, "enlarged_norm", lambda x, p, f, pad, n: filled(norm(x, p, f, pad, n), x, f, pad))
+    monkeypatch.setattr(products, "enlarged_norm", lambda x, p, f, pad, n: filled(norm(x, p, f, pad, n), x, f, pad))
     monkeypatch.setattr(
-        inference, "enlarged_product", lambda x, p, f, pad, *more: filled(product(x, p, f, pad, *more), x, f, pad)
+        products, "enlarged_product", lambda x, p, f, pad, *more: filled(product(x, p, f, pad, *more), x, f, pad)
     )
 
 

@@ -12,7 +12,7 @@ from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.cost import meter as costs
 from spd_bench.cost.flops import macs
 from spd_bench.cost.meter import Costs, Meter
-from spd_bench.fused import inference
+from spd_bench.fused import forms
 from spd_bench.model import compose
 from spd_bench.model.compose import ChosenPart
 from spd_bench.run.plan import build_model
@@ -141,5 +141,5 @@ def test_fused_forms_count_as_their_stock_operators() -> None:
         return macs(lambda: model.decode(scene, torch.full((1, 16, 2), 0.5)))
 
     as_it_runs = count()
-    with inference.stock():
+    with forms.stock():
         assert as_it_runs == count() > 1e6

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spd_bench.api import Block, Dims, Features, Pyramid, QueryState, Scene, TokenPart
-from spd_bench.fused import build, inference
+from spd_bench.fused import anchor_reads, attention, build, forms, neighbourhoods, products
 from spd_bench.geometry import Table
 from spd_components.blocks.b1_centre_token import CentreToken
 from spd_components.blocks.b1_l1_only import L1Only
@@ -81,7 +81,7 @@ def furthest(found: Tensor, expected: Tensor) -> float:
 def both(call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     """What a call gives in its fused and in its stock form."""
     found = call()
-    with inference.stock():
+    with forms.stock():
         return found, call()
 
 
@@ -157,7 +157,7 @@ def test_a_perceptron(dtype: torch.dtype, rows: int, hidden: int, outputs: int, 
     wide, narrow = nn.Linear(192, hidden, dtype=dtype), nn.Linear(hidden, outputs, dtype=dtype)
     x = random(rows, 192, dtype=dtype)
     x[0, 5] = NAN
-    found, expected = both(lambda: inference.perceptron(x, wide, narrow))
+    found, expected = both(lambda: products.perceptron(x, wide, narrow))
     assert furthest(found, expected) < WITHIN[dtype]
     assert found.isnan().sum() == outputs
     assert kernels == {"perceptron"}
@@ -172,7 +172,7 @@ def test_gelu_over_its_range(dtype: torch.dtype) -> None:
     nn.init.zeros_(same.bias)
     x = torch.cat([torch.linspace(-9, 9, 192 * 100 - 4, dtype=dtype), torch.tensor([1e4, -1e4, 1e30, -1e30])])
     exact = F.gelu(x.double())
-    found = inference.perceptron(x.to(dtype).view(-1, 192), same, same).flatten()
+    found = products.perceptron(x.to(dtype).view(-1, 192), same, same).flatten()
     error = (found.double() - exact).abs() / exact.abs().clamp_min(1)
     assert float(error.max()) < (1e-15 if dtype == torch.float64 else 6e-7)
 
@@ -185,7 +185,7 @@ def test_gelu_over_its_range(dtype: torch.dtype) -> None:
 def test_a_product_of_many_rows(dtype: torch.dtype, rows: int, columns: int, bias: bool, kernels: set[str]) -> None:
     x, weight = random(rows, 48, dtype=dtype), random(columns, 48, dtype=dtype, seed=1)
     added = random(columns, dtype=dtype, seed=2) if bias else None
-    found, expected = both(lambda: inference.linear(x, weight, added))
+    found, expected = both(lambda: products.linear(x, weight, added))
     assert furthest(found, expected) < WITHIN[dtype]
     assert kernels == (set() if rows < 128 or columns == 200 else {"linear_of_many"})  # others as they come
 
@@ -196,7 +196,7 @@ def test_standardise(dtype: torch.dtype) -> None:
     x = 3 + random(2, 3, 5, 192, dtype=dtype)
     x[0, 0, 0] = 7.0  # variance 0: what is left is eps
     x[1, 2, 4, 100] = NAN
-    found, expected = both(lambda: inference.standardise(x))
+    found, expected = both(lambda: products.standardise(x))
     assert furthest(found, expected) < WITHIN[dtype]
     assert found[1, 2, 4].isnan().all()
     assert found.isnan().sum() == 192
@@ -212,7 +212,7 @@ def test_largest(dtype: torch.dtype, r: int) -> None:
     weight[0, 2] = torch.tensor([0.0, -0.0] * 10)
     weight[0, 3, :4] = torch.tensor([float("-inf"), float("inf"), -1.0, -2.0])
     expected = torch.sort(weight, dim=-1, descending=True, stable=True).indices[..., :r]
-    assert torch.equal(inference.largest(weight, r), expected)
+    assert torch.equal(products.largest(weight, r), expected)
 
 
 @built
@@ -341,7 +341,7 @@ def compare(blocks: dict[str, Block], pyramid: Pyramid, xy: Tensor) -> float:
     for block in blocks.values():
         mine = block(state, scene)
         found = list(tensors(mine))
-        with inference.stock():
+        with forms.stock():
             state = block(state, scene)
             expected = list(tensors(state))
         worst = max([worst, *(furthest(a, b) for a, b in zip(found, expected, strict=True))])
@@ -420,53 +420,53 @@ def test_threads_share_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _half_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = inference.evidence
+    original = anchor_reads.evidence
 
-    def wrong(of: inference.Conditioning, weights: inference.ReadWeights, *rest: Any) -> Tensor:
+    def wrong(of: anchor_reads.Conditioning, weights: anchor_reads.ReadWeights, *rest: Any) -> Tensor:
         bias_J = weights.bias_J.clone()
         bias_J[:72] += 0.5
         return original(of, weights._replace(bias_J=bias_J), *rest)
 
-    monkeypatch.setattr(inference, "evidence", wrong)
+    monkeypatch.setattr(anchor_reads, "evidence", wrong)
 
 
 def _no_softmax_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = inference.token_layer
-    monkeypatch.setattr(inference, "token_layer", lambda h, t, w, key, *rest: original(h, t, w, 1.1 * key, *rest))
+    original = attention.token_layer
+    monkeypatch.setattr(attention, "token_layer", lambda h, t, w, key, *rest: original(h, t, w, 1.1 * key, *rest))
 
 
 def _no_value_bias(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = inference.token_layer
-    monkeypatch.setattr(inference, "token_layer", lambda *a: original(*a[:-1], 0 * a[-1]))
+    original = attention.token_layer
+    monkeypatch.setattr(attention, "token_layer", lambda *a: original(*a[:-1], 0 * a[-1]))
 
 
 def _another_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = inference.site_layer
-    monkeypatch.setattr(inference, "site_layer", lambda h, w, key, *rest: original(h, w, key.flip(1), *rest))
+    original = attention.site_layer
+    monkeypatch.setattr(attention, "site_layer", lambda h, w, key, *rest: original(h, w, key.flip(1), *rest))
 
 
 def _another_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = inference.largest
-    monkeypatch.setattr(inference, "largest", lambda weight, r: original(weight, r).flip(-1))
+    original = products.largest
+    monkeypatch.setattr(products, "largest", lambda weight, r: original(weight, r).flip(-1))
 
 
 def _not_standardised(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = inference.local_tokens
-    monkeypatch.setattr(inference, "local_tokens", lambda *a: (original(*a)[0], 2 * original(*a)[1]))
+    original = neighbourhoods.local_tokens
+    monkeypatch.setattr(neighbourhoods, "local_tokens", lambda *a: (original(*a)[0], 2 * original(*a)[1]))
 
 
 def _no_angle(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = inference.evidence
+    original = anchor_reads.evidence
 
-    def wrong(of: inference.Conditioning, *rest: Any) -> Tensor:
+    def wrong(of: anchor_reads.Conditioning, *rest: Any) -> Tensor:
         return original(of._replace(query_code_BKP=torch.zeros_like(of.query_code_BKP)), *rest)
 
-    monkeypatch.setattr(inference, "evidence", wrong)
+    monkeypatch.setattr(anchor_reads, "evidence", wrong)
 
 
 def _mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = inference.local_tokens
-    monkeypatch.setattr(inference, "local_tokens", lambda xy, *rest: original(xy.flip(-1), *rest))
+    original = neighbourhoods.local_tokens
+    monkeypatch.setattr(neighbourhoods, "local_tokens", lambda xy, *rest: original(xy.flip(-1), *rest))
 
 
 WRONG = [
@@ -493,20 +493,20 @@ def test_a_wrong_kernel_is_noticed(
 @built
 def test_where_the_fused_forms_run() -> None:
     x = random(2, 192, dtype=torch.float32)
-    assert inference.ready(x)
-    assert inference.ready(x.double(), x.double())
-    assert not inference.ready(x, x.double())
-    assert not inference.ready(x.bfloat16())
-    assert not inference.ready(x.to("meta"))
-    assert not inference.ready(x, heads=3)
-    assert not inference.ready(x, width=64)
+    assert forms.ready(x)
+    assert forms.ready(x.double(), x.double())
+    assert not forms.ready(x, x.double())
+    assert not forms.ready(x.bfloat16())
+    assert not forms.ready(x.to("meta"))
+    assert not forms.ready(x, heads=3)
+    assert not forms.ready(x, width=64)
     with torch.enable_grad():
-        assert not inference.ready(x)
+        assert not forms.ready(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not inference.ready(x)
-    with inference.stock(), inference.stock():
-        assert not inference.ready(x)
-    assert inference.ready(x)
+        assert not forms.ready(x)
+    with forms.stock(), forms.stock():
+        assert not forms.ready(x)
+    assert forms.ready(x)
 
 
 @built
@@ -533,7 +533,7 @@ def test_what_has_no_gradient_is_left_out_of_training(kernels: set[str]) -> None
 @built
 def test_dropout_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model in training mode without gradients draws dropout all the same."""
-    monkeypatch.setattr(inference, "token_layer", lambda *a: pytest.fail("the fused layer knows no dropout"))
+    monkeypatch.setattr(attention, "token_layer", lambda *a: pytest.fail("the fused layer knows no dropout"))
     layer = TokenAttentionLayer(Dims(), 0.5).train()
     parts = [TokenPart(random(1, 2, 9, 192, dtype=torch.float32))]
     h_BKD, absorbed = random(1, 2, 192, dtype=torch.float32), layer.absorb(nn.LayerNorm(192))

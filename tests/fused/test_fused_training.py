@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spd_bench.api import Anchors, Block, Dims, Features, Level, Pyramid, QueryState, Scene, TokenPart
-from spd_bench.fused import build, inference
+from spd_bench.fused import anchor_reads, build, forms
 from spd_bench.fused import training as fused_training
 from spd_bench.geometry import Table
 from spd_components.blocks.b1_local_tokens import LocalTokens
@@ -73,7 +73,7 @@ def both(call: Callable[[], Gradients]) -> tuple[Gradients, Gradients]:
     torch.manual_seed(3)
     found, state = call(), torch.get_rng_state()
     torch.manual_seed(3)
-    with inference.stock():
+    with forms.stock():
         expected = call()
     assert torch.equal(torch.get_rng_state(), state)
     return found, expected
@@ -306,7 +306,7 @@ def read_of(first: Tensor, second: Tensor, x: Tensor, y: Tensor, score: Tensor) 
     # row stride, first cell's row, last row that a read may begin at
     places_3S = torch.tensor([[6, 7], [14, 16], [36 - 8, 35 - 9]], dtype=torch.int32)
     return fused_training.levels_read(
-        inference.Samples([(first, 36), (second, 35)], level_4S, places_3S),
+        anchor_reads.Samples([(first, 36), (second, 35)], level_4S, places_3S),
         site_BKR=torch.tensor([0, 1, 0]).expand(2, 1, 3),
         site_xy_S2=torch.tensor([[0.25, 0.5], [0.75, 0.5]], dtype=torch.float64),
         x_QT=x,
@@ -475,7 +475,7 @@ def no_kernel_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stock_operators_run_where_kernels_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         step(torch.float32)
-    with inference.stock():
+    with forms.stock():
         step(torch.float32)
     monkeypatch.setattr(build, "loaded", lambda: (None, "no compiler, or SPD_BENCH_FUSED=0"))
     step(torch.float32)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spd_bench import registry
 from spd_bench.api import CHAIN, FIELDS, Block, Dims, Encoder, Features, PointDepthModel, QueryState, Scene
 from spd_bench.errors import ConfigError
-from spd_bench.fused import inference
+from spd_bench.fused import forms
 from spd_bench.model import compose
 from spd_bench.model.compose import ChosenPart, ComposedModel, build, build_baseline, build_encoder, check
 from spd_bench.testing import require_independent_points
@@ -326,7 +326,7 @@ WAITS = {"aten::lift_fresh", "aten::_local_scalar_dense", "aten::nonzero", "aten
 def test_decoding_again_waits_for_no_device(encoder: Encoder, v13: ComposedModel, name: str) -> None:
     config = {} if name == "v13" else registry.load("baseline", name).Config()
     model = v13 if name == "v13" else build_baseline(ChosenPart(name, config), encoder, seed=0).eval()
-    with inference.stock():  # the form that runs on a GPU
+    with forms.stock():  # the form that runs on a GPU
         scene = model.prepare(model.encode(images()))
         model.decode(scene, points(2, 5))
         with Noted() as noted:

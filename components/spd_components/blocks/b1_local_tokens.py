@@ -23,7 +23,7 @@ from spd_bench.api import (
     StandardTokens,
     TokenPart,
 )
-from spd_bench.fused import inference
+from spd_bench.fused import forms, neighbourhoods
 from spd_bench.geometry import Table, neighbourhood
 from spd_components.blocks.layers import fourier
 
@@ -37,7 +37,7 @@ IN_ONE_CALL = (
     *("_made", "_local_tokens", "_seed", "_around", "_at_learned"),
     *("_learned_offsets", "_on_offset", "_split_local"),
 )
-"""Methods that the fused form replaces (`fused.inference.local_tokens`)."""
+"""Methods that the fused form replaces (`fused.neighbourhoods.local_tokens`)."""
 PAD = 4
 """Border of zeros, wide enough for a 5×5 neighbourhood of any point in the image."""
 
@@ -52,11 +52,11 @@ class FineMap(NamedTuple):
 
 
 class InOneCall(NamedTuple):
-    """The arguments of the fused form that computes the seed and all tokens (`fused.inference.local_tokens`)."""
+    """The arguments of the fused form that computes the seed and all tokens (`fused.neighbourhoods.local_tokens`)."""
 
-    maps: list[inference.Around]
+    maps: list[neighbourhoods.Around]
     """The levels, L1 first."""
-    weights: inference.LocalWeights
+    weights: neighbourhoods.LocalWeights
     """All weights."""
 
 
@@ -113,8 +113,8 @@ class L1Tokens(Block):
         """Writes h and the first part of the tokens; the fused form computes the tokens in standardised form."""
         maps, xy_BK2 = scene.prepared[self.slot], state.xy_BK2
         one_call: InOneCall | None = maps.in_one_call
-        if one_call is not None and inference.ready(xy_BK2, maps.l1.rows_NC):
-            h_BKD, standard_BKTD = inference.local_tokens(xy_BK2, *one_call)
+        if one_call is not None and forms.ready(xy_BK2, maps.l1.rows_NC):
+            h_BKD, standard_BKTD = neighbourhoods.local_tokens(xy_BK2, *one_call)
             part: TokenPart = StandardTokens(standard_BKTD, lambda: self._made(maps, xy_BK2)[1])
         else:
             h_BKD, tokens_BKTD = self._made(maps, xy_BK2)
@@ -130,16 +130,14 @@ class L1Tokens(Block):
     ) -> InOneCall | None:
         """Arguments of the fused form of class `of`; None where stock operators run. others: (level, side)."""
         l1 = fine.l1
-        fits = self.side in inference.SIDES and l1.rows_NC.shape[1] % inference.LANES == 0
-        fits = fits and all(table.rows_NC.shape[1] == inference.CORE for table, _ in others)
-        same = inference.unchanged(self, of, *IN_ONE_CALL)
+        fits = self.side in forms.SIDES and l1.rows_NC.shape[1] % forms.LANES == 0
+        fits = fits and all(table.rows_NC.shape[1] == forms.CORE for table, _ in others)
+        same = forms.unchanged(self, of, *IN_ONE_CALL)
         if not (
-            same
-            and fits
-            and inference.ready(l1.rows_NC, self.local.weight, heads=self.dims.heads, width=self.dims.head)
+            same and fits and forms.ready(l1.rows_NC, self.local.weight, heads=self.dims.heads, width=self.dims.head)
         ):
             return None
-        weights = inference.LocalWeights(
+        weights = neighbourhoods.LocalWeights(
             side=self.side,
             centre_is_token=self.centre_is_token,
             freq=(POSITION_FREQ, OFFSET_FREQ),

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, StandardTokens, TokenPart
-from spd_bench.fused import inference
+from spd_bench.fused import forms, products
 from spd_bench.fused.deformable_read import FusedRead, Weights
 from spd_bench.geometry import Stack, batch_offset, weighted_rows
 from spd_components.blocks.layers import fourier
@@ -146,8 +146,8 @@ class DeformableRead(Block):
         read = [(self.get_submodule(f"value{level}"), getattr(pyramid, f"l{level}")) for level in self.levels]
         values = Stack.of([level.table(pad=PAD, by=value) for value, level in read])
         _, on_anchor, _ = self._condition_weights()
-        anchor_BSD = inference.linear(pyramid.l4.map_BHWC.flatten(1, 2), self.anchor.weight, self.anchor.bias)
-        conditioning_BSD = inference.linear(anchor_BSD, on_anchor, self.condition.bias)
+        anchor_BSD = products.linear(pyramid.l4.map_BHWC.flatten(1, 2), self.anchor.weight, self.anchor.bias)
+        conditioning_BSD = products.linear(anchor_BSD, on_anchor, self.condition.bias)
         site_xy_S2 = site_centres(pyramid.l4, like=pyramid.l4.map_BHWC)
         fused = FusedRead(
             self.fused_weights(),
@@ -162,7 +162,7 @@ class DeformableRead(Block):
 
     def fused_weights(self) -> Weights:
         """The weights for the fused forms. A step that a subclass overrides is not taken for that of §6.4."""
-        unchanged = partial(inference.unchanged, self, DeformableRead)
+        unchanged = partial(forms.unchanged, self, DeformableRead)
         learned = None
         if unchanged("_offsets"):
             learned = [(self.offset.weight[axis::2], self.offset.bias[axis::2]) for axis in (0, 1)]

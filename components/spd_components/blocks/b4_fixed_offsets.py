@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from spd_bench.fused import inference
+from spd_bench.fused import forms
 from spd_bench.fused.deformable_read import Weights
 from spd_components.blocks.b4_deformable_read import DeformableRead
 
@@ -25,5 +25,5 @@ class FixedOffsets(DeformableRead):
     def fused_weights(self) -> Weights:
         """As `deformable_read`, with the ring as constant offsets."""
         ring = self.get_buffer("ring")
-        own = inference.unchanged(self, FixedOffsets, "_offsets")
+        own = forms.unchanged(self, FixedOffsets, "_offsets")
         return super().fused_weights()._replace(constant=(ring[::2], ring[1::2]) if own else None)

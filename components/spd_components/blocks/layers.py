@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spd_bench.api import Dims, TokenPart
-from spd_bench.fused import inference, training
+from spd_bench.fused import attention, products, training
 
 
 def fourier(x: Tensor, num_freq: int) -> Tensor:
@@ -48,9 +48,9 @@ class FeedForward(nn.Module):
         out: Tensor = h_BKD + self.narrow(F.gelu(self.wide(self.norm(h_BKD))))
         return out
 
-    def behind(self, query_norm: nn.LayerNorm, query: nn.Linear, out: nn.Linear) -> inference.LayerWeights:
+    def behind(self, query_norm: nn.LayerNorm, query: nn.Linear, out: nn.Linear) -> attention.LayerWeights:
         """The weights of an attention layer that ends with this feed-forward layer, for the fused form."""
-        return inference.LayerWeights(query_norm, query, out, self.norm, self.wide, self.narrow)
+        return attention.LayerWeights(query_norm, query, out, self.norm, self.wide, self.narrow)
 
 
 class Absorbed(NamedTuple):
@@ -62,7 +62,7 @@ class Absorbed(NamedTuple):
     """W_V ∘ g, transposed."""
     shift_NE: Tensor
     """W_V b + b_V."""
-    weights: inference.LayerWeights
+    weights: attention.LayerWeights
     """All other weights, for the fused form."""
 
 
@@ -73,7 +73,7 @@ class Sites(NamedTuple):
     """K of every site of L4."""
     value_BNSE: Tensor
     """V of every site of L4."""
-    weights: inference.LayerWeights
+    weights: attention.LayerWeights
     """All other weights, for the fused form."""
 
 
@@ -115,7 +115,7 @@ class TokenAttentionLayer(nn.Module):
         if not self.training and absorbed.weights.serve(h_BKD, heads=self.dims.heads, width=self.dims.head):
             key_NED, value_NDE, shift_NE, weights = absorbed
             tokens = [part.standard_BKTD.flatten(0, 1) for part in parts]
-            return inference.token_layer(h_BKD, tokens, weights, key_NED, value_NDE.transpose(1, 2), shift_NE)
+            return attention.token_layer(h_BKD, tokens, weights, key_NED, value_NDE.transpose(1, 2), shift_NE)
         heads, width = self.dims.heads, self.dims.head
         query_NQE = self.query(self.query_norm(h_BKD)).view(-1, heads, width).transpose(0, 1)
         mixed_NQD, total_QN1 = self._mixed(query_NQE, absorbed.key_NED, parts)
@@ -178,7 +178,7 @@ class SiteAttentionLayer(nn.Module):
         # in this order the product has the sites last, without a transposed copy
         key_BNES = torch.bmm(self.key.weight.expand(batch, -1, -1), l4_BSC.mT).view(batch, *shape[2:], sites)
         value_BNSE = (
-            inference.linear(l4_BSC, self.value.weight, self.value.bias).view(shape).transpose(1, 2).contiguous()
+            products.linear(l4_BSC, self.value.weight, self.value.bias).view(shape).transpose(1, 2).contiguous()
         )
         return Sites(key_BNES, value_BNSE, self.ffn.behind(self.query_norm, self.query, self.out))
 
@@ -191,7 +191,7 @@ class SiteAttentionLayer(nn.Module):
         """
         key_BNES, value_BNSE, weights = of_sites
         if not self.training and weights.serve(h_BKD, heads=self.dims.heads, width=self.dims.head):
-            return inference.site_layer(h_BKD, weights, key_BNES, value_BNSE, added_query_BKD)
+            return attention.site_layer(h_BKD, weights, key_BNES, value_BNSE, added_query_BKD)
         batch, count, core = h_BKD.shape
         query_BKD = self.query(self.query_norm(h_BKD))
         if added_query_BKD is not None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene
-from spd_bench.fused import inference
+from spd_bench.fused import products
 
 EPSILON = 1e-6
 TYPICAL_DEPTH_M = 2.7
@@ -54,7 +54,7 @@ class DepthHead(Block):
     def code(self, state: QueryState) -> Tensor:
         """MLP(h) in the precision of the coordinates, float32 or better: half precision is too coarse for depth."""
         assert state.h_BKD is not None
-        return inference.perceptron(state.h_BKD, self.hidden, self.out).to(state.xy_BK2.dtype)
+        return products.perceptron(state.h_BKD, self.hidden, self.out).to(state.xy_BK2.dtype)
 
 
 class Calibration(NamedTuple):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spd_bench.api import ComponentConfig, Dims, Level, Neck, Pyramid
-from spd_bench.fused import inference
+from spd_bench.fused import forms, products
 from spd_bench.geometry import Table
 
 
@@ -66,17 +66,17 @@ class EnlargedLevel(Level):
     def table(self, *, pad: int, by: nn.Linear | None = None) -> Table:
         """As `Level.table`, with the fused forms where they run: one pass over memory."""
         proj, norm = self.made.proj, self.made.norm
-        fits = proj.out_features in inference.ENLARGED and (by is None or by.out_features == inference.CORE)
-        if not (fits and inference.ready(self.source_BHWC, proj.weight)):
+        fits = proj.out_features in forms.ENLARGED and (by is None or by.out_features == forms.CORE)
+        if not (fits and forms.ready(self.source_BHWC, proj.weight)):
             return super().table(pad=pad, by=by)
         centred_BHWC, plus_C = self._centred
         if by is None:
-            rows_NC = inference.enlarged_norm(centred_BHWC, plus_C, self.factor, pad, norm)
+            rows_NC = products.enlarged_norm(centred_BHWC, plus_C, self.factor, pad, norm)
         else:
             weight = by.weight * norm.weight
-            product = inference.linear(centred_BHWC, weight), F.linear(plus_C, weight)
+            product = products.linear(centred_BHWC, weight), F.linear(plus_C, weight)
             shift_D = F.linear(norm.bias, by.weight, by.bias)
-            rows_NC = inference.enlarged_product(*product, self.factor, pad, self._spread_N, shift_D)
+            rows_NC = products.enlarged_product(*product, self.factor, pad, self._spread_N, shift_D)
         return Table(rows_NC, len(self.source_BHWC), self.height, self.width, pad, self.extent)
 
     @cached_property
@@ -84,12 +84,12 @@ class EnlargedLevel(Level):
         """y without the projection's bias, and that bias, both centred over channels."""
         weight, bias = self.made.proj.weight, self.made.proj.bias
         shares = bias.new_full(bias.shape, 1 / len(bias))  # a product is several times faster than `mean`
-        return inference.linear(self.source_BHWC, weight - shares @ weight), bias - shares @ bias
+        return products.linear(self.source_BHWC, weight - shares @ weight), bias - shares @ bias
 
     @cached_property
     def _spread_N(self) -> Tensor:
         """1 / σ of each cell."""
-        return inference.enlarged_spread(*self._centred, self.factor)
+        return products.enlarged_spread(*self._centred, self.factor)
 
 
 def pool2(map_BHWC: Tensor) -> Tensor:
@@ -130,5 +130,5 @@ class PyramidLevels(Neck):
             l1=EnlargedLevel(shallow, self.l1, 4),
             l2=EnlargedLevel(low, self.l2, 2),
             l3=EnlargedLevel(high, self.l3, 1),
-            l4=Level(self.l4.norm(inference.linear(pooled, self.l4.proj.weight, self.l4.proj.bias)), extent=covered),
+            l4=Level(self.l4.norm(products.linear(pooled, self.l4.proj.weight, self.l4.proj.bias)), extent=covered),
         )

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from spd_bench.api import ComponentConfig, Level
 from spd_bench.errors import ConfigError
-from spd_bench.fused import inference
+from spd_bench.fused import forms, products
 from spd_bench.geometry import cell_centres
 
 
@@ -34,8 +34,8 @@ def check_anchor_count(r: int, l4: Level) -> None:
 
 def top_sites(weight_BKS: Tensor, r: int) -> tuple[Tensor, Tensor]:
     """The R largest weights of each query and their sites, largest first, ties to the lower index (R-11)."""
-    if inference.fits(weight_BKS):
-        site_BKR = inference.largest(weight_BKS, r)
+    if forms.fits(weight_BKS):
+        site_BKR = products.largest(weight_BKS, r)
         return weight_BKS.gather(-1, site_BKR), site_BKR
     # a stable descending sort keeps equal weights in the order of their sites
     weight_BKS, site_BKS = torch.sort(weight_BKS, dim=-1, descending=True, stable=True)

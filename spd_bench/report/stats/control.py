@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spd_bench.report.stats.paired import ALPHA
-from spd_bench.report.stats.spread import Spread, by_scene, spread_of
+from spd_bench.report.stats.spread import StandardError, by_scene, spread_of
 from spd_bench.report.stats.values import Aggregation, Scores, Values, as_averaged
 
 CONTROL_SEEDS = 5
@@ -84,7 +84,7 @@ def _test(d_PI: Values, scenes: Sequence[str]) -> tuple[float, float]:
     spread = spread_of(*by_scene(d_PI, scenes))
     assert spread is not None  # two pairs and two scenes at least
     d_I = d_PI.mean(axis=0)
-    by_images = Spread(float(d_I.std(ddof=1)) / len(d_I) ** 0.5, len(d_I) - 1)
+    by_images = StandardError(float(d_I.std(ddof=1)) / len(d_I) ** 0.5, len(d_I) - 1)
     return spread.p(float(d_I.mean())), by_images.p(float(d_I.mean()))
 
 

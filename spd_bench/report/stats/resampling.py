@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spd_bench.report.stats.spread import ROUNDING, Spread
+from spd_bench.report.stats.spread import ROUNDING, StandardError
 from spd_bench.report.stats.values import Values
 
 BLOCK = 1 << 21
@@ -58,7 +58,7 @@ def _blocks(rows: int, columns: int) -> Iterator[int]:
     yield from (min(step, rows - start) for start in range(0, rows, step))
 
 
-def interval_of(draws_R: Values, mean: float, spread: Spread, level: float) -> Interval:
+def interval_of(draws_R: Values, mean: float, spread: StandardError, level: float) -> Interval:
     """Percentiles of the draws, stretched about the mean to the standard error and to Student's t."""
     from scipy.special import ndtri
 

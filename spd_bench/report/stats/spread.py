@@ -22,7 +22,7 @@ ROUNDING = 1e-12
 """Relative size below which a spread is rounding, and two flipped sums are equal."""
 
 
-class Spread(NamedTuple):
+class StandardError(NamedTuple):
     """Standard error of a mean difference and its degrees of freedom."""
 
     error: float
@@ -49,7 +49,7 @@ def by_scene(d_SI: Values, scenes: Sequence[str]) -> tuple[Values, Values]:
     return np.stack([np.bincount(scene_I, weights=d_I) for d_I in d_SI]), np.bincount(scene_I).astype(np.float64)
 
 
-def spread_of(sums_SC: Values, images_C: Values) -> Spread | None:
+def spread_of(sums_SC: Values, images_C: Values) -> StandardError | None:
     """Standard error of the mean over all seeds and images (module docstring); None for one seed or one scene."""
     S, C = sums_SC.shape
     if min(S, C) == 1:
@@ -68,7 +68,7 @@ def spread_of(sums_SC: Values, images_C: Values) -> Spread | None:
     # differences that cancel exactly, over seeds and over scenes, still have a spread
     variance = v_seeds + v_scenes_only or v_both
     if variance <= (ROUNDING * np.abs(means_SC).max()) ** 2:
-        return Spread(0.0, S - 1)
+        return StandardError(0.0, S - 1)
     df_scenes = max(np.sum(weight_C**2) ** 2 / np.sum(weight_C**4) - 1, 1.0)
     scenes_share = v_scenes_only / variance
-    return Spread(float(np.sqrt(variance)), float(1 / ((1 - scenes_share) / (S - 1) + scenes_share / df_scenes)))
+    return StandardError(float(np.sqrt(variance)), float(1 / ((1 - scenes_share) / (S - 1) + scenes_share / df_scenes)))
