@@ -251,7 +251,7 @@ class Encoder(Component, nn.Module, ABC):
     slot = "encoder"
     channels: int = 384
     resampling: ClassVar[Resampling] = "antialiased"
-    """How frames are brought to the input size before they come here."""
+    """How frames are resized to the input size before `forward`."""
 
     @abstractmethod
     def forward(self, image_B3HW: Tensor) -> Features:

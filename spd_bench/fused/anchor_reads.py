@@ -83,7 +83,7 @@ class ReadWeights(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Where each sample of a head reads, the same for every head (`geometry.Stack.samples`)."""
+    """The reads of each sample of a head, the same for every head (`geometry.Stack.samples`)."""
 
     maps: Sequence[tuple[Tensor, int]]
     """The rows [N, D] that each sample reads, and how many of them an image has."""

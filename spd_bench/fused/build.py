@@ -30,7 +30,7 @@ AT_LEAST = 32
 
 
 def description() -> str:
-    """Which form runs on this machine's CPU, in words for the records of a run."""
+    """The form that runs on this machine's CPU, in words for the records of a run."""
     return loaded()[1]
 
 

@@ -1,4 +1,4 @@
-"""Which device a name means."""
+"""The torch device of a name on the command line."""
 
 import torch
 
