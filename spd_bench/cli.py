@@ -351,6 +351,8 @@ def sync(runs: RootOption = RUNS) -> None:
     from spd_bench.tracking import folders, tracker
     from spd_bench.tracking.mlflow_store import MlflowStore
 
+    if not runs.is_dir():
+        raise ConfigError("there is no such folder", where=f"--runs {runs}", hint="name the folder of all runs")
     store = MlflowStore(runs).shown
     # single folders come last: a sweep's trial shows its folder
     found = chain(

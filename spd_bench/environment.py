@@ -10,6 +10,7 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MPLBACKEND": "Agg",
     # threads that spin at barriers stall for seconds as soon as another process wants a core (docs/adr/0004)
     "OMP_WAIT_POLICY": "PASSIVE",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spd_bench.environment import set_defaults
+from spd_bench.errors import ResourceError
 from spd_bench.store import files, records
 from spd_bench.store.addresses import sqlite_address, without_password
 from spd_bench.store.run_root import TRACKING, TrackingRecord
@@ -33,8 +34,10 @@ TAG_LENGTH = 8000
 """Limits of MLflow's REST interface."""
 
 CUT = " … [cut]"
-LOCK_TIMEOUT_S = 120.0
+LOCK_TIMEOUT_S = 600.0
 """How long one process waits for another that writes to MLflow for the same run root."""
+LOUD = ("urllib3.connectionpool", "mlflow", "sqlalchemy", "alembic")
+"""Loggers of libraries that log an error, with its traceback or for every retry, and raise it too."""
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 ID, CONTENT, ROOT, TRAINING, EVALUATION = "spd.id", "spd.content", "spd.root", "spd.training", "spd.evaluation"
 """Tags: which entry a run is, what is complete of it, and which run root and run folder it shows."""
@@ -62,6 +65,7 @@ class MlflowStore:
     def __init__(self, run_root: Path) -> None:
         self.run_root = run_root.absolute()
         self._client: Any = None
+        self._root: tuple[int, int] | None = None
         self._root_id = ""
         self._said: set[str] = set()
         self._doubtful = False
@@ -82,7 +86,7 @@ class MlflowStore:
 
         Raises what MLflow, its database or its server raises; a repetition completes what was begun.
         """
-        with self._alone(), _urllib3_quiet():
+        with self._alone(), _quiet():
             self._connect()
             if self._complete.pop(self._identity(entry), None) == entry.content:
                 return False
@@ -118,9 +122,18 @@ class MlflowStore:
         """One process at a time for a run root: MLflow cannot create a database twice, nor a run of one tag once."""
         from filelock import FileLock
 
-        files.make_folder(self.run_root)
+        self._require_root()
         with FileLock(self.run_root / ".mlflow.lock", timeout=LOCK_TIMEOUT_S):
             yield
+
+    def _require_root(self) -> None:
+        """Makes the run root at first; raises ResourceError once it is gone, or another folder has its name."""
+        if self._root is None:
+            files.make_folder(self.run_root)
+            self._root = _inode(self.run_root)
+        elif _inode(self.run_root) != self._root:
+            hint = "mount or move it back; the same command goes on"
+            raise ResourceError("the run root is gone, or is another folder now", where=str(self.run_root), hint=hint)
 
     def _connect(self) -> None:
         if self._client is None:
@@ -304,6 +317,15 @@ class MlflowStore:
             self._client.set_tag(run_id, "spd.missing_files", _cut(", ".join(missing), TAG_LENGTH))
 
 
+def _inode(folder: Path) -> tuple[int, int] | None:
+    """What identifies a folder while it exists; None for a missing one."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _below(parent: Any) -> dict[str, str]:
     """The tag by which MLflow shows a run below another."""
     return {} if parent is None else {"mlflow.parentRunId": parent.info.run_id}
@@ -339,12 +361,14 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 @contextmanager
-def _urllib3_quiet() -> Iterator[None]:
-    """Silences urllib3's warning for every retry: the tracker logs one warning."""
-    logger = logging.getLogger("urllib3.connectionpool")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _quiet() -> Iterator[None]:
+    """Silences what libraries log of an error that they also raise: the tracker logs one line."""
+    loggers = [logging.getLogger(name) for name in LOUD]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from spd_bench.environment import DEFAULTS
+from spd_bench.errors import ResourceError
 from spd_bench.tracking.entry import TrackedRun
 from spd_bench.tracking.mlflow_store import CONTENT, CUT, EXPERIMENT, ID, PARAM_LENGTH, RETRIES, MlflowStore, address
 
@@ -272,6 +273,28 @@ def test_a_deleted_run_is_logged_anew(world: SimpleNamespace, client: Any) -> No
     client.delete_run(run(client, "gone").info.run_id)
     assert MlflowStore(world.root).log(full("gone"))
     assert_whole(client, "gone")
+
+
+def test_a_run_root_that_goes_away_is_not_made_anew(
+    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address(world.root))
+    root, away = tmp_path / "runs", tmp_path / "away"
+    store = MlflowStore(root)
+    assert store.log(full("goes away"))
+    root.rename(away)
+    capfd.readouterr()
+    with pytest.raises(ResourceError, match="the run root is gone, or is another folder now"):
+        store.log(full("goes away", tags={}))
+    assert not root.exists()
+    root.mkdir()
+    with pytest.raises(ResourceError, match="is another folder now"):
+        store.log(full("goes away", tags={}))
+    assert list(root.iterdir()) == []
+    assert capfd.readouterr().err == ""
+    root.rmdir()
+    away.rename(root)
+    assert store.log(full("goes away", tags={}))  # it is back
 
 
 def test_two_run_roots_share_a_store(
