@@ -138,32 +138,26 @@ def run(
 
     Finished work is skipped and an interrupted training goes on: run the same command again.
     """
-    from spd_bench.run.launch import run_suite
+    from spd_bench.run.launch import launch_suite
 
-    ended = run_suite(
-        suite,
-        profile=profile,
-        sets=_overrides(set_, dataset, option, seeds),
-        data=data,
-        root=runs,
-        device=device,
-        selection=_selection(only, skip),
+    ended = launch_suite(
+        _request(suite, profile, _overrides(set_, dataset, option, seeds), data, runs, device, only, skip),
         limits=_limits(stall, time_limit),
         join=join,
         command=" ".join(["spd-bench", *sys.argv[1:]]),
         tell=_say,
     )
-    if not ended["table"]:
-        typer.echo(f"no job is left to start; the process that leads awaits {ended['left']} and writes the report")
+    if not ended.table:
+        typer.echo(f"no job is left to start; the process that leads awaits {ended.left} and writes the report")
     else:
-        typer.echo(ended["table"])
-        typer.echo(f"\nreport:  {ended['report']}\nMLflow:  {ended['tracking']}")
-        if ended["comparable"]:
+        typer.echo(ended.table)
+        typer.echo(f"\nreport:  {ended.report}\nMLflow:  {ended.tracking}")
+        if ended.comparable:
             typer.echo("tables:  spd-bench compare --metric absrel")
-        if ended["example"]:
-            typer.echo(f"depth:   {ended['example']}")
-    if ended["failed"]:
-        raise typer.Exit(5 if ended["starved"] else 4)
+        if ended.example:
+            typer.echo(f"depth:   {ended.example}")
+    if ended.failed:
+        raise typer.Exit(5 if ended.starved else 4)
 
 
 @app.command()
@@ -399,17 +393,10 @@ def plan(
 
     Minutes are estimated from finished runs below the folder of all runs on the same kind of device.
     """
-    from spd_bench.run.session import plan_suite
+    from spd_bench.run.preview import plan_suite
 
-    rows, title = plan_suite(
-        suite,
-        profile=profile,
-        sets=_overrides(set_, dataset, option, seeds),
-        data=data,
-        root=runs,
-        device=device,
-        selection=_selection(only, skip),
-    )
+    sets = _overrides(set_, dataset, option, seeds)
+    rows, title = plan_suite(_request(suite, profile, sets, data, runs, device, only, skip))
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
@@ -483,11 +470,12 @@ def score(
     from spd_bench.external.score import score_predictions, table
     from spd_bench.run.choose import choose_data
     from spd_bench.run.display import counting
+    from spd_bench.run.request import Request
 
     with counting("scoring") as on_image:
         scored = score_predictions(
             predictions,
-            suite=choose_data(suite, profile=profile, sets=_overrides(set_, dataset, option), data=data),
+            suite=choose_data(Request(suite=suite, profile=profile, sets=_overrides(set_, dataset, option), data=data)),
             name=name,
             root=runs,
             unit=unit,
@@ -528,10 +516,11 @@ def sweep_run(
     Any number of processes that are given the same command share the trials. Nothing is trained twice: what a suite or
     another sweep has trained counts, and the same command goes on after a stop, with the trial at hand first.
     """
-    from spd_bench.sweep.launch import run_sweep
+    from spd_bench.sweep.launch import launch_sweep
+    from spd_bench.sweep.request import SweepRequest
 
-    ended = run_sweep(
-        sweep,
+    request = SweepRequest(
+        sweep=sweep,
         profile=profile,
         sets=_overrides(set_, dataset, option),
         data=data,
@@ -540,14 +529,13 @@ def sweep_run(
         storage=storage,
         trials=trials,
         timeout=timeout,
-        limits=_limits(stall, time_limit),
-        tell=_say,
     )
-    typer.echo(ended["table"])
-    typer.echo(f"\nstudy:   {ended['study']} in {ended['database']}")
-    typer.echo(f"report:  {ended['report']}\nMLflow:  {ended['tracking']}")
-    typer.echo(f"more:    spd-bench sweep show {ended['study']} --write-suite best.yaml")
-    if ended["failed"]:
+    ended = launch_sweep(request, limits=_limits(stall, time_limit), tell=_say)
+    typer.echo(ended.table)
+    typer.echo(f"\nstudy:   {ended.study} in {ended.database}")
+    typer.echo(f"report:  {ended.report}\nMLflow:  {ended.tracking}")
+    typer.echo(f"more:    spd-bench sweep show {ended.study} --write-suite best.yaml")
+    if ended.failed:
         raise typer.Exit(4)
 
 
@@ -564,8 +552,8 @@ def sweep_show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a sweep's best trials or its front, what mattered, and what stood in for the real thing."""
+    from spd_bench.sweep.show import show_sweep, write_confirming, write_page
     from spd_bench.sweep.tables import terminal
-    from spd_bench.sweep.worker import show_sweep, write_confirming, write_page
 
     if trial is not None and write_suite is None:
         raise ConfigError(
@@ -639,9 +627,7 @@ def cache_build(
     """Encode what a suite's runs will read with data.cache: disk; its size is shown first, and nothing is trained."""
     from spd_bench.run.session import build_cache
 
-    chosen = _selection(only, skip)
-    sets = _overrides(set_, dataset, option)
-    build_cache(suite, profile=profile, sets=sets, data=data, root=runs, device=device, selection=chosen)
+    build_cache(_request(suite, profile, _overrides(set_, dataset, option), data, runs, device, only, skip))
 
 
 @cache_app.command("ls")
@@ -706,7 +692,7 @@ def cache_rm(
 
 def _cache(runs: Path) -> Any:
     from spd_bench.data.features.cache import FeatureCache
-    from spd_bench.run.runner import FEATURES
+    from spd_bench.run.inputs import FEATURES
 
     return FeatureCache(runs / FEATURES)
 
@@ -742,15 +728,11 @@ def _overrides(
     dataset: str | None = None,
     options: Sequence[str] | None = None,
     seeds: str | None = None,
-) -> list[str]:
+) -> tuple[str, ...]:
     """What lies over a suite's values, in the form of `suite.overrides.partial_tree`."""
-    named = [] if dataset is None else [f"--dataset {dataset}"]
-    return [
-        *named,
-        *(sets or ()),
-        *(f"--option {text}" for text in options or ()),
-        *([] if seeds is None else [f"--seeds {seeds}"]),
-    ]
+    named = () if dataset is None else (f"--dataset {dataset}",)
+    listed = () if seeds is None else (f"--seeds {seeds}",)
+    return (*named, *(sets or ()), *(f"--option {text}" for text in options or ()), *listed)
 
 
 def _options(texts: Sequence[str] | None) -> dict[str, Any]:
@@ -763,10 +745,29 @@ def _options(texts: Sequence[str] | None) -> dict[str, Any]:
     return options
 
 
-def _selection(only: Sequence[str] | None, skip: Sequence[str] | None) -> Any:
+def _request(
+    suite: str,
+    profile: str | None,
+    sets: tuple[str, ...],
+    data: str | None,
+    root: Path,
+    device: str,
+    only: Sequence[str] | None,
+    skip: Sequence[str] | None,
+) -> Any:
+    """The options that `run`, `plan` and `cache build` share, as a `run.request.Request`."""
+    from spd_bench.run.request import Request
     from spd_bench.suite.axes import Selection
 
-    return Selection(tuple(only or ()), tuple(skip or ()))
+    return Request(
+        suite=suite,
+        profile=profile,
+        sets=sets,
+        data=data,
+        root=root,
+        device=device,
+        selection=Selection(tuple(only or ()), tuple(skip or ())),
+    )
 
 
 def _list(found: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ import pytest
 from tiny import V13, write_frames
 
 from spd_bench.run import session
+from spd_bench.run.request import Request
 
 SUITE = (
     "suite: tiny\n"
@@ -35,8 +36,6 @@ def train_tiny(folder: Path) -> Path:
     (folder / "tiny.yaml").write_text(SUITE.format(root=root), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session.Tracker, "start", lambda self, beat=None: None)
-        finished = session.run_suite(
-            str(folder / "tiny.yaml"), profile=None, sets=(), data=None, root=folder / "runs", device="cpu"
-        )
+        finished = session.run_suite(Request(suite=str(folder / "tiny.yaml"), root=folder / "runs", device="cpu"))
     (folder / "example.txt").write_text(finished.example, encoding="utf-8")
     return folder / "runs"

@@ -13,7 +13,7 @@ from spd_bench.ask.record import CHECKPOINT, TrainedRun, checkpoint_digest
 from spd_bench.errors import ConfigError, DataError, StateError
 from spd_bench.model import compose
 from spd_bench.model.compose import ChosenPart
-from spd_bench.train.loop import load_weights
+from spd_bench.train.checkpoint import load_weights
 
 AGAIN = "install the version of it that trained the run, or train the run again"
 

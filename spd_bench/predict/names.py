@@ -49,7 +49,7 @@ def _with_seed(rows: list[SuiteRow], name: str, seed: int | None) -> SuiteRow:
 def _best_of_sweep(name: str, root: Path) -> Path | None:
     """The folder of a sweep's best trial; None where no sweep has this name."""
     from spd_bench.sweep.confirming import chosen_trial
-    from spd_bench.sweep.worker import show_sweep
+    from spd_bench.sweep.show import show_sweep
 
     summary = None
     with suppress(ConfigError):

@@ -1,7 +1,7 @@
-"""Who may work at what: one process at a time trains a training, and one leads a suite.
+"""Locks: one process at a time trains a training, and one leads a suite.
 
 Kernel locks (`filelock`), which end with the process that holds them, however it ends. Lock files are never removed,
-since a process that waits may have one open. Not to be relied on across the machines of a network file system.
+since a waiting process may have one open. Do not rely on them across the machines of a network file system.
 """
 
 import os
@@ -19,14 +19,14 @@ from spd_bench.errors import BusyError, StateError
 from spd_bench.store import files, records
 
 NAMED_WITHIN_S = 1.0
-"""How soon after a lock its holder's name is expected."""
+"""Seconds after a lock within which its holder's record is expected."""
 
 
 @contextmanager
 def training_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Held by the process that trains or scores in a run's folder, known by the identity at the end of its name.
+    """Holds the lock of a run's folder, named by the identity at the end of the folder's name.
 
-    A process that holds it may take it again. Raises BusyError where another one holds it and this is not to wait.
+    A process that holds it may take it again. Raises BusyError if another process holds it and `wait` is false.
     """
     locks = folder.parent.with_name(".locks")
     files.make_folder(locks)
@@ -43,13 +43,18 @@ def training_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who leads a suite. session: its turn at the suite, which those that help it share."""
+    """The process that leads a suite."""
 
     pid: int
+    """Its process id."""
     host: str
+    """Its machine."""
     since: str
+    """Time of the lock, UTC."""
     command: str
+    """Its command line."""
     session: str
+    """Its turn at the suite, which processes that help it share."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}: {self.command}"
@@ -57,9 +62,10 @@ class Holder:
 
 @contextmanager
 def suite_lock(root: Path, suite: str, *, command: str, session: str = "") -> Iterator[Holder]:
-    """Held by the process that leads a suite; BusyError, naming who holds it, where that is another one.
+    """Holds the lock of a suite and yields its record.
 
-    session: given to go on with another's turn; else a new one begins.
+    session: the turn to continue; by default a new one begins. Raises BusyError, naming the holder, if another process
+    holds the lock.
     """
     path = root / f".{suite}.lock"
     files.make_folder(root)
@@ -98,7 +104,7 @@ def is_led(root: Path, suite: str) -> bool:
 
 
 def holder(root: Path, suite: str) -> Holder | None:
-    """Who leads a suite that is locked; None if it does not say so in time."""
+    """The process that leads a locked suite; None if its record does not appear in time."""
     until = time.monotonic() + NAMED_WITHIN_S
     while True:
         try:

@@ -1,8 +1,8 @@
-"""A light process that has its work done by another one, and stays whatever becomes of that.
+"""Runs a call in a child process; restarts it without the failing job if it crashes or hangs.
 
-The work goes on in one process, so that data and frozen features stay shared between compositions. Where that process
-dies while it is at some jobs, or does not get on, the jobs at hand are given up and a new process goes on with the
-others. Signals are passed on as a wish to stop, and the work then stops in good order.
+All the work is done in one child, so that compositions share data and frozen features. If that child dies or makes no
+progress, the jobs that it blames are given up, and a new child continues with the others. Signals reach the work as a
+request to stop, and it stops in good order.
 """
 
 import contextlib
@@ -27,23 +27,25 @@ from spd_bench.process.watch import Crumb, read_crumb
 from spd_bench.process.worker import CRUMB, ENDED, FAULT
 
 STALL_S = 600.0
-"""How long the work may say nothing before it counts as hung."""
+"""Seconds without a heartbeat after which the work counts as hung."""
 GRACE_S = 60.0
-"""How long the work may take to stop in good order."""
+"""Seconds that the work may take to stop in good order."""
 LAST_WORDS_S = 0.5
 POLL_S = 0.25
 LIBRARY = Path(os.__file__).parent
 STDERR = 2
-"""Where what a worker prints goes, and so what a plugin prints: the standard output is the command's."""
+"""File descriptor of what a worker, and so a plugin, prints; standard output is the command's."""
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long the work may take: without a sign of life, and in all (None: as long as it likes)."""
+    """How long the work may take."""
 
     stall_s: float = STALL_S
+    """Seconds without a heartbeat."""
     total_s: float | None = None
+    """Seconds in all; None: without limit."""
 
 
 def supervised(
@@ -54,10 +56,10 @@ def supervised(
     limits: Limits | None = None,
     tell: Callable[[str], None],
 ) -> Any:
-    """What `call` ("module:function") returns for (arguments, its `Watch`) in a process of its own, as JSON has it.
+    """What `call` ("module:function") returns for (arguments, its `Watch`) in a child process, as a JSON value.
 
-    watch: further arguments of its Watch. tell: gets a line where the process dies and another goes on. Raises what
-    the call raised, Stopped after a signal or at the time limit, ResourceError where the process dies outside of jobs.
+    watch: further arguments of its Watch. tell: gets a line when a child dies and another continues. Raises what the
+    call raised, Stopped after a signal or at the time limit, ResourceError if a child dies without a job to blame.
     """
     limits = limits or Limits()
     given_up: dict[str, str] = {}
@@ -100,8 +102,8 @@ def _outcome(ended: Mapping[str, Any], signals: "_Signals") -> Any:
 
 
 @contextlib.contextmanager
-def _made(root: Path) -> Iterator[None]:
-    """Within, the folder is there; one that was made for nothing is removed again."""
+def made(root: Path) -> Iterator[None]:
+    """Removes `root` at the end of the block if the block created it and left nothing but lock files in it."""
     new = not root.exists()
     try:
         yield
@@ -126,8 +128,8 @@ class _Worker:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Runs within; killed at its end."""
-        with _no_interrupt():  # its own handling of SIGINT begins later than it does
+        """Starts the process and kills it at the end of the block."""
+        with _no_interrupt():  # it ignores SIGINT only once it runs
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "spd_bench.process.worker"], stdin=subprocess.PIPE, stdout=STDERR
             )
@@ -141,7 +143,7 @@ class _Worker:
                 self.process.stdin.close()
 
     def watched(self, stall_s: float, signals: "_Signals") -> str:
-        """Waits for its end; kills it where it does not get on or, asked to, does not stop. Says how it ended."""
+        """Waits for its end and says how it ended; kills it if it makes no progress or does not stop when asked."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(self.order).encode() + b"\n")
@@ -162,17 +164,17 @@ class _Worker:
                 return f"made no progress for {stall_s:g} s"
 
     def _ask_where(self) -> None:
-        """Has it write its Python frames down, which even a call stuck in C lets it do."""
+        """Makes it write its Python frames into a file, which works even while it is stuck in C."""
         if hasattr(signal, "SIGUSR2"):
             self.process.send_signal(signal.SIGUSR2)
             time.sleep(LAST_WORDS_S)
 
     def crumb(self) -> Crumb:
-        """Where it stood last."""
+        """Where it last stood."""
         return read_crumb(self.folder / CRUMB) or Crumb()
 
     def ended(self) -> Mapping[str, Any] | None:
-        """What it said of its end; None if it died."""
+        """How it ended, as it wrote itself; None if it died."""
         try:
             found: Mapping[str, Any] = json.loads((self.folder / ENDED).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -180,9 +182,9 @@ class _Worker:
         return found
 
     def last_frame(self) -> str:
-        """The innermost Python frame of a process that crashed or hung, as " (file:line in function)"; or nothing.
+        """The innermost Python frame of a process that crashed or hung, as " (file:line in function)"; or "".
 
-        One of Python's own library is passed over where there is another.
+        A frame of Python's own library counts only if there is no other.
         """
         try:
             text = (self.folder / FAULT).read_text(encoding="utf-8", errors="replace")
@@ -207,7 +209,7 @@ def _how(code: int) -> str:
 
 
 class _Signals:
-    """Signals and the time limit as one wish to stop, passed on to whichever worker runs. Use as a context."""
+    """Passes signals and the time limit as one request to stop to the worker that runs. Use as a context."""
 
     def __init__(self, total_s: float | None) -> None:
         self.reason = ""
@@ -217,7 +219,7 @@ class _Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Signals":
-        """Takes over the handling of signals, where this is the thread that may."""
+        """Installs the signal handlers, in the main thread only."""
         if threading.current_thread() is threading.main_thread():
             for name in STOPPING:
                 if hasattr(signal, name):
@@ -226,13 +228,13 @@ class _Signals:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Gives it back."""
+        """Restores the handlers of before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     @contextlib.contextmanager
     def to(self, worker: _Worker) -> Iterator[None]:
-        """Within, the wish goes to this worker."""
+        """Requests inside the block go to this worker."""
         self._worker = worker
         try:
             if self.reason:
@@ -242,12 +244,12 @@ class _Signals:
             self._worker = None
 
     def check_time(self) -> None:
-        """Wishes to stop when the time is up."""
+        """Requests the stop when the time is up."""
         if self._until is not None and time.monotonic() > self._until and not self.reason:
-            self._wish(TIME_LIMIT)
+            self._request(TIME_LIMIT)
 
     def overdue(self) -> bool:
-        """Whether the work was asked to stop too long ago."""
+        """Whether the work has not stopped in time after a request."""
         return bool(self.reason) and time.monotonic() - self._asked_at > GRACE_S
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -257,9 +259,9 @@ class _Signals:
                 self._worker.process.kill()
             raise Stopped(name)
         if not self.reason:
-            self._wish(name)
+            self._request(name)
 
-    def _wish(self, reason: str) -> None:
+    def _request(self, reason: str) -> None:
         self.reason, self._asked_at = reason, time.monotonic()
         self._pass_on()
 
@@ -270,7 +272,7 @@ class _Signals:
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Within, SIGINT waits; a process that is started within never gets it."""
+    """Blocks SIGINT inside the block; a process that is started there never receives it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -285,7 +287,7 @@ _DURATION = re.compile(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
 
 
 def seconds(text: str, *, where: str) -> float:
-    """A time as 3h30m, 90m or 45s has it, in seconds; ConfigError for anything else."""
+    """A time such as 3h30m, 90m or 45s in seconds; raises ConfigError for anything else."""
     found = _DURATION.fullmatch(text.strip())
     total = sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
     if not total:

@@ -1,8 +1,8 @@
-"""What a supervisor sees of the work in another process, and how it asks it to stop.
+"""The worker's side of supervision: it says where it stands, and is asked to stop.
 
-The work says what it is at (`Watch.at`): which jobs would be at fault if the process ended now, in which stage, and
-by saying so that it gets on. That is one small write into a file which outlives the process. Asked to stop, it stops
-the next time it says so; training then leaves a checkpoint of the step that it has just finished.
+The work says what it is at (`Watch.at`): in which stage it is, and which jobs are to blame if the process dies now.
+That is one small write into a file which outlives the process, and a sign of life. When it is asked to stop, the next
+call of `at` raises Stopped; training then leaves a checkpoint of the step that it has just finished.
 """
 
 import contextlib
@@ -18,18 +18,20 @@ from spd_bench.errors import Stopped
 
 @dataclass(frozen=True)
 class Crumb:
-    """Where the work stood last. jobs: identity of the training → name of each job at hand. beat: grows."""
+    """Where a process stood when it last said so."""
 
     beat: int = 0
+    """Number of times that it has said where it stands."""
     stage: str = ""
+    """Stage of the work, in words that follow "while"."""
     jobs: Mapping[str, str] | None = None
+    """Identity of the training → name of each job that is to blame if the process dies."""
 
 
 class Watch:
-    """Where one process stands; without a path nobody looks. Made before signals are handled, used in one thread.
+    """Heartbeat and status of one process; without a path it records nothing.
 
-    given_up: trainings that ended the process before, with the cause. session: whose turn at the suite this is, where
-    another process holds the suite's lock for it. joined: whether it shares the jobs with other processes.
+    Create it before signals are handled, and use it in one thread.
     """
 
     def __init__(
@@ -42,7 +44,12 @@ class Watch:
         leads: bool = True,
         command: str = "",
     ) -> None:
-        """leads: whether it also writes what the suite's table is made of; a process that only helps does not."""
+        """given_up: identity → cause of the trainings that ended the process before this one.
+
+        session: the turn at the suite that this process takes part in, while another process holds the suite's lock.
+        joined: whether it shares the jobs with other processes. leads: whether it also writes what the suite's table
+        is made of. command: the command line that the work is for.
+        """
         self.given_up = dict(given_up or {})
         self.session = session
         self.joined = joined
@@ -54,7 +61,7 @@ class Watch:
         self._stopping = ""
 
     def stop(self, reason: str) -> None:
-        """Asks the work to stop when it next says where it is. Safe in a signal handler."""
+        """Asks the work to stop when it next says where it stands. Safe in a signal handler."""
         self._stopping = reason
 
     @property
@@ -63,7 +70,7 @@ class Watch:
         return bool(self._stopping)
 
     def at(self, stage: str) -> None:
-        """The work gets to a stage, in words that follow "while". Raises Stopped if it has been asked to stop."""
+        """Records a stage of the work, in words that follow "while". Raises Stopped if the work was asked to stop."""
         self._stage = stage
         self._write()
         self.check()
@@ -74,8 +81,8 @@ class Watch:
             raise Stopped(self._stopping)
 
     @contextlib.contextmanager
-    def on(self, jobs: Mapping[str, str]) -> Iterator[None]:
-        """Within, these jobs are at fault for whatever ends the process."""
+    def blaming(self, jobs: Mapping[str, str]) -> Iterator[None]:
+        """If the process dies inside this block, these jobs (identity → name) are blamed."""
         before, self._jobs = self._jobs, dict(jobs)
         try:
             self._write()
@@ -94,7 +101,7 @@ class Watch:
 
 
 def read_crumb(path: Path) -> Crumb | None:
-    """Where the work stood last; None where it has not said so yet, or is saying so at this moment."""
+    """Where a process last stood; None before its first word, and while it is writing."""
     try:
         content: Any = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""The child process of `spd_bench.process.supervise`: it may end in any way without harm to other processes.
+"""The child process of `spd_bench.process.supervise`: it may die in any way without harm to other processes.
 
-It reads one line of JSON from its standard input: what to call, with what, and where to say how it ended. Standard
-input then stays open for as long as the supervisor lives, and this process ends when it closes.
+It reads one line of JSON from its standard input: what to call, with which arguments, and the folder in which to report
+its end. The supervisor keeps standard input open, and this process ends when it closes.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from spd_bench.errors import SpdError, Stopped, shortage
 from spd_bench.process.watch import Watch
 
 CRUMB, ENDED, FAULT = "crumb", "ended.json", "fault.txt"
-"""Files of the folder that a worker shares with its supervisor: where it stands, how it ended, and its last frames."""
+"""Files of the folder that a worker shares with its supervisor: where it stands, how it ended, its last frames."""
 PR_SET_PDEATHSIG = 1
 ORPHANED = 137
 
 
 def main() -> None:
-    """Does the work and says how it ended. A process that ends without saying so has died."""
+    """Does the work and writes how it ended; a process that ends without that file has died."""
     order = json.loads(sys.stdin.buffer.readline())
     folder = Path(order["folder"])
     watch = Watch(folder / CRUMB, **order["watch"])
@@ -47,11 +47,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(0)  # nothing that a plugin or a library left behind is waited for
+    os._exit(0)  # without waiting for threads that a plugin or a library left behind
 
 
 def _ended(call: str, arguments: dict[str, Any], watch: Watch) -> dict[str, Any]:
-    """What the call returns, or how it failed, as JSON."""
+    """What the call returns, or how it failed, as a JSON value."""
     module, _, name = call.partition(":")
     try:
         try:
@@ -59,7 +59,7 @@ def _ended(call: str, arguments: dict[str, Any], watch: Watch) -> dict[str, Any]
         except SpdError:
             raise
         except Exception:
-            watch.check()  # helpers of ours may have been stopped too, which is no failure of the work
+            watch.check()  # the end of helper processes after a wish to stop is no failure of the work
             raise
     except Stopped as stopped:
         return {"stopped": stopped.reason}
@@ -76,7 +76,7 @@ def _plain(error: SpdError) -> dict[str, Any]:
 
 
 def _end_with(supervisor: int) -> None:
-    """This process ends as soon as its supervisor does, even while it is stuck in C."""
+    """Makes this process end as soon as its supervisor does, even while it is stuck in C."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != supervisor:  # it was gone before

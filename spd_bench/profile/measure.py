@@ -39,15 +39,15 @@ from spd_bench.profile.results import (
     over_dense,
 )
 from spd_bench.profile.tables import profile_markdown
-from spd_bench.run import plan
 from spd_bench.run.plan import build_model, with_width
+from spd_bench.run.provenance import versions
 from spd_bench.store import files
 from spd_bench.store.run_root import REPORTS
 from spd_bench.suite.axes import CompositionSpec, Selection, compositions
 from spd_bench.suite.checks import check_options
 from spd_bench.suite.schema import Choice, Suite
 from spd_bench.tracking.entry import TrackedRun
-from spd_bench.train.loop import autocast, parameter_groups
+from spd_bench.train.training import autocast, parameter_groups
 
 REFERENCE = (LITERAL, DENSE, SPARSE, "bilinear_mlp")
 """Baselines that are measured beside the base by default."""
@@ -110,7 +110,7 @@ def profile_suite(
         models=tuple(models),
         skipped=skipped,
         training=training,
-        versions=plan.versions(),
+        versions=versions(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
 

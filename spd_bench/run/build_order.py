@@ -1,4 +1,4 @@
-"""A build order (§10.3) as it is walked: each step's findings, and the table, page and pictures that they leave."""
+"""A build order (§10.3): the results of each step's checks, and the table, page and pictures that show them."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,16 @@ HEADERS = ("step", "check", "expected", "found", "")
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step: its findings in order, and why its model could not be trained ("" if it could)."""
+    """The results of one step."""
 
     name: str
+    """Name of the step."""
     description: str
+    """What the suite says of it."""
     findings: tuple[CheckResult, ...]
+    """Its checks, in order."""
     failure: str = ""
+    """Why its model could not be trained, "" if it could."""
 
     @property
     def passed(self) -> bool:
@@ -33,7 +37,7 @@ class StepResult:
         return not self.failure and all(finding.passed for finding in self.findings)
 
     def line(self) -> str:
-        """One line for the terminal: passed, or which check failed and why."""
+        """A line for the terminal: passed, or which checks failed and why."""
         if self.passed:
             return f"step {self.name}: passed ({len(self.findings)} checks)"
         broken = [f"{f.check}: expected {f.expected}, found {f.found}" for f in self.findings if not f.passed]
@@ -41,9 +45,10 @@ class StepResult:
 
 
 class BuildOrder:
-    """The walk through a suite's steps; `stem` is where its report files go."""
+    """Collects the results of a suite's steps and writes their report."""
 
     def __init__(self, chosen: Chosen, provenance: Mapping[str, str], stem: Path) -> None:
+        """stem: path of the report's files, without a suffix."""
         self.chosen = chosen
         self.provenance = provenance
         self.stem = stem
@@ -56,7 +61,7 @@ class BuildOrder:
         return len(self.results) == len(self.chosen.steps) and all(result.passed for result in self.results)
 
     def examine(self, name: str, runner: Runner, outcomes: Sequence[Outcome]) -> StepResult:
-        """The findings of a step, from its first seed's model and the means of its scores over seeds."""
+        """The results of a step, from its first seed's model and the means of its scores over seeds."""
         step, experiment = self.chosen.suite.steps[name], runner.experiment
         if not self.captions:
             self.captions = _captions(runner)
@@ -65,7 +70,7 @@ class BuildOrder:
             self.results.append(StepResult(name, step.description, (), "; ".join(failures)))
             return self.results[-1]
         model = cast(ComposedModel, runner.model(experiment.jobs[0], trained=step.train))
-        probe = runner.probe(model)
+        probe = runner.inputs.probe(model)
         primary = experiment.suite.report.primary
         metric = next(metric for metric in experiment.metrics if metric.name == primary.metric)
         means = _means(outcomes)
@@ -97,14 +102,14 @@ class BuildOrder:
         return rows + [(name, "", "", "", "not reached") for name in self.chosen.steps if name not in reached]
 
     def table(self, form: str = "simple") -> str:
-        """Captions and rows as text; `form` is a format of tabulate."""
+        """Captions and rows as text; form: a format of tabulate."""
         from tabulate import tabulate
 
         body = tabulate(self.rows(), headers=HEADERS, tablefmt=form, disable_numparse=True)
         return "\n".join([*self.captions, "", body, "", self.verdict()])
 
     def verdict(self) -> str:
-        """Whether the order was walked to its end."""
+        """A line that says whether all steps passed."""
         if self.passed:
             return f"all {len(self.results)} steps passed"
         return self.results[-1].line() if self.results else "no step was reached"

@@ -1,26 +1,23 @@
 """The suite in the profile that this machine can run, and what the machine lacks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 from spd_bench import registry
 from spd_bench.errors import DataError
 from spd_bench.process.watch import Watch
 from spd_bench.run.quarantine import Quarantine
+from spd_bench.run.request import EVERYTHING, Request
 from spd_bench.suite.axes import CompositionSpec, Selection
 from spd_bench.suite.checks import check_options
-from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice, Suite
-
-EVERYTHING = Selection()
 
 
 def missing(suite: Suite, selection: Selection = EVERYTHING, watch: Watch | None = None) -> list[str]:
     """What this machine lacks for a suite, one line each with how to get it; empty if nothing.
 
-    watch: as for `Experiment`; nothing is then said of a composition that cannot be planned.
+    watch: as for `Experiment`; a composition that cannot be planned is then skipped.
     """
     quarantine = Quarantine(watch)
     chosen = selection.to_run(quarantine.compositions(suite))
@@ -37,7 +34,7 @@ def _lacks_parts(composition: CompositionSpec) -> list[str]:
 
 
 def _lack(slot: str, choice: Choice | None) -> list[str]:
-    """What this machine lacks for a component, if anything."""
+    """What this machine lacks for a component, as a list of at most one line."""
     ask = None if choice is None else getattr(registry.load(slot, choice.use), "missing", None)
     lack = ask(check_options(choice, slot)) if ask is not None and choice is not None else None
     return [lack] if lack else []
@@ -45,52 +42,45 @@ def _lack(slot: str, choice: Choice | None) -> list[str]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A suite ready to run, and why a fallback profile was taken ("" if none was)."""
+    """A suite in the profile that is run here."""
 
     suite: Suite
+    """The suite."""
     why: str = ""
+    """What this machine lacks for the suite as it is, where its fallback profile was taken; else ""."""
     steps: Mapping[str, Suite] = field(default_factory=dict)
     """For a build order: each step as a suite of its own."""
     selection: Selection = EVERYTHING
+    """Compositions that are run beside the base."""
 
 
-def choose(
-    path_or_name: str | Path,
-    *,
-    profile: str | None,
-    sets: Sequence[str] = (),
-    data: str | Path | None = None,
-    selection: Selection = EVERYTHING,
-    watch: Watch | None = None,
-) -> Chosen:
-    """The suite in the asked profile; without one, the suite itself or, where something is missing, its fallback.
+def choose(request: Request, watch: Watch | None = None) -> Chosen:
+    """The suite in the requested profile; without one, the suite itself or, if something is missing, its fallback.
 
-    watch: as for `Experiment`. Raises DataError, saying what is missing and how to get it, where nothing may be
+    watch: as for `Experiment`. Raises DataError, naming what is missing and how to get it, where nothing may be
     substituted.
     """
-    asked = _chosen(path_or_name, profile, sets, data, selection)
+    asked = _loaded(request)
     lacks = _lacks(asked, watch)
     if not lacks:
         return asked
-    if profile is None and asked.suite.fallback is not None:
-        fallback = _chosen(path_or_name, asked.suite.fallback.profile, sets, data, selection)
+    if request.profile is None and asked.suite.fallback is not None:
+        fallback = _loaded(replace(request, profile=asked.suite.fallback.profile))
         why, lacks = "; ".join(lacks), _lacks(fallback, watch)
         if not lacks:
             return replace(fallback, why=why)
     raise DataError(
         "cannot run here:\n  " + "\n  ".join(lacks),
-        where=asked.suite.suite + (f" --profile {profile}" if profile else ""),
+        where=asked.suite.suite + (f" --profile {request.profile}" if request.profile else ""),
     )
 
 
-def choose_data(
-    path_or_name: str | Path, *, profile: str | None, sets: Sequence[str] = (), data: str | Path | None = None
-) -> Suite:
-    """The suite in the asked profile, for what needs its data set alone; nothing is substituted.
+def choose_data(request: Request) -> Suite:
+    """The suite in the requested profile, for commands that need only its data set; nothing is substituted.
 
-    Raises DataError where the data set is not here.
+    Raises DataError if the data set is missing.
     """
-    suite = load_suite(path_or_name, profile=profile, sets=sets, data=data)
+    suite = request.load()
     if lack := _lacks_data(suite):
         raise DataError(lack, where=suite.suite, hint="or name a profile whose data are here, with --profile")
     return suite
@@ -102,16 +92,10 @@ def _lacks_data(suite: Suite) -> str | None:
     return next(filter(None, lacks), None)
 
 
-def _chosen(
-    path_or_name: str | Path,
-    profile: str | None,
-    sets: Sequence[str],
-    data: str | Path | None,
-    selection: Selection,
-) -> Chosen:
-    suite = load_suite(path_or_name, profile=profile, sets=sets, data=data)
-    steps = {name: load_suite(path_or_name, profile=profile, sets=sets, data=data, step=name) for name in suite.steps}
-    return Chosen(suite, steps=steps, selection=selection)
+def _loaded(request: Request) -> Chosen:
+    suite = request.load()
+    steps = {name: request.load(step=name) for name in suite.steps}
+    return Chosen(suite, steps=steps, selection=request.selection)
 
 
 def _lacks(chosen: Chosen, watch: Watch | None) -> list[str]:

@@ -1,16 +1,27 @@
 """Progress on stderr: a bar where it is a terminal, one line per finished job everywhere."""
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from spd_bench.run.outcome import Outcome
-from spd_bench.run.plan import Job
+from spd_bench.errors import printable
+from spd_bench.train.callback import Callback
+
+
+def stderr_console() -> Console:
+    """A console on stderr, which shows progress and, from here on, warnings of the `logging` module."""
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    return console
 
 
 def _bar(console: Console) -> Progress:
@@ -27,16 +38,17 @@ def _bar(console: Console) -> Progress:
 
 @contextmanager
 def counting(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for one thing that is counted; gives what to call with (done, total)."""
+    """Shows a bar for items that are counted; yields a function of (done, total) that moves it."""
     with _bar(Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-class Display:
-    """Progress of a suite."""
+class Display(Callback):
+    """A bar where the console is a terminal, and one line per finished job everywhere; use as a context."""
 
-    def __init__(self, console: Console, jobs: int) -> None:
+    def __init__(self, console: Console, jobs: int = 0) -> None:
+        """jobs: number of jobs, for their lines."""
         self.console = console
         self.jobs = jobs
         self.finished = 0
@@ -56,48 +68,37 @@ class Display:
         """Removes the bar."""
         self.bar.stop()
 
-    def job(self, job: Job) -> None:
-        """A job starts."""
-        self.label = job.name
+    def on_message(self, text: str) -> None:
+        """Prints the text, without codes of a terminal that it may hold."""
+        self.console.print(printable(text, keep="\n"), highlight=False, markup=False, soft_wrap=True)
 
-    def group(self, jobs: Sequence[Job], steps: int) -> None:
-        """Several jobs start to train side by side."""
-        self.label = f"{len(jobs)} models side by side, seed {jobs[0].seed}"
-        self.bar.reset(self.task, total=steps, description=f"{self.label}: training")
-
-    def training(self, steps: int) -> None:
-        """Its training starts, or goes on."""
-        self.bar.reset(self.task, total=steps or None, description=f"{self.label}: training")
-
-    def step(self, step: int, loss: float) -> None:
-        """A training step is done."""
-        self.bar.update(self.task, completed=step, description=f"{self.label}: training, loss {loss:.3f}")
-
-    def image(self, done: int, total: int) -> None:
-        """A test image is predicted."""
-        self.bar.update(self.task, completed=done, total=total, description=f"{self.label}: scoring")
-
-    def frame(self, done: int, total: int) -> None:
-        """A frame has been checked."""
+    def on_frame(self, done: int, total: int) -> None:
+        """Moves the bar."""
         self.bar.update(self.task, completed=done, total=total, description="checking frames")
 
-    def view(self, done: int, total: int) -> None:
-        """A view has been encoded."""
+    def on_view(self, done: int, total: int) -> None:
+        """Moves the bar."""
         self.bar.update(self.task, completed=done, total=total, description="encoding views")
 
-    def done(self, outcome: Outcome, primary: Any) -> None:
-        """One line about a finished job."""
+    def on_job(self, name: str) -> None:
+        """Starts the bar anew under the job's name."""
+        self.label = name
+        self.bar.reset(self.task, total=None, description=name)
+
+    def on_training(self, step: int, steps: int) -> None:
+        """Starts the bar anew."""
+        self.bar.reset(self.task, total=steps, completed=step, description=f"{self.label}: training")
+
+    def on_step(self, step: int, loss: float) -> None:
+        """Moves the bar and shows the loss."""
+        self.bar.update(self.task, completed=step, description=f"{self.label}: training, loss {loss:.3f}")
+
+    def on_image(self, done: int, total: int) -> None:
+        """Moves the bar."""
+        self.bar.update(self.task, completed=done, total=total, description=f"{self.label}: scoring")
+
+    def on_job_end(self, name: str, result: str) -> None:
+        """Prints a line."""
         self.finished += 1
-        if outcome.failure:
-            what = f"FAILED: {outcome.failure}"
-        else:
-            assert outcome.scores is not None
-            value = outcome.scores["scores"][f"{primary.metric}@{primary.k}"]
-            what = f"{primary.metric}@{primary.k} {value:.4f}" + (" (done before)" if outcome.reused else "")
-        clock = time.monotonic() - self.started
-        self.console.print(
-            f"[{self.finished}/{self.jobs}] {outcome.job.name}: {what}  ({clock:.0f} s)",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        seconds = time.monotonic() - self.started
+        self.on_message(f"[{self.finished}/{self.jobs}] {name}: {result}  ({seconds:.0f} s)")

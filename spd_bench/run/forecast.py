@@ -1,41 +1,45 @@
-"""What is left of a plan, in minutes, estimated from what runs below the same root took on the same kind of device.
+"""How long the jobs of a plan will take, estimated from finished runs below the same root on the same kind of device.
 
-Nothing is measured here, so that planning stays quick and writes nothing. A finished run says how many seconds an
-image of training and an image of testing cost; a job of the same model, else of the base, else of any other model of
-the suite on the same encoder and data is expected to cost as much per image. What a first run also does once, such as
-encoding views that are kept, is in the figures of whichever run did it.
+Nothing is measured, so that planning stays quick and writes nothing. A finished run gives seconds per image of
+training and of testing; a job takes those of its own model, else of the base, else of any other model of the suite on
+the same encoder and data. What only a first run does, such as encoding views that are kept, is included in its figures.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
 
-from spd_bench.run.plan import Job
+from spd_bench.run.job import Job
+from spd_bench.run.provenance import device_label
 from spd_bench.run.runner import Runner
 from spd_bench.store import records
+from spd_bench.store.records import canonical
 
 UNKNOWN = "unknown (no run here yet; the first one tells)"
+SIZES = {"train": "batch size or queries", "test": "K"}
+"""What differs between two runs of the same model at other sizes, for sources of estimates."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Seconds that a job will take, None where nothing comparable was run; source: what that is estimated from."""
+class Estimate(NamedTuple):
+    """How long a job will take."""
 
     seconds: float | None
+    """None where nothing comparable was run."""
     source: str
+    """What that is estimated from."""
 
 
 class _Pace(NamedTuple):
-    """Seconds per image of one run's training or evaluation, at a number of images and points a step."""
+    """Seconds per image of one finished training or evaluation, and what they depend on."""
 
+    work: str
+    setting: str
     model: str
     sizes: str
     seconds: float
-    label: str = ""
 
 
 class Forecast:
@@ -43,100 +47,89 @@ class Forecast:
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        self._names: dict[str, str] = {}
-        for job in runner.experiment.jobs:
-            self._names.setdefault(_model(job.train_identity), job.composition.name)
-        self._base = _model(runner.experiment.jobs[0].train_identity)
-        self._training: dict[str, list[_Pace]] = {}
-        self._testing: dict[str, list[_Pace]] = {}
-        for path in sorted((runner.root / "trained").glob("*/run.json")):
-            self._take(path)
+        jobs, device = runner.experiment.jobs, device_label(runner.device)
+        self._base = canonical(jobs[0].train_identity["model"])
+        self._names = {canonical(job.train_identity["model"]): job.composition.name for job in reversed(jobs)}
+        paths = sorted((runner.root / "trained").glob("*/run.json"))
+        self._paces = [pace for path in paths for pace in _paces(path, device) if pace.model in self._names]
 
     def of(self, job: Job, state: str) -> Estimate:
-        """What a job in a state (`Runner.state`) will take."""
+        """How long a job in a state (`RunFolder.state`) will take."""
         if state not in ("to train", "to resume", "to evaluate", "to score"):
-            return Estimate(seconds=0.0, source="")
+            return Estimate(0.0, "")
         sources: list[str] = []
-        training = 0.0 if state == "to evaluate" else self._train_seconds(job, sources)
-        testing = self._seconds(job, self._testing, _points(job.eval_identity), sources)
+        training = 0.0 if state == "to evaluate" else self._training(job, sources)
+        testing = self._per_image(job, "test", sources)
         if training is None or testing is None:
-            return Estimate(seconds=None, source=UNKNOWN)
+            return Estimate(None, UNKNOWN)
         images = len(self.runner.experiment.data.frames("test"))
-        return Estimate(seconds=training + testing * images, source="; ".join(dict.fromkeys(sources)))
+        return Estimate(training + testing * images, "; ".join(dict.fromkeys(sources)))
 
-    def _train_seconds(self, job: Job, sources: list[str]) -> float | None:
+    def _training(self, job: Job, sources: list[str]) -> float | None:
+        """Seconds of the steps that are left."""
         if not self.runner.experiment.is_trained(job.composition):
             return 0.0
-        done, taken = _progress(self.runner.folder(job) / "checkpoint.pt")
+        done, taken_s = _progress(self.runner.folder(job).checkpoint)
         if done:
-            steps = self.runner.steps(job)
+            steps = self.runner.inputs.optimisation(job).steps
             sources.append(f"its own first {done} of {steps} steps")
-            return taken / done * (steps - done)
-        found = self._seconds(job, self._training, _batch(job.train_identity), sources)
-        # without a run on these data their frames are not asked for: some data sets make them first
-        return None if found is None else found * self.runner.steps(job) * job.composition.train.batch_size
-
-    def _seconds(self, job: Job, measured: Mapping[str, list[_Pace]], sizes: str, sources: list[str]) -> float | None:
-        """Mean seconds per image of the runs that are most like a job; their names go to `sources`."""
-        paces = measured.get(_setting(job.train_identity), [])
-        model = _model(job.train_identity)
-
-        def unlike(pace: _Pace) -> tuple[bool, bool, bool]:
-            return pace.model != model, pace.sizes != sizes, pace.model not in (model, self._base)
-
-        nearest = min(map(unlike, paces), default=None)
-        alike = [pace for pace in paces if unlike(pace) == nearest]
-        if not alike or nearest is None:
+            return taken_s / done * (steps - done)
+        found = self._per_image(job, "train", sources)
+        if found is None:  # the frames are then not asked for: some data sets have to make them first
             return None
-        names = dict.fromkeys(self._names[pace.model] for pace in alike)
-        who = "it" if not nearest[0] else ", ".join(names)
-        other = f" with other {alike[0].label}" if nearest[1] else ""
-        sources.append(f"{len(alike)} run{'s' if len(alike) > 1 else ''} of {who}{other}")
-        return fmean(pace.seconds for pace in alike)
+        return found * self.runner.inputs.optimisation(job).steps * job.composition.train.batch_size
 
-    def _take(self, path: Path) -> None:
-        """Notes what a finished run of one of the suite's models took."""
-        about, log = records.found_record(path), records.found_record(path.with_name("done.json"))
-        if about is None or log is None or about.get("device", self.runner.device_label) != self.runner.device_label:
-            return
-        identity = about["identity"]
-        model, setting = _model(identity), _setting(identity)
-        if model not in self._names:
-            return
-        if log["rows"]:
-            images = int(log["rows"][-1][0]) * int(identity["train"]["batch_size"])
-            pace = _Pace(model, _batch(identity), float(log["seconds"]) / images, "batch size or queries")
-            self._training.setdefault(setting, []).append(pace)
-        self._testing.setdefault(setting, []).extend(_tested(path.parent, model))
-
-
-def _tested(folder: Path, model: str) -> Iterator[_Pace]:
-    for path in sorted(folder.glob("eval-*/scores.json")):
-        record = records.found_record(path)
-        if record is not None and "seconds" in record:  # earlier versions did not say
-            yield _Pace(model, _points(record["identity"]), float(record["seconds"]) / int(record["images"]), "K")
+    def _per_image(self, job: Job, work: str, sources: list[str]) -> float | None:
+        """Mean seconds per image of the runs that are most like a job; adds their names to `sources`."""
+        identity = job.train_identity
+        model, setting = canonical(identity["model"]), _setting(identity)
+        sizes = _batch(identity) if work == "train" else _points(job.eval_identity)
+        alike: dict[tuple[bool, ...], list[_Pace]] = {}
+        for pace in self._paces:
+            if (pace.work, pace.setting) == (work, setting):
+                unlike = pace.model != model, pace.sizes != sizes, pace.model not in (model, self._base)
+                alike.setdefault(unlike, []).append(pace)
+        if not alike:
+            return None
+        (other_model, other_sizes, _), nearest = min(alike.items())
+        names = dict.fromkeys(self._names[pace.model] for pace in nearest)
+        who = ", ".join(names) if other_model else "it"
+        what = f" with other {SIZES[work]}" if other_sizes else ""
+        sources.append(f"{len(nearest)} run{'s' if len(nearest) > 1 else ''} of {who}{what}")
+        return fmean(pace.seconds for pace in nearest)
 
 
-def _model(identity: Mapping[str, Any]) -> str:
-    """Which model an identity of a training is of."""
-    return records.canonical(identity["model"])
+def _paces(path: Path, device: str) -> Iterator[_Pace]:
+    """The paces of the run whose run.json is at `path`, if it is finished and was made on this kind of device."""
+    run, log = records.found_record(path), records.found_record(path.with_name("done.json"))
+    if run is None or log is None or run.get("device", device) != device:
+        return
+    identity = run["identity"]
+    of = _setting(identity), canonical(identity["model"])
+    if log["rows"]:
+        images = int(log["rows"][-1][0]) * int(identity["train"]["batch_size"])
+        yield _Pace("train", *of, _batch(identity), float(log["seconds"]) / images)
+    for scores in sorted(path.parent.glob("eval-*/scores.json")):
+        record = records.found_record(scores)
+        if record is not None and "seconds" in record:  # earlier versions wrote no seconds
+            yield _Pace("test", *of, _points(record["identity"]), float(record["seconds"]) / int(record["images"]))
 
 
-def _setting(identity: Mapping[str, Any]) -> str:
-    """What a step of one model takes longer or shorter for, beside the numbers of images and points."""
-    return records.canonical([identity["encoder"], identity["data"], identity["train"]["precision"]])
+def _setting(identity: Any) -> str:
+    """What changes the time of one model's step beside the numbers of images and points."""
+    return canonical([identity["encoder"], identity["data"], identity["train"]["precision"]])
 
 
-def _batch(identity: Mapping[str, Any]) -> str:
-    return records.canonical([identity["train"]["batch_size"], identity["train"]["queries"]])
+def _batch(identity: Any) -> str:
+    return canonical([identity["train"]["batch_size"], identity["train"]["queries"]])
 
 
-def _points(eval_identity: Mapping[str, Any]) -> str:
-    return records.canonical([eval_identity["k"], eval_identity["k1_draws"]])
+def _points(eval_identity: Any) -> str:
+    return canonical([eval_identity["k"], eval_identity["k1_draws"]])
 
 
 def _progress(checkpoint: Path) -> tuple[int, float]:
-    """Steps that an interrupted training has behind it, and the seconds that they took."""
+    """Steps done by an interrupted training, and the seconds that they took."""
     if not checkpoint.exists():
         return 0, 0.0
     try:

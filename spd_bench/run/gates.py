@@ -1,7 +1,7 @@
 """The checks of a build order: what §10.3 asks of each step before the next one may start.
 
 Shapes are compared with the formulas of §4 to §6 for the suite's own input size, so that they hold for 518×518 and for
-a small input alike. Every check says what it expected and what it found, passed or not.
+a small input alike. Every check reports what it expected and what it found, passed or not.
 
 Letters: B images, K queries, T tokens, S sites of L4, R anchors, D core width, C channels.
 """
@@ -30,34 +30,41 @@ LOCAL_TOKENS = 91
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check: what was expected, what was found, and whether that is the same."""
+    """The result of one check."""
 
     check: str
+    """What is checked."""
     expected: str
+    """What the paper or the suite asks for."""
     found: str
+    """What the step's model has."""
     passed: bool
+    """Whether the two agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a step's checks look at.
-
-    features and xy_BK2: a few validation images and queries of each. primary: the suite's primary metric and K.
-    scores: "metric@K" → value of the step's model; baselines: baseline → value of the primary metric.
-    """
+    """What a step's checks look at."""
 
     model: ComposedModel
+    """The step's model."""
     features: Features
+    """Frozen features of a few validation images."""
     xy_BK2: Tensor
+    """Queries of each of them."""
     image_size: tuple[int, int]
+    """Height and width of the network's input."""
     primary: tuple[Metric, int]
+    """The suite's primary metric and its K."""
     scores: Mapping[str, float]
+    """Metric@K → value of the step's model."""
     baselines: Mapping[str, float]
+    """Baseline → value of the primary metric."""
 
 
 @torch.no_grad()
 def examine(checks: Checks, evidence: Evidence) -> list[CheckResult]:
-    """Every check of a step, in the order of the paper: shapes, picture, what the blocks tell, and accuracy."""
+    """The results of a step's checks, in the order of the paper: shapes, picture, diagnostics of blocks, accuracy."""
     evidence.model.eval()
     scene = evidence.model.prepare(evidence.features)
     states = {slot: after for slot, _, after in evidence.model.states(scene, evidence.xy_BK2)}
@@ -66,7 +73,7 @@ def examine(checks: Checks, evidence: Evidence) -> list[CheckResult]:
         likeness = neighbour_correlation(principal_components(scene.pyramid.l3.map_BHWC))
         expected = f"neighbouring cells correlate ≥ {checks.picture:g}"
         found.append(CheckResult("L3, 3 principal components", expected, f"{likeness:.3f}", likeness >= checks.picture))
-    found += _watched(checks, evidence)
+    found += _diagnosed(checks, evidence)
     found += _accuracy(checks, evidence)
     return found
 
@@ -75,7 +82,7 @@ def examine(checks: Checks, evidence: Evidence) -> list[CheckResult]:
 
 
 def _shape(what: str, tensor: Tensor | None, expected: tuple[int, ...]) -> CheckResult:
-    """Shape and finiteness of one tensor."""
+    """The result for the shape and finiteness of one tensor; None counts as nothing found."""
     if tensor is None:
         return CheckResult(what, str(list(expected)), "nothing", False)
     finite = bool(torch.isfinite(tensor).all())
@@ -200,7 +207,7 @@ def picture(components_BHW3: NDArray[np.float64], images_B3HW: Tensor) -> bytes:
 # ------------------------------------------------------------------------------------------------- numbers
 
 
-def _watched(checks: Checks, evidence: Evidence) -> Iterator[CheckResult]:
+def _diagnosed(checks: Checks, evidence: Evidence) -> Iterator[CheckResult]:
     if not checks.watched:
         return
     measured = diagnose(evidence.model, evidence.features, evidence.xy_BK2)

@@ -1,70 +1,51 @@
-"""Starts `spd-bench run` in a supervised child process, alone or beside others."""
+"""Runs a suite in a supervised worker process, alone or beside other processes that share its jobs."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from spd_bench.errors import BusyError
+from spd_bench.process.boundary import from_json, to_json
 from spd_bench.process.locks import Holder, holder, suite_lock
-from spd_bench.process.supervise import Limits, _made, supervised
+from spd_bench.process.supervise import Limits, made, supervised
+from spd_bench.run.request import Finished, Request
 from spd_bench.store import records
-from spd_bench.suite.axes import Selection
-from spd_bench.suite.load import load_suite
 
 
-def run_suite(
-    suite: str,
-    *,
-    profile: str | None,
-    sets: Sequence[str],
-    data: str | None,
-    root: Path,
-    device: str,
-    selection: Selection,
-    limits: Limits,
-    join: bool,
-    command: str,
-    tell: Callable[[str], None],
-) -> Mapping[str, Any]:
-    """`run.session.run_suite` under supervision; what it leaves (`run.session.Finished`) as a mapping.
+def launch_suite(
+    request: Request, *, limits: Limits, join: bool, command: str, tell: Callable[[str], None]
+) -> Finished:
+    """What `run.session.run_suite` returns, computed in a worker process.
 
-    join: help the process that leads this suite, if there is one. Raises BusyError, without it, if there is one.
+    join: help the process that leads this suite, if there is one; without it, raises BusyError if there is one.
+    command: the command line, for provenance and for the messages of other processes. tell: gets a line where a
+    process dies and another one continues.
     """
-    name = load_suite(suite, profile=profile, sets=sets, data=data).suite
-    arguments = {
-        "suite": suite,
-        "profile": profile,
-        "sets": list(sets),
-        "data": data,
-        "root": str(root),
-        "device": device,
-        "selection": [list(selection.only), list(selection.skip)],
-    }
+    root, name = request.root, request.load().suite
     common = {"joined": join, "command": command}
 
-    def go(leader: Holder, *, leads: bool) -> Mapping[str, Any]:
+    def work(leader: Holder, *, leads: bool) -> Finished:
         watch = common | {"session": leader.session, "leads": leads}
-        ended: Mapping[str, Any] = supervised(
-            "spd_bench.run.session:work", arguments, watch=watch, limits=limits, tell=tell
+        ended = supervised(
+            "spd_bench.run.session:work_on_suite", to_json(request), watch=watch, limits=limits, tell=tell
         )
-        return ended
+        return from_json(Finished, ended)
 
-    with _made(root):
+    with made(root):
         while True:
             try:
                 with suite_lock(root, name, command=command) as me:
-                    return go(me, leads=True)
+                    return work(me, leads=True)
             except BusyError:
                 if not join:
                     raise
             if (leader := holder(root, name)) is None:
                 continue  # it has just ended
             tell(f"helping {leader}")
-            ended = go(leader, leads=False)
-            died = holder(root, name) == leader  # or leads still; who ends in good order takes the name away
+            ended = work(leader, leads=False)
+            # the record of a leader that ended in good order is gone: one that is still there leads or has died
+            died = holder(root, name) == leader
             with contextlib.suppress(BusyError), suite_lock(root, name, command=command, session=leader.session) as me:
                 last = records.found_record(root / "suites" / f"{name}.json")
                 if died or last is None or last.get("unfinished"):
-                    return go(me, leads=True)
+                    return work(me, leads=True)
             return ended

@@ -1,39 +1,33 @@
-"""How one job ended, and the hooks that follow its progress."""
+"""How one job ended."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from spd_bench.run.plan import Job
-
-
-class Progress(Protocol):
-    """What a display is told about a run."""
-
-    def job(self, job: Job) -> None:
-        """A job starts."""
-
-    def group(self, jobs: Sequence[Job], steps: int) -> None:
-        """Several jobs start to train side by side."""
-
-    def training(self, steps: int) -> None:
-        """Its training starts, or goes on."""
-
-    def step(self, step: int, loss: float) -> None:
-        """A training step is done."""
-
-    def image(self, done: int, total: int) -> None:
-        """A test image is predicted."""
+from spd_bench.run.job import Job
+from spd_bench.store.run_root import ScoresRecord, TrainedRecord
+from spd_bench.suite.schema import Primary
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one job came to: its folder and numbers, or why it failed."""
+    """The numbers of one job, or why it failed."""
 
     job: Job
+    """The job."""
     folder: Path
-    scores: Mapping[str, Any] | None
-    log: Mapping[str, Any] | None
+    """Its folder, which a job that could not be planned does not have."""
+    scores: ScoresRecord | None
+    """The record of its evaluation on the test split; None if it failed."""
+    log: TrainedRecord | None
+    """The record of its training; None if it failed."""
     failure: str = ""
+    """Why it failed; "" if it did not."""
     reused: bool = False
+    """Whether it was done before."""
+
+    def result(self, primary: Primary) -> str:
+        """The primary number or the failure, in words."""
+        if self.scores is None:
+            return f"FAILED: {self.failure}"
+        value = self.scores["scores"][f"{primary.metric}@{primary.k}"]
+        return f"{primary.metric}@{primary.k} {value:.4f}" + (" (done before)" if self.reused else "")

@@ -1,7 +1,7 @@
-"""What a component does while a suite is planned costs the compositions that name it, and no other.
+"""A component that fails while a suite is planned disables only the compositions that use it.
 
-Planning imports components, builds models and runs each once without data. A process that ends or hangs meanwhile is
-started again by its supervisor and told what it was at (`Watch.given_up`), as with trainings.
+Planning imports components, builds models and runs each once without data. If the process dies or hangs meanwhile, the
+supervisor starts another one with the cause (`Watch.given_up`), as for trainings.
 """
 
 import os
@@ -31,12 +31,12 @@ _SHARED: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     (os.getcwd, os.chdir),
 )
-"""What a component may change for all that come after it; random numbers are drawn from no shared generator."""
+"""(getter, setter) of each global that a component may change for later ones; random numbers use no global state."""
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Afterwards the defaults of PyTorch and the working directory are what they were before."""
+    """Restores the defaults of PyTorch and the working directory at the end of the block."""
     before = [get() for get, _ in _SHARED]
     try:
         yield
@@ -47,20 +47,22 @@ def undisturbed() -> Iterator[None]:
 
 
 class Quarantine:
-    """Keeps the compositions of a suite apart while they are planned; `failures` says why some are left out.
+    """Plans the compositions of a suite one at a time; `failures` says why some are left out.
 
-    watch: told what is at fault if the process ends, and what ended one before. Without it nothing is left out: what
-    a component does is raised, as a PluginError that names the composition. So it is for the base, which all others
-    are compared with.
+    The base is never left out, since all others are compared with it: its failure raises PluginError.
     """
 
     def __init__(self, watch: Watch | None = None) -> None:
+        """watch: that of a run, which records what is planned and knows what ended a process before.
+
+        Without it no composition is left out: every failure raises a PluginError that names the composition.
+        """
         self.failures: dict[str, str] = {}
         self._leaves_out = watch is not None
         self._watch = watch or Watch()
 
     def compositions(self, suite: Suite) -> list[CompositionSpec]:
-        """Those of `suite.axes.compositions`, each component imported on its own before."""
+        """The compositions of `suite.axes.compositions`; imports each component on its own before."""
         named = [(slot, Choice.read(value).use) for _, slot, value in choices(suite.dump())]
         for slot, name in dict.fromkeys([*named, *(("metric", name) for name in registry.names("metric"))]):
             self._import(slot, name)
@@ -73,21 +75,20 @@ class Quarantine:
         key = f"{slot} {name}"
         if key in self._watch.given_up:
             registry.give_up(slot, name, self._watch.given_up[key])
-        with self._watch.on({key: key}), undisturbed():
+        with self._watch.blaming({key: key}), undisturbed():
             self._watch.at(f"importing {key}")
-            registry.status(slot, name)  # whoever needs it meets its problem again
+            registry.status(slot, name)  # keeps the problem for those that need the component
 
     def attempt(self, composition: CompositionSpec, act: Callable[[], T]) -> T | None:
-        """What `act` returns, which calls the components of a composition; None if that is, or now has to be, left out.
+        """What `act`, which calls the components of a composition, returns; None if the composition is left out.
 
-        Raises errors of ours, such as ConfigError for parts that do not fit, PluginError only where nothing is left
-        out.
+        Raises ConfigError for parts that do not fit; PluginError for a component's failure where none is left out.
         """
         name = composition.name
         try:
             if cause := self.failures.get(name) or self._watch.given_up.get(name):
                 raise PluginError(f"{name}: {cause}")
-            with self._watch.on({name: name}), undisturbed(), blamed(name):
+            with self._watch.blaming({name: name}), undisturbed(), blamed(name):
                 self._watch.at(f"checking {name}")
                 done = act()
             self._watch.at("planning")

@@ -1,4 +1,4 @@
-"""Writes the record of a suite: the run folders that its table is made of."""
+"""suites/<suite>.json: the run folders that a suite's table is made of."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,10 @@ from spd_bench.store.run_root import SUITES, SuiteRecord, SuiteRow
 def suite_record(
     root: Path, experiment: Experiment, outcomes: Sequence[Outcome], *, why: str, provenance: Mapping[str, str]
 ) -> SuiteRecord:
-    """Which folders the suite's latest table is made of.
+    """The record of a suite: the run folders that its latest table is made of.
 
-    A job that is still to be done is an outcome whose failure is UNFINISHED. why: why a fall-back profile was taken.
+    outcomes: one for each job; a job that is still to be done has UNFINISHED as its failure. why: what this machine
+    lacks for the suite as it is, if its fallback was taken.
     """
     suite = experiment.suite
     return SuiteRecord(

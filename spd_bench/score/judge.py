@@ -75,11 +75,12 @@ def metric_names() -> list[str]:
 
 def _open_data(suite: Suite) -> DepthDataset:
     """The suite's data set; with `data.test`, its test split is that of the other one."""
-    data: DepthDataset = _component(suite, "dataset", suite.data.dataset, "data", "dataset")
+    data: DepthDataset = component(suite, "dataset", suite.data.dataset, "data", "dataset")
     if suite.data.test is None:
         return data
-    return TestElsewhere(data, _component(suite, "dataset", suite.data.test, "data", "test"))
+    return TestElsewhere(data, component(suite, "dataset", suite.data.test, "data", "test"))
 
 
-def _component(suite: Suite, slot: str, choice: Choice, *keys: str) -> Any:
+def component(suite: Suite, slot: str, choice: Choice, *keys: str) -> Any:
+    """The component of a choice, configured; `keys` lead to the choice in the suite, for messages."""
     return registry.load(slot, choice.use)(check_options(choice, slot, suite=suite, keys=keys))

@@ -9,14 +9,14 @@ from spd_bench.errors import ConfigError, printable
 from spd_bench.sweep.tables import SweepSummary, TrialRow, shown
 
 FRESH_SEEDS = 3
-"""Seeds of the confirmation, none of them the sweep's: a trial chosen for its number under one seed owes that seed
-part of the number."""
+"""Number of seeds of the confirmation. The sweep's own is not among them, since part of a trial's number, for which it
+was chosen, is due to that seed."""
 _PLAIN = re.compile(r"[A-Za-z][\w./-]*")
 _NOT_TEXT = {"null", "true", "false", "Null", "True", "False", "NULL", "TRUE", "FALSE"}
 
 
 def chosen_trial(summary: SweepSummary, number: int | None) -> TrialRow:
-    """The trial of that number, or the best one. Raises ConfigError where there is none, or several are best."""
+    """The trial of that number, or the best one. Raises ConfigError if there is none or if several are best."""
     if number is not None:
         found = [trial for trial in summary.ranked() if trial.number == number]
         if not found:
@@ -30,7 +30,7 @@ def chosen_trial(summary: SweepSummary, number: int | None) -> TrialRow:
 
 
 def confirming_suite(summary: SweepSummary, trial: TrialRow) -> str:
-    """The text of the suite; everything is written out, so that it stays what was swept.
+    """The text of the suite; it writes every value out, so that later changes of the swept suite do not matter.
 
     Raises ConfigError for a trial that differs from the base in something that no axis of a suite can vary, and for
     one that does not differ.
@@ -72,13 +72,13 @@ def _heading(summary: SweepSummary, trial: TrialRow) -> list[str]:
 
 
 def _meant(dimension: Mapping[str, Any], value: Any) -> Any:
-    """A choice with options, which a sampler knows as JSON, as the sweep's file has it."""
+    """A value as the sweep's file has it; samplers store a choice with options as JSON."""
     structured = [choice for choice in dimension.get("choice", ()) if isinstance(choice, dict | list)]
     return next((choice for choice in structured if json.dumps(choice, sort_keys=True) == value), value)
 
 
 def _before(suite: Mapping[str, Any], path: str) -> Any:
-    """What the base has at a path; a component without options is its name."""
+    """The base's value at a path; a component without options is its name."""
     keys = path.split(".")
     value: Any = suite["base"] if keys[0] in suite["base"] else suite
     for key in keys:
@@ -91,7 +91,7 @@ def _block(name: str, members: Mapping[str, Any]) -> list[str]:
 
 
 def _flow(value: Any) -> str:
-    """A value in YAML's flow style; text is quoted where it might be read as something else."""
+    """A value in YAML's flow style; text is quoted if it could be read as another kind of value."""
     if isinstance(value, Mapping):
         if set(value) == {"use"}:
             return _flow(value["use"])

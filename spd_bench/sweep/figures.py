@@ -17,7 +17,7 @@ EACH = {"color": COLOURS[0], "marker": "o", "markersize": 4, "linestyle": "none"
 
 
 def figures(summary: SweepSummary) -> list[tuple[str, str]]:
-    """(SVG, caption) of every figure that this sweep has enough complete trials for."""
+    """(SVG, caption) of each figure for which the sweep has enough complete trials."""
     trials = summary.ranked()
     if len(trials) < 2:
         return []
@@ -116,7 +116,7 @@ def _front(figure: Any, summary: SweepSummary) -> None:
 
 
 def _scale(values: Sequence[Any]) -> tuple[Callable[[Any], float], list[tuple[float, str]]]:
-    """Value → place on a straight axis, and (place, text) of its ticks, the least first: numbers, or names in order."""
+    """A function from values to places on a linear axis, and (place, text) of its ticks in ascending order."""
     from math import log10
 
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):

@@ -1,7 +1,7 @@
-"""A sweep: what its YAML file may say, and everything that is wrong with it, before the first trial.
+"""The YAML file of a sweep: its schema, and every check of it before the first trial.
 
-A sweep is a suite's base with some of its values left open. Every end of a range and every choice is put into the suite
-in turn and checked as a suite is: its schema, the options of its components, and the contracts between blocks.
+A sweep is a suite's base with some values left open. Each end of a range and each choice is put into the suite and
+checked as a suite is: its schema, the options of its components, and the contracts between blocks.
 """
 
 import itertools
@@ -23,15 +23,17 @@ from spd_bench.errors import ConfigError, DataError, SpdError, did_you_mean
 from spd_bench.model import compose
 from spd_bench.model.compose import ChosenPart
 from spd_bench.run import choose, plan
+from spd_bench.run.request import Request
 from spd_bench.suite.axes import CompositionSpec, Selection, compositions
 from spd_bench.suite.checks import SuiteProblem, check_components, check_options, problems_of, refuse, schema_problems
 from spd_bench.suite.forms import long_form, names
 from spd_bench.suite.load import find_suite, shipped_sweeps
 from spd_bench.suite.schema import MODEL_SLOTS, Component, Count, Section, Slug, Suite, unique
 from spd_bench.suite.yaml import Keys, Node, load_yaml, merge, setting
+from spd_bench.sweep.request import SweepRequest
 
 SWEPT = ("base", "data", "train")
-"""Parts of a suite that say what is trained; the others say how it is judged, which no trial may change."""
+"""Parts of a suite that define what is trained; the others define how it is judged, which no trial may change."""
 UNSWEPT: Mapping[str, str] = {
     "base.name": "it is a name",
     "data.dataset": "trials on different data cannot be compared",
@@ -45,9 +47,9 @@ UNSWEPT: Mapping[str, str] = {
 FIXED_BY_SUITE = ("suite", "description", "extends", "profiles", "fallback", "steps", "axes", "baselines", "seeds")
 BASE = Selection(skip=("*",))
 OTHER_LENGTH = {"steps": "epochs", "epochs": "steps"}
-"""A swept length of training takes the place of the suite's, in whichever unit that is."""
+"""A swept length of training replaces the suite's, whether that is in steps or epochs."""
 CORNERS = 32
-"""So many combinations of ends and choices are all checked; of more, each value beside the first of the others."""
+"""Up to this number, all combinations of ends and choices are checked; above it, each value beside the first others."""
 
 Cost = Literal["t_prepare", "t_decode", "t_model", "parameters"]
 WITH_K = ("t_decode", "t_model")
@@ -67,7 +69,7 @@ class Dimension(Section):
     choice: Annotated[tuple[Any, ...], Field(min_length=2), AfterValidator(unique)] | None = None
     """These values; a component is a name or `{use: name, option: value}`."""
     log: bool = False
-    """Whether ratios count and not differences."""
+    """Whether values are drawn by ratio instead of difference."""
     step: Annotated[float, Field(gt=0)] | None = None
     """Only low, low + step, ..., high."""
 
@@ -109,14 +111,14 @@ class Dimension(Section):
         return ends
 
     def ends(self) -> list[tuple[Any, tuple[str | int, ...]]]:
-        """What is checked: every choice, or both ends; with the keys that lead to each in the file."""
+        """The values that are checked (every choice, or both ends), each with the keys that lead to it in the file."""
         if self.choice is not None:
             return [(value, ("choice", i)) for i, value in enumerate(self.choice)]
         form = "int" if self.int_ is not None else "float"
         return [(value, (form, i)) for i, value in enumerate(self.range)]
 
     def grid(self) -> list[Any] | None:
-        """Every value, if there is a finite number of them."""
+        """Every value; None where there is no finite number of them."""
         if self.choice is not None:
             return [label(value) for value in self.choice]
         low, high = self.range
@@ -128,12 +130,12 @@ class Dimension(Section):
 
 
 def label(value: Any) -> str | int | float | bool | None:
-    """A choice as a sampler knows it: a scalar as it is, anything else as JSON."""
+    """A choice as samplers store it: a scalar as it is, anything else as JSON."""
     return value if value is None or isinstance(value, str | int | float | bool) else json.dumps(value, sort_keys=True)
 
 
 class Sampler(Section):
-    """What proposes the next trial; seeded anew for each, so that workers do not repeat each other."""
+    """Proposes the next trial; seeded for each trial anew, so that workers do not repeat each other."""
 
     use: Literal["tpe", "random", "grid", "gp"] = "tpe"
     """tpe: multivariate tree-structured Parzen estimator; gp: Gaussian process; grid: every combination."""
@@ -143,14 +145,14 @@ class Sampler(Section):
 
 
 class Pruner(Section):
-    """What stops trials early, judging by the validations during training, which are at 256 query points."""
+    """Stops trials early, by the validations during training, which are at 256 query points."""
 
     use: Literal["none", "hyperband", "median", "wilcoxon"] = "none"
     """wilcoxon: by a paired test of the errors of single images against the best trial's."""
 
 
 class Objective(Section):
-    """What is made small (or large, where more is better): a metric on the validation split, or a cost."""
+    """A metric on the validation split, or a cost, that is minimised (or maximised, where more is better)."""
 
     metric: str | None = None
     """A registered metric, on the validation split, by the suite's protocol."""
@@ -168,12 +170,12 @@ class Objective(Section):
 
     @property
     def name(self) -> str:
-        """For tables: absrel@256."""
+        """Name for tables, such as absrel@256."""
         return _named(str(self.metric or self.cost), self.k)
 
 
 class Constraint(Section):
-    """A cost that must stay below a bound; it is measured before training, and a trial above it is not trained."""
+    """A cost with an upper bound; it is measured before training, and a trial above it is not trained."""
 
     cost: Cost
     """As in an objective."""
@@ -182,7 +184,7 @@ class Constraint(Section):
     below: Annotated[float, Field(gt=0)]
     """The bound: milliseconds or parameters, or with relative_to a factor."""
     relative_to: Component | None = None
-    """Baseline whose same cost is 1; times are then measured in turns, and a busy machine does not matter."""
+    """Baseline whose cost is the unit; times are then measured in turns, so that a busy machine does not matter."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Constraint":
@@ -191,7 +193,7 @@ class Constraint(Section):
 
     @property
     def name(self) -> str:
-        """For tables: t_model@256 / dpt_trained."""
+        """Name for tables, such as t_model@256 / dpt_trained."""
         relative = f" / {self.relative_to.use}" if self.relative_to is not None else ""
         return _named(self.cost, self.k) + relative
 
@@ -218,11 +220,11 @@ class Sweep(Section):
     set: dict[str, Any] = Field(default_factory=dict)
     """Values that differ from the suite's, such as a shorter training."""
     space: Annotated[dict[str, Dimension], Field(min_length=1)]
-    """Path in the suite → the values that it may take: train.lambda_si, routing.r, neck."""
+    """Path in the suite, such as train.lambda_si, routing.r or neck → the values that it may take."""
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
     objective: Annotated[tuple[Objective, ...], Field(min_length=1), AfterValidator(unique)]
-    """One, or several, for a front of the best compromises."""
+    """One, or several for a Pareto front."""
     constraints: tuple[Constraint, ...] = ()
     trials: Count | None = None
     """Trials of all workers together; null: every combination of a grid."""
@@ -272,19 +274,21 @@ def json_schema() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep on its suite, ready to run.
-
-    base: the suite with the sweep's values set and everything but its base taken away. why: as in `run.choose.Chosen`.
-    """
+    """A sweep on its suite, ready to run."""
 
     sweep: Sweep
+    """The validated file."""
     base: Suite
+    """The suite with the sweep's `set`, and with its base as the only composition."""
     why: str
+    """As in `run.choose.Chosen`."""
     suite_path: Path
+    """The suite's file."""
     tree: Node
+    """The sweep's file as a tree, for places in messages."""
 
     def suite(self, values: Mapping[str, Any], name: str | None = None) -> Suite:
-        """The suite of one trial; `values` are those of a sampler, path → value or label."""
+        """The suite of one trial; values: path → value or label, from a sampler."""
         open_ = {path: _valued(self.tree, path, self._meant(path, value)) for path, value in values.items()}
         return _with(self.base, open_, name)
 
@@ -294,7 +298,7 @@ class SweepPlan:
 
 
 def find_sweep(path_or_name: str | Path) -> Path:
-    """The file that is meant: this path, else a shipped sweep. Raises ConfigError for an unknown one."""
+    """The file of a sweep: this path, else a shipped sweep. Raises ConfigError if there is neither."""
     path = Path(path_or_name)
     if path.is_file():
         return path
@@ -305,42 +309,35 @@ def find_sweep(path_or_name: str | Path) -> Path:
     raise ConfigError(f'no sweep "{path}", as a file or among those shipped', hint=did_you_mean(name, known))
 
 
-def load_sweep(
-    path_or_name: str | Path,
-    *,
-    profile: str | None = None,
-    sets: Sequence[str] = (),
-    data: str | Path | None = None,
-    trials: int | None = None,
-    timeout: float | None = None,
-    at: Callable[[str], None] = lambda stage: None,
-) -> SweepPlan:
-    """Read and check a sweep, its suite, and the suite at every end of the space; trains nothing.
+def load_sweep(request: SweepRequest, *, at: Callable[[str], None] = lambda stage: None) -> SweepPlan:
+    """Reads and checks a sweep, its suite, and the suite at every end of the space; trains nothing.
 
-    profile, sets, data: as for a suite. trials, timeout: in place of the file's. at: told, in words that follow
-    "while", which values are checked. Raises ConfigError listing every problem, DataError where the machine lacks what
-    the suite needs and nothing may be substituted.
+    at: gets, in words that follow "while", which values are checked. Raises ConfigError listing every problem,
+    DataError where the machine lacks what the suite needs and nothing may be substituted.
     """
-    path = find_sweep(path_or_name)
+    path = find_sweep(request.sweep)
     tree = _normal(load_yaml(path))
     known = names(tree, "profiles")
     refuse([*_problems(tree), *itertools.chain(*(_problems(_under(tree, name)) for name in known))])
     first = _parsed(tree)
     suite_path = _suite_path(first.suite, tree, path)
-    chosen = choose.choose(suite_path, profile=profile or first.profile, sets=sets, data=data, selection=BASE)
+    profile = request.profile or first.profile
+    chosen = choose.choose(
+        Request(suite=str(suite_path), profile=profile, sets=request.sets, data=request.data, selection=BASE)
+    )
     if chosen.steps:
         raise ConfigError("suite: a build order cannot be swept", where=tree.nearest(("suite",)).head)
     tree = _under(tree, chosen.suite.profile) if chosen.suite.profile in known else tree
-    own = {"trials": Node(trials, "--trials"), "timeout": Node(timeout, "--timeout")}
+    own = {"trials": Node(request.trials, "--trials"), "timeout": Node(request.timeout, "--timeout")}
     tree = merge(tree, Node({key: node for key, node in own.items() if node.value is not None}, ""))
     sweep = _parsed(tree)
-    found = SweepPlan(sweep, _base(sweep, tree, chosen.suite, sets, data), chosen.why, suite_path, tree)
+    found = SweepPlan(sweep, _base(sweep, tree, chosen.suite, request.sets, request.data), chosen.why, suite_path, tree)
     _check_space(found, at)
     return found
 
 
 def _normal(tree: Node) -> Node:
-    """Short forms written out, at the top and in every profile: one objective, sampler and pruner by name."""
+    """The tree with short forms written out: a single objective, a sampler or a pruner by name."""
     members = dict(tree.value)
     if "objective" in members and isinstance(members["objective"].value, dict):
         one = members["objective"]
@@ -359,7 +356,7 @@ def _normal(tree: Node) -> Node:
 
 
 def _under(tree: Node, profile: str | None) -> Node:
-    """The tree with the sweep's own values for a profile of its suite laid over it."""
+    """The tree with the sweep's values for a profile of its suite merged into it."""
     values = tree.nearest(("profiles", str(profile)))
     return merge(tree, Node(values.value, values.place)) if isinstance(values.value, dict) else tree
 
@@ -369,7 +366,7 @@ def _parsed(tree: Node) -> Sweep:
 
 
 def _problems(tree: Node) -> list[SuiteProblem]:
-    """What is wrong with a sweep by itself."""
+    """The problems of a sweep that need no suite to be found."""
     found = []
     for i, node in enumerate(tree.value["objective"].value if "objective" in tree.value else []):
         metric = node.plain().get("metric") if isinstance(node.value, dict) else None
@@ -392,7 +389,7 @@ def _problems(tree: Node) -> list[SuiteProblem]:
 
 
 def _as_written(hint: str | None) -> str | None:
-    """A hint with the keys of the file, `float` and `int`, which Python would not have as names of fields."""
+    """A hint with the file's keys `float` and `int`, whose fields have other names in Python."""
     return re.sub(r"\b(float|int)_", r"\1", hint) if hint else hint
 
 
@@ -410,13 +407,13 @@ def _path_problems(path: str, where: str) -> Iterator[SuiteProblem]:
 
 
 def keys_of(path: str) -> tuple[str, ...]:
-    """Keys in a suite that a path of the space means: routing.r is base.routing.r."""
+    """The keys of a path of the space in a suite: routing.r stands for base.routing.r."""
     parts = tuple(path.split("."))
     return ("base", *parts) if parts[0] in MODEL_SLOTS else parts
 
 
 def _suite_path(text: str, tree: Node, path: Path) -> Path:
-    """The suite that a sweep names: beside its file, else a shipped one."""
+    """The file of the suite that a sweep names: beside the sweep's own, else a shipped one."""
     for name in (text, f"{text}.yaml"):
         if (path.parent / name).is_file():
             return path.parent / name
@@ -427,7 +424,7 @@ def _suite_path(text: str, tree: Node, path: Path) -> Path:
 
 
 def _base(sweep: Sweep, tree: Node, suite: Suite, sets: Sequence[str], data: str | Path | None) -> Suite:
-    """The suite with the sweep's `set`, and its base alone under one seed; `--set` and `--data` still come last."""
+    """The suite with the sweep's `set` below `--set` and `--data`, and its base as the only composition, one seed."""
     laid = suite.source
     if "set" in tree.value:
         values = tree.value["set"]
@@ -455,7 +452,7 @@ def _suite_of(tree: Node, profile: str | None) -> Suite:
 
 
 def _valued(tree: Node, path: str, value: Any, keys: Keys = ()) -> Node:
-    """A value of the space, at the place in the sweep's file from which it comes."""
+    """A value of the space as a node with its place in the sweep's file."""
     dimension = tree.nearest(("space", path))
     place = dimension.nearest(keys).place if keys else dimension.key
     return _plain_node(value, place, dimension.key)
@@ -490,7 +487,7 @@ def _with(base: Suite, values: Mapping[str, Node], name: str | None = None) -> S
 
 
 def _check_space(found: SweepPlan, at: Callable[[str], None]) -> None:
-    """Every corner of the space as a suite: schema first, then options, then contracts; each time all problems."""
+    """Checks every corner of the space as a suite: schema, then options, then contracts; lists all of a kind."""
     corners = _corners(found)
     refuse(itertools.chain(*(problems_of(_laid(found.base, corner, None)) for corner in corners)))
     suites = [_with(found.base, corner) for corner in corners]
@@ -501,7 +498,7 @@ def _check_space(found: SweepPlan, at: Callable[[str], None]) -> None:
 
 
 def _corners(found: SweepPlan) -> list[dict[str, Node]]:
-    """Combinations of the ends and choices of all dimensions."""
+    """Combinations of the ends and choices of all dimensions: path → value."""
     sweep = found.sweep
     ends = {
         path: [_valued(found.tree, path, value, keys) for value, keys in dimension.ends()]
@@ -514,14 +511,14 @@ def _corners(found: SweepPlan) -> list[dict[str, Node]]:
 
 
 def _model_of(suite: Suite) -> str:
-    """What a suite says of its model: corners that differ in training alone have the same."""
+    """A key that corners with the same model share."""
     return json.dumps([suite.base.model_dump(mode="json"), suite.data.image_size])
 
 
 def _check_contract(
     suite: Suite, corner: Mapping[str, Node], encoders: dict[str, Encoder], at: Callable[[str], None]
 ) -> None:
-    """The model at one corner; an error gets the place of the value of the space that caused it."""
+    """Checks the model at one corner; an error gets the place of the value that caused it."""
     at("checking " + ", ".join(f"{path} {label(node.plain())}" for path, node in corner.items()))
     try:
         with registry.blamed("this sweep"):
@@ -533,13 +530,13 @@ def _check_contract(
 
 
 def _blame(error: SpdError, corner: Mapping[str, Node]) -> str:
-    """The place of the value that an error names, else that of the last dimension."""
+    """The place of the value that an error names, else of the last dimension."""
     named = [node.place for path, node in corner.items() if path in error.message]
     return named[0] if named else list(corner.values())[-1].place
 
 
 def built(suite: Suite, composition: CompositionSpec, encoders: dict[str, Encoder]) -> PointDepthModel:
-    """A composition's model with its first weights; encoders are built once."""
+    """A composition's model with its initial weights; encoders: those built before, to which a new one is added."""
     choice = composition.slots["encoder"]
     key = json.dumps(choice.plain(), sort_keys=True)
     if key not in encoders:
@@ -548,7 +545,7 @@ def built(suite: Suite, composition: CompositionSpec, encoders: dict[str, Encode
 
 
 def _all_or_error(checks: Iterable[Callable[[], None]]) -> None:
-    """Runs every check; one error stands for itself, several are told together, each once."""
+    """Runs every check; raises its only error, or one that lists several, each once."""
     errors: dict[str, SpdError] = {}
     for check in checks:
         try:

@@ -1,47 +1,22 @@
-"""Starts `spd-bench sweep` in a supervised child process."""
+"""Runs a sweep in a supervised worker process."""
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
-from spd_bench.process.supervise import Limits, _made, supervised
+from spd_bench.process.boundary import from_json, to_json
+from spd_bench.process.supervise import Limits, made, supervised
+from spd_bench.sweep.request import SweepEnd, SweepRequest
 
 
-def run_sweep(
-    sweep: str,
-    *,
-    profile: str | None,
-    sets: Sequence[str],
-    data: str | None,
-    root: Path,
-    device: str,
-    storage: str | None,
-    trials: int | None,
-    timeout: float | None,
-    limits: Limits,
-    tell: Callable[[str], None],
-) -> Mapping[str, Any]:
-    """`sweep.worker.run_sweep` under supervision; what it leaves, in words, as a mapping (`sweep.worker.work`).
+def launch_sweep(request: SweepRequest, *, limits: Limits, tell: Callable[[str], None]) -> SweepEnd:
+    """What `sweep.worker.run_sweep` returns, computed in a worker process.
 
-    A trial that ends the process has failed, and another process goes on with the next.
+    A trial that ends the process has failed, and another process continues with the next one. tell: gets a line then.
     """
-    arguments = {
-        "sweep": sweep,
-        "profile": profile,
-        "sets": list(sets),
-        "data": data,
-        "root": str(root),
-        "device": device,
-        "storage": storage,
-        "trials": trials,
-        "timeout": timeout,
-        "began": time.monotonic(),
-    }
-    with _made(root):
+    arguments = to_json(replace(request, began=time.monotonic()))
+    with made(request.root):
         watch = {"session": uuid.uuid4().hex}
-        ended: Mapping[str, Any] = supervised(
-            "spd_bench.sweep.worker:work", arguments, watch=watch, limits=limits, tell=tell
-        )
-        return ended
+        ended = supervised("spd_bench.sweep.worker:work_on_sweep", arguments, watch=watch, limits=limits, tell=tell)
+        return from_json(SweepEnd, ended)

@@ -1,9 +1,9 @@
-"""The only file that imports Optuna: a study in a database, and trials that no dying worker can lose.
+"""The only file that imports Optuna: a study in a database, and trials that survive the death of a worker.
 
-Workers share nothing but the database. A worker claims a trial under a lock of the whole study, so that `trials` is a
-total that is never exceeded; a claimed trial beats as long as its worker lives, and one that has stopped beating is
-queued again with the same values by the next worker that claims anything. A trial that was so repeated stays in the
-database as failed and is not counted.
+Workers share nothing but the database. A worker claims a trial under a lock of the whole study, so that the total of
+`trials` is never exceeded. A claimed trial sends heartbeats as long as its worker lives; when they stop, the next
+worker that claims a trial queues it again with the same values. The trial that was repeated stays in the database as
+failed and is not counted.
 """
 
 import os
@@ -25,11 +25,11 @@ from spd_bench.sweep.file import Dimension, Sweep, label
 from spd_bench.sweep.tables import REFUSED, SweepSummary, TrialRow
 
 HEARTBEAT_S = 15
-"""How often a running trial says that its worker lives."""
+"""Seconds between two heartbeats of a running trial."""
 GRACE_S = 120
-"""Without a sign for this long, its worker counts as dead."""
+"""Seconds without a heartbeat after which a worker counts as dead."""
 MOST_DEATHS = 3
-"""A trial whose worker died this often has failed: it may be what killed them."""
+"""A trial whose worker died this many times has failed, since it may have killed them."""
 CONNECT_S = 5
 DATABASE = "sweeps.db"
 HASH_LENGTH = 8
@@ -41,14 +41,14 @@ def default_url(root: Path) -> str:
 
 
 class Taken(BaseException):
-    """This trial was given to another worker, because this one gave no sign of life; like Ctrl-C, it ends the work."""
+    """Another worker has the trial, since this one sent no heartbeat. A BaseException, since it ends the work."""
 
 
 class Database:
-    """Where studies lie: SQLite below a run root, or PostgreSQL for workers on many machines."""
+    """A database of studies: SQLite below a run root, or PostgreSQL for workers on many machines."""
 
     def __init__(self, url: str, root: Path) -> None:
-        """Raises ConfigError, soon, for a database that cannot be reached."""
+        """Raises ConfigError within seconds for a database that cannot be reached."""
         self.url = url
         self.shown = without_password(url)
         if is_sqlite(url):
@@ -65,7 +65,7 @@ class Database:
 
     @staticmethod
     def _quieten() -> None:
-        """Optuna's lines about every trial are ours; what it calls experimental is tested here."""
+        """Silences Optuna's per-trial logging and ExperimentalWarnings; our tests cover the features used."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -91,7 +91,7 @@ class Database:
             ) from error
 
     def _connected(self) -> Any:
-        """For PostgreSQL, connections for locks."""
+        """An engine whose connections hold locks, for PostgreSQL; None for SQLite."""
         import sqlalchemy
 
         if self.url.startswith("sqlite"):
@@ -113,7 +113,7 @@ class Database:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process at a time, wherever it runs; the lock ends with its holder."""
+        """Holds a lock for one process at a time, on whatever machine; it ends with its holder."""
         if self._engine is None:
             from filelock import FileLock
 
@@ -127,13 +127,13 @@ class Database:
                 yield
 
     def names(self) -> list[str]:
-        """Studies, oldest first."""
+        """Names of all studies, oldest first."""
         import optuna
 
         return [str(name) for name in optuna.get_all_study_names(self.storage)]
 
     def find(self, name: str | None) -> list[str]:
-        """Studies of that name, or of the sweep of that name, the latest first; ConfigError if there is none."""
+        """The studies of that name or of the sweep of that name, latest first. Raises ConfigError if none exists."""
         known = self.names()[::-1]
         found = [study for study in known if name is None or study == name or sweep_of(study) == name]
         if not found:
@@ -147,12 +147,12 @@ def _with_driver(url: str) -> str:
 
 
 def sweep_of(study: str) -> str:
-    """Name of the sweep that a study is of."""
+    """Name of the sweep that a study belongs to."""
     return study.rpartition("-")[0]
 
 
 def study_name(sweep: Sweep, identity: Mapping[str, Any]) -> str:
-    """A sweep's name, and what its trials have in common: another space, suite or objective is another study."""
+    """The sweep's name with a hash of what its trials share: space, objectives, constraints and `identity`."""
     said = sweep.model_dump(mode="json", by_alias=True, include={"space", "objective", "constraints"})
     return f"{sweep.sweep}-{records.sha256([said, identity])[:HASH_LENGTH]}"
 
@@ -162,13 +162,14 @@ class Waiting:
     """Nothing is left to claim while trials of other workers run."""
 
     running: int
+    """Number of those trials."""
 
 
 class Study:
     """One sweep's trials in a database."""
 
     def __init__(self, database: Database, name: str, sweep: Sweep, about: Mapping[str, Any] | None = None) -> None:
-        """Opens a study, or with `about` (kept beside it) creates it where there is none."""
+        """Opens a study; with `about`, which is stored in it, creates it if it does not exist."""
         import optuna
 
         self.database, self.name, self.sweep = database, name, sweep
@@ -186,24 +187,24 @@ class Study:
 
     @classmethod
     def load(cls, database: Database, name: str) -> "Study":
-        """A study by its full name, as it was noted when it began."""
+        """Opens a study by its full name, with the sweep that was stored in it."""
         import optuna
 
         noted = optuna.load_study(study_name=name, storage=database.storage).user_attrs["about"]
         return cls(database, name, Sweep.model_validate(noted["sweep"], strict=False))
 
     def note(self, key: str, value: Any) -> None:
-        """Keeps something about the whole study."""
+        """Stores a value with the study."""
         self._study.set_user_attr(key, value)
 
     def noted(self, key: str) -> Any:
-        """What was kept; None if nothing was."""
+        """A value stored with the study; None if there is none."""
         return self._study.user_attrs.get(key)
 
     def claim(self, *, validations: int, session: str = "") -> "Claim | Waiting | None":
-        """The next trial, for this process alone; None when all are finished.
+        """Claims the next trial for this process; None when all are finished.
 
-        validations: of each training. session: of the supervisor, for `abandoned`.
+        validations: number of validations of each training. session: the supervisor's, for `abandoned`.
         """
         with self.database.lock():
             self._queue_lost()
@@ -225,7 +226,7 @@ class Study:
         return Claim(self, trial)
 
     def abandoned(self, session: str) -> "list[Claim]":
-        """Trials of a supervisor that run no more, as it has one process at a time, and that is now this one."""
+        """The unfinished trials of a session's earlier processes; a supervisor has one process at a time."""
         import optuna
         from optuna.trial import TrialState
 
@@ -235,7 +236,7 @@ class Study:
             return [Claim(self, optuna.trial.Trial(self._study, trial._trial_id)) for trial in mine]
 
     def _queue_lost(self) -> None:
-        """Queues again, once each, the trials that their workers left unfinished. Only under the lock."""
+        """Queues each trial that its worker left unfinished once again. Call it only under the lock."""
         import optuna
         from optuna.trial import TrialState
 
@@ -261,7 +262,7 @@ class Study:
                 )
 
     def _failure(self, trial: Any) -> str | None:
-        """Why a failed trial is not to be repeated; None if it is."""
+        """Why a failed trial is not repeated; None if it is."""
         if "failure" in trial.user_attrs:
             return str(trial.user_attrs["failure"])
         every = self._study.get_trials(deepcopy=False)
@@ -274,15 +275,15 @@ class Study:
         self._study.enqueue_trial(point, user_attrs={"grid": index})
 
     def _trials(self) -> list[Any]:
-        """All but those that were repeated."""
+        """All trials but those that were repeated."""
         trials = self._study.get_trials(deepcopy=False)
         repeated = {number for trial in trials for number in _history(trial)}
         return [trial for trial in trials if trial.number not in repeated]
 
     def _sampler(self, number: int) -> Any:
-        """The sampler, seeded for one trial: what it proposes depends on the trials before, not on the worker.
+        """The sampler, seeded for one trial: its proposal depends on the trials before, not on the worker.
 
-        number: of trials before; one that was repeated is one.
+        number: number of trials before; a repeated trial counts once.
         """
         from optuna import samplers
 
@@ -304,7 +305,7 @@ class Study:
         return pruners.WilcoxonPruner() if self.sweep.pruner.use == "wilcoxon" else pruners.NopPruner()
 
     def summary(self) -> SweepSummary:
-        """Everything that is known of the study."""
+        """The trials of the study, its best ones, and what was stored with it."""
         rows = {trial.number: self._row(trial) for trial in self._trials()}
         about = dict(self.noted("about")) | {"test": self.noted("test")}
         others = [name for name in self.database.names() if sweep_of(name) == sweep_of(self.name) and name != self.name]
@@ -320,7 +321,7 @@ class Study:
         )
 
     def _best(self) -> list[int]:
-        """The number of the best trial that keeps the constraints, or those of the front."""
+        """The numbers of the front, or of the best trial that keeps the constraints."""
         if len(self.directions) > 1:
             return sorted(trial.number for trial in self._study.best_trials)
         try:
@@ -381,10 +382,9 @@ def _distribution(dimension: Dimension) -> Any:
 
 
 class Claim:
-    """A trial that this process works at; inside `with`, it beats.
+    """A trial that this process works at; sends heartbeats inside `with`.
 
-    It ends by `finish`, `refuse`, `prune` or `fail`. An exception that is none of the trial's own, such as Ctrl-C,
-    leaves it to whoever comes next.
+    It ends by `finish`, `prune` or `fail`. An exception from elsewhere, such as Ctrl-C, leaves it to the next worker.
     """
 
     def __init__(self, study: Study, trial: Any) -> None:
@@ -397,14 +397,14 @@ class Claim:
         self._thread = threading.Thread(target=self._beat, name=f"trial {trial.number}", daemon=True)
 
     def __enter__(self) -> Self:
-        """Starts beating."""
+        """Starts the heartbeats."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops beating; leaves an unfinished trial to others."""
+        """Stops the heartbeats; leaves an unfinished trial to other workers."""
         self._over.set()
         self._thread.join()
         if error is not None and not isinstance(error, Taken):
@@ -422,38 +422,38 @@ class Claim:
                 logging.getLogger("spd_bench").warning("trial %d: no sign of life given: %s", self.number, error)
 
     def note(self, key: str, value: Any) -> None:
-        """Keeps something about the trial."""
+        """Stores a value with the trial."""
         with self._mine():
             self._trial.set_user_attr(key, value)
 
     def report(self, step: int, value: float) -> None:
-        """An intermediate value, for pruning; what was reported before is passed over."""
+        """Reports an intermediate value to the pruner, unless that step was reported before."""
         if step not in self._reported:
             with self._mine():
                 self._trial.report(value, step)
 
     def should_prune(self) -> bool:
-        """Whether the pruner gives this trial up."""
+        """Returns whether the pruner gives this trial up."""
         with self._mine():
             return bool(self._trial.should_prune())
 
     def keep(self, costs: Mapping[str, float], excess: Mapping[str, float]) -> None:
-        """The constrained costs, and by how much each is over its bound (negative where it is not)."""
+        """Stores the constrained costs and by how much each exceeds its bound (negative where it does not)."""
         self.note("costs", dict(costs))
         with self._mine():
             for name, value in excess.items():
                 self._trial.set_constraint(name, value)
 
     def finish(self, values: Sequence[float]) -> None:
-        """The trial is complete."""
+        """Completes the trial with the values of its objectives."""
         self._tell(values=list(values))
 
     def prune(self) -> None:
-        """The trial was given up."""
+        """Ends the trial as given up."""
         self._tell(state="PRUNED")
 
     def fail(self, why: str) -> None:
-        """The trial cannot be trained; it is not repeated."""
+        """Ends the trial as failed; it is not repeated."""
         self.note("failure", why)
         self._tell(state="FAIL")
 
@@ -477,7 +477,7 @@ class Claim:
 
 @contextmanager
 def database_lost(shown: str) -> Iterator[None]:
-    """A database that fails in the middle of a sweep, as one ResourceError."""
+    """Raises ResourceError for a database that fails inside the block."""
     import optuna
     import sqlalchemy.exc
 

@@ -1,4 +1,4 @@
-"""What a sweep has found, as plain values and as a text: its best trials, what mattered, and the front."""
+"""The results of a sweep as plain values and as text: best trials, importances, front."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,47 +13,57 @@ REFUSED = "refused"
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRow:
-    """One trial: its values by path, what it came to by objective, and the costs of its constraints."""
+    """One trial."""
 
     number: int
+    """Its number in the study."""
     state: State
+    """How it stands."""
     values: Mapping[str, Any]
+    """Path → value."""
     objectives: Mapping[str, float] = field(default_factory=dict)
+    """Objective → value; empty unless it is complete."""
     constraints: Mapping[str, float] = field(default_factory=dict)
+    """Constraint → cost."""
     seconds: float | None = None
+    """How long it took; None while it runs."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """What the trial says of itself: worker, identity, folder, difference, failure, whether it was trained before."""
+    """Worker, identity, folder, difference, failure, and whether it was trained before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSummary:
-    """A study and what is known of it."""
+    """A study and its trials."""
 
     study: str
+    """Its name."""
     about: Mapping[str, Any]
-    """What was noted when it began: sweep, suite, profile, data, stand-ins."""
+    """What was stored when it began: sweep, suite, profile, data, stand-ins; and the chosen trial's test scores."""
     directions: Mapping[str, bool]
     """Objective → whether less is better."""
     total: int
+    """Number of trials that it is to have."""
     trials: Sequence[TrialRow]
+    """Its trials so far."""
     best: Sequence[TrialRow]
     """The best trial, or the front where there are several objectives; empty before the first is complete."""
     importances: Mapping[str, float]
+    """Path → share of the objective's variance; empty where it cannot be estimated."""
     others: Sequence[str] = ()
     """Studies of this sweep on another space."""
 
     def count(self, state: State) -> int:
-        """How many trials stand so."""
+        """The number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
     def ranked(self) -> list[TrialRow]:
-        """Complete trials, the best by the first objective first."""
+        """The complete trials in order of the first objective, best first."""
         name, less = next(iter(self.directions.items()))
         complete = [trial for trial in self.trials if trial.state == "complete"]
         return sorted(complete, key=lambda trial: trial.objectives[name] * (1 if less else -1))
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """The summary as plain values, for JSON."""
         return asdict(self)
 
 
@@ -81,7 +91,7 @@ def terminal(summary: SweepSummary, *, top: int = 10) -> str:
 
 
 def caption(summary: SweepSummary) -> str:
-    """What the numbers are: study, suite, data, stand-ins, and how many trials there are of each kind."""
+    """Lines above the table: study, suite, data, stand-ins, and the number of trials in each state."""
     about = summary.about
     lines = [f"sweep {about['sweep']['sweep']}, study {summary.study}"]
     if about["why"]:
@@ -109,7 +119,7 @@ def cells(summary: SweepSummary, trial: TrialRow) -> dict[str, str]:
 
 
 def chosen(summary: SweepSummary) -> str:
-    """The chosen trial in words, with its number on the test split once there is one."""
+    """The chosen trial in words, with its scores on the test split once there are any."""
     best = summary.best[0]
     lines = [f"chosen: trial {best.number}, {best.notes.get('difference') or 'the base itself'}"]
     for name, value in dict(summary.about.get("test") or {}).items():
@@ -121,5 +131,5 @@ def chosen(summary: SweepSummary) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for people."""
+    """A value as tables show it."""
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))

@@ -1,10 +1,9 @@
-"""One `spd-bench sweep` from the command line to its table: any number of processes that give it share its trials."""
+"""One process at a sweep, from the request to the table; any number of such processes share the trials."""
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,136 +13,61 @@ from rich.console import Console
 from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.errors import ConfigError, DataError, ResourceError, SpdError, printable
 from spd_bench.model.device import device_named
+from spd_bench.process.boundary import from_json, to_json
 from spd_bench.process.watch import Watch
-from spd_bench.run import plan
-from spd_bench.run.display import Display
-from spd_bench.run.outcome import Outcome
+from spd_bench.run.display import Display, stderr_console
+from spd_bench.run.inputs import VALIDATION_QUERIES
 from spd_bench.run.plan import Experiment
-from spd_bench.run.runner import VALIDATION_QUERIES
-from spd_bench.run.session import stderr_console
+from spd_bench.run.provenance import versions
+from spd_bench.run.runner import Runner
 from spd_bench.run.track import logging_beside
-from spd_bench.score.predict import Predictions
 from spd_bench.store import files, records
-from spd_bench.suite.axes import CompositionSpec, compositions
-from spd_bench.suite.load import load_suite
+from spd_bench.suite.axes import compositions
 from spd_bench.suite.schema import Suite
-from spd_bench.sweep.confirming import chosen_trial, confirming_suite
+from spd_bench.sweep.costs import TrialCosts
 from spd_bench.sweep.file import Constraint, Objective, SweepPlan, built, keys_of, load_sweep
-from spd_bench.sweep.page import sweep_page
-from spd_bench.sweep.study import (
-    DATABASE,
-    Claim,
-    Database,
-    Study,
-    Taken,
-    Waiting,
-    database_lost,
-    default_url,
-    study_name,
-)
-from spd_bench.sweep.tables import REFUSED, SweepSummary, TrialRow, caption, shown, terminal
+from spd_bench.sweep.pruner_report import Pruned, PrunerReport
+from spd_bench.sweep.request import SweepEnd, SweepRequest
+from spd_bench.sweep.show import write_page
+from spd_bench.sweep.study import Claim, Database, Study, Taken, Waiting, database_lost, default_url, study_name
+from spd_bench.sweep.tables import REFUSED, TrialRow, caption, shown, terminal
 from spd_bench.sweep.track import sweep_entry, trial_entry
-from spd_bench.sweep.trial import OnValidation, Pruned, TrialCosts, TrialRunner
+from spd_bench.sweep.trial import Trial
 from spd_bench.tracking.entry import Status, TrackedRun
 from spd_bench.tracking.tracker import Tracker
+from spd_bench.train.callback import Callbacks
 
 POLL_S = 2.0
-"""How often a worker without a trial looks whether another worker's has been left."""
+"""Seconds between two looks of a worker without a trial whether another worker has left one."""
 BEAT_S = 0.5
-"""How often it says meanwhile that it gets on."""
+"""Seconds between two heartbeats of a worker that waits."""
 IN_TIMES = 2
-"""Fewest validations by which a training can be pruned."""
+"""Fewest validations that pruning needs."""
 
 log = logging.getLogger("spd_bench")
 
 
-@dataclass(frozen=True)
-class Swept:
-    """What a sweep leaves when this worker ends."""
-
-    summary: SweepSummary
-    table: str
-    database: str
-    tracking: str
-    report: Path
-    finished: bool
-    """Whether every trial has come to an end."""
+def work_on_sweep(arguments: Mapping[str, Any], watch: Watch) -> Any:
+    """`run_sweep` in a worker process: the request and what the sweep leaves, as JSON (`process.boundary`)."""
+    return to_json(run_sweep(from_json(SweepRequest, arguments), watch))
 
 
-def work(arguments: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
-    """`run_sweep` in a worker process (`spd_bench.process.supervise`): its arguments, and what it leaves in words."""
-    given = {key: value for key, value in arguments.items() if key not in ("sweep", "root")}
-    swept = run_sweep(arguments["sweep"], root=Path(arguments["root"]), **given, watch=watch)
-    return {
-        "table": swept.table,
-        "study": swept.summary.study,
-        "database": swept.database,
-        "report": str(swept.report),
-        "tracking": swept.tracking,
-        "failed": swept.finished and not swept.summary.best,
-    }
+def run_sweep(request: SweepRequest, watch: Watch | None = None) -> SweepEnd:
+    """Works at a sweep in this process until all its trials are done; the same command elsewhere shares them.
 
-
-def run_sweep(
-    sweep: str,
-    *,
-    profile: str | None,
-    sets: Sequence[str],
-    data: str | None,
-    root: Path,
-    device: str,
-    storage: str | None = None,
-    trials: int | None = None,
-    timeout: float | None = None,
-    began: float | None = None,
-    watch: Watch | None = None,
-) -> Swept:
-    """Works at a sweep until all its trials are done; the same command elsewhere shares them.
-
-    began: when, by `time.monotonic`, the sweep's timeout began to run; by default now. watch: told where the work
-    stands. Raises ConfigError or DataError before anything is trained.
+    watch: that of a worker process. Raises ConfigError or DataError before anything is trained.
     """
-    began, watch = time.monotonic() if began is None else began, watch or Watch()
+    began, watch = time.monotonic() if request.began is None else request.began, watch or Watch()
     watch.at("planning")
     console = stderr_console()
-    found = load_sweep(sweep, profile=profile, sets=sets, data=data, trials=trials, timeout=timeout, at=watch.at)
-    where = device_named(device)
+    found = load_sweep(request, at=watch.at)
+    device = device_named(request.device)
     watch.at("opening the sweep's database")
-    database = Database(storage or default_url(root), root)
+    root = request.root
+    database = Database(request.storage or default_url(root), root)
     files.make_folder(root)
     with database_lost(database.shown):
-        return Worker(found, database, root, where, console, watch).work(began + (found.sweep.timeout or float("inf")))
-
-
-def show_sweep(name: str | None, *, root: Path, storage: str | None = None) -> SweepSummary:
-    """What a study has found: by its full name, or the latest of a sweep, or (None) the latest of all."""
-    database = _existing(root, storage)
-    study = database.find(name)[0]
-    return Study.load(database, study).summary()
-
-
-def write_confirming(summary: SweepSummary, trial: int | None, path: Path) -> None:
-    """Writes the suite that confirms a trial (the best one), and checks it as `run` would."""
-    text = confirming_suite(summary, chosen_trial(summary, trial))
-    if path.exists():
-        raise ConfigError("there is a file already", where=str(path), hint="choose another name, or remove it")
-    files.write_text(path, text)
-    compositions(load_suite(path))
-
-
-def write_page(summary: SweepSummary, root: Path) -> Path:
-    """Writes the page of a study."""
-    page = root / "reports" / f"{summary.study}.html"
-    files.write_text(page, sweep_page(summary))
-    return page
-
-
-def _existing(root: Path, storage: str | None) -> Database:
-    url = storage or default_url(root)
-    if storage is None and not (root / DATABASE).exists():
-        hint = "spd-bench sweep suites/sweep_lambda_si_r.yaml"
-        raise ConfigError(f"no sweep has been run below {root}", hint=hint)
-    return Database(url, root)
+        return Worker(found, database, root, device, console, watch).work(began + (found.sweep.timeout or float("inf")))
 
 
 class Worker:
@@ -155,7 +79,7 @@ class Worker:
         self.found, self.sweep = found, found.sweep
         self.root, self.device, self.console, self.watch = root, device, console, watch
         self.encoders: dict[str, Encoder] = {}
-        self.runner: TrialRunner | None = None
+        self.runner: Runner | None = None
         first = {path: dimension.ends()[0][0] for path, dimension in self.sweep.space.items()}
         experiment = Experiment(found.suite(first), encoders=self.encoders)
         self.validations = self._check_validation(experiment)
@@ -167,8 +91,8 @@ class Worker:
         self.tracker = Tracker(root)
         self.about: Mapping[str, Any] = self.study.noted("about")
 
-    def work(self, until: float) -> Swept:
-        """Trial after trial, begun before `until`, and at the end the test split for the chosen one."""
+    def work(self, until: float) -> SweepEnd:
+        """Runs trials that begin before `until`, and at the end scores the chosen one on the test split."""
         summary = self.study.summary()
         self._say(caption(summary))
         if summary.others and not summary.trials:
@@ -188,20 +112,28 @@ class Worker:
                 status = "FINISHED" if finished else "KILLED"
             finally:
                 self.tracker.put(self._entry(status))
-        return Swept(summary, terminal(summary), self.study.database.shown, self.tracker.store, report, finished)
+        return SweepEnd(
+            table=terminal(summary),
+            study=self.study.name,
+            database=self.study.database.shown,
+            report=report,
+            tracking=self.tracker.store,
+            finished=finished,
+            failed=finished and not summary.best,
+        )
 
     def _say(self, text: str) -> None:
         self.console.print(printable(text, keep="\n"), highlight=False, markup=False, soft_wrap=True)
 
     def _fail_abandoned(self) -> None:
-        """Ends the trials that ended the process before this one."""
+        """Fails the trials that ended the process before this one."""
         for claim in self.study.abandoned(self.watch.session):
             if cause := self.watch.given_up.get(_key(claim.values)):
                 with suppress(Taken):
                     self._fail(claim, cause)
 
     def _trials(self, until: float) -> bool:
-        """Claims until nothing is left; whether every trial has ended."""
+        """Claims trials until none is left or the time is up; returns whether every trial has ended."""
         running = 0
         with Display(self.console, 0) as display:
             while time.monotonic() < until:
@@ -230,21 +162,21 @@ class Worker:
             time.sleep(min(left, BEAT_S))
 
     def _try(self, claim: Claim, display: Display) -> None:
-        """One trial to its end; whatever its values make of a component costs this trial alone."""
+        """Takes one trial to its end; a failure that its values cause in a component fails this trial alone."""
         key = _key(claim.values)
         failure = self.watch.given_up.get(key)
         if failure is None:
-            with self.watch.on({key: f"trial {claim.number}"}):
+            with self.watch.blaming({key: f"trial {claim.number}"}):
                 failure = self._attempt(claim, display)
         if failure:
             self._fail(claim, failure)
 
     def _fail(self, claim: Claim, failure: str) -> None:
         claim.fail(failure)
-        self._tell(claim, f"FAILED: {failure}", "failed", failure=failure)
+        self._report(claim, f"FAILED: {failure}", "failed", failure=failure)
 
     def _attempt(self, claim: Claim, display: Display) -> str:
-        """Works at a trial; why it failed, or "" where it has come to another end."""
+        """Works at a trial; returns why it failed, or "" if it ended otherwise."""
         self.watch.at("building the model")
         try:
             experiment = self._experiment(claim.number, claim.values)
@@ -252,21 +184,19 @@ class Worker:
             raise
         except SpdError as error:  # values between those that were checked, which do not go together
             return str(error).splitlines()[0]
-        runner = self._runner(experiment, lambda n, seen: _judge(claim, self, n, seen))
-        self.runner = runner
-        job = experiment.jobs[0]
-        claim.note("identity", job.train_id)
+        trial = self._trial(experiment)
+        claim.note("identity", trial.job.train_id)
         claim.note("difference", self._difference(claim.values))
         try:
-            return runner.attempt(job, lambda: self._train(claim, runner, job, display))
+            return trial.attempt(lambda: self._train(claim, trial, display))
         except Pruned:
             claim.prune()
-            self._tell(claim, "pruned", "pruned")
+            self._report(claim, "pruned", "pruned")
             return ""
 
-    def _train(self, claim: Claim, runner: TrialRunner, job: plan.Job, display: Display) -> None:
+    def _train(self, claim: Claim, trial: Trial, display: Display) -> None:
         """Measures what a trial costs, trains it, and judges it on the validation split."""
-        costs = self._costs(runner, job.composition)
+        costs = self._costs(trial)
         excess = {c.name: _cost(costs, c) / c.below - 1 for c in self.sweep.constraints}
         if excess and costs is not None:
             claim.keep({c.name: _cost(costs, c) for c in self.sweep.constraints}, excess)
@@ -274,31 +204,34 @@ class Worker:
         if broken:
             claim.note("refused", ", ".join(broken))
             claim.prune()
-            return self._tell(claim, f"refused, not trained: {', '.join(broken)} is too large", REFUSED)
-        runner.check_data(display.frame)
-        runner.build_features(self._say, display.view)
-        reused = runner.train(job, display)
-        values = [_objective(runner, job, objective, costs) for objective in self.sweep.objective]
+            return self._report(claim, f"refused, not trained: {', '.join(broken)} is too large", REFUSED)
+        trial.runner.check_data(display)
+        trial.runner.build_features(display)
+        report = PrunerReport(claim, self.sweep.pruner, self.sweep.objective[0].metric, trial.marks)
+        reused = trial.train(Callbacks(display, report))
+        values = [_objective(trial, objective, costs) for objective in self.sweep.objective]
         if reused:
             claim.note("reused", True)
-        folder = str(runner.folder(job).relative_to(self.root))
+        folder = str(trial.folder.path.relative_to(self.root))
         claim.note("folder", folder)
         claim.finish(values)
         named = {objective.name: value for objective, value in zip(self.sweep.objective, values, strict=True)}
-        values_text = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
-        said = values_text + (" (trained before)" if reused else "")
-        return self._tell(claim, said, "complete", objectives=named, folder=folder)
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
+        numbers += " (trained before)" if reused else ""
+        return self._report(claim, numbers, "complete", objectives=named, folder=folder)
 
     def _experiment(self, number: int, values: Mapping[str, Any]) -> Experiment:
         return Experiment(self.found.suite(values, f"{self.sweep.sweep}-{number}"), encoders=self.encoders)
 
-    def _runner(self, experiment: Experiment, tell: OnValidation) -> TrialRunner:
-        return TrialRunner(experiment, self.root, self.device, like=self.runner, watch=self.watch, tell=tell)
+    def _trial(self, experiment: Experiment) -> Trial:
+        """A trial that reuses the images and features of the trial before it."""
+        self.runner = Runner(experiment, self.root, self.device, like=self.runner, watch=self.watch)
+        return Trial(self.runner)
 
-    def _tell(
+    def _report(
         self, claim: Claim, what: str, state: str, *, objectives: Mapping[str, float] | None = None, **notes: str
     ) -> None:
-        """Prints a line about a trial that has ended, and logs its run in MLflow."""
+        """Prints a line about a trial that has ended, and logs its run to MLflow."""
         values = ", ".join(f"{path} {shown(value)}" for path, value in claim.values.items())
         self._say(f"trial {claim.number}: {values}: {what}")
         row = TrialRow(number=claim.number, state=state, values=claim.values, objectives=objectives or {}, notes=notes)
@@ -307,10 +240,10 @@ class Worker:
     # ---------------------------------------------------------------------------------------- before the first trial
 
     def _check_validation(self, experiment: Experiment) -> int:
-        """How often each training is validated; refuses a sweep that has nothing to judge or prune by."""
+        """The number of validations of each training. Raises an error if there is nothing to judge or prune by."""
         if not experiment.data.frames("val"):
             raise DataError("this data has no validation frames to choose by", where=self.found.sweep.sweep)
-        validations = len(self._runner(experiment, _nobody).marks)
+        validations = len(self._trial(experiment).marks)
         if self.sweep.pruner.use != "none" and validations < IN_TIMES:
             raise ConfigError(
                 f"pruner {self.sweep.pruner.use}: a training is validated {validations} time(s), nothing to prune by",
@@ -320,7 +253,7 @@ class Worker:
         return validations
 
     def _references(self, experiment: Experiment) -> dict[str, PointDepthModel]:
-        """The baselines that constraints refer to, on the same encoder."""
+        """Name → model of the baselines that constraints refer to, on the sweep's encoder."""
         models: dict[str, PointDepthModel] = {}
         for index, constraint in enumerate(self.sweep.constraints):
             if constraint.relative_to is None:
@@ -337,7 +270,7 @@ class Worker:
         return models
 
     def _about(self, experiment: Experiment) -> dict[str, Any]:
-        """What is kept beside the study."""
+        """What is stored with the study."""
         return {
             "sweep": self.sweep.model_dump(mode="json", by_alias=True, exclude_none=True),
             "suite": self.found.base.dump(),
@@ -349,17 +282,17 @@ class Worker:
             "images": len(experiment.data.frames("val")),
             "protocol": experiment.judge.caption,
             "device": str(self.device),
-            "versions": plan.versions(),
+            "versions": versions(),
         }
 
     def _entry(self, status: Status) -> TrackedRun:
-        """The sweep's run in MLflow, shared by all its workers."""
+        """The sweep's run in MLflow, which all its workers share."""
         return sweep_entry(self.root, self.study.name, self.about, status)
 
     # ---------------------------------------------------------------------------------------------------- one trial
 
     def _difference(self, values: Mapping[str, Any]) -> str:
-        """A trial as its difference from the suite's base."""
+        """The difference of a trial from the suite's base, in words."""
         before = self.found.base.dump()
         parts = []
         for path, value in values.items():
@@ -368,35 +301,35 @@ class Worker:
                 parts.append(f"{path}: {'default' if old is None else shown(old)} → {shown(value)}")
         return ", ".join(parts)
 
-    def _costs(self, runner: TrialRunner, composition: CompositionSpec) -> TrialCosts | None:
+    def _costs(self, trial: Trial) -> TrialCosts | None:
         wanted: list[Constraint | Objective] = [*self.sweep.constraints]
         wanted += [objective for objective in self.sweep.objective if objective.cost is not None]
         if not wanted:
             return None
-        model = runner.experiment.model(composition, 0).to(self.device)
+        model = trial.runner.experiment.model(trial.job.composition, 0).to(self.device)
         ks = sorted({item.k for item in wanted if item.k is not None})
 
         def on_call(done: int, total: int) -> None:
             self.watch.at(f"measuring costs, call {min(done + 1, total)} of {total}")
 
         on_call(0, 1)
-        return TrialCosts({"": model} | self.references, runner.features(model), ks, self.device, on_call=on_call)
+        return TrialCosts({"": model} | self.references, trial.features(model), ks, self.device, on_call=on_call)
 
     def _score_chosen(self) -> None:
-        """The test split for the best trial, as `run` scores it; by the worker that has its folder."""
+        """Scores the best trial on the test split, as `run` does, if this worker has its folder."""
         summary = self.study.summary()
         if len(summary.directions) > 1 or not summary.best:
             return
         best = summary.best[0]
         experiment = self._experiment(best.number, best.values)
-        runner, suite, job = self._runner(experiment, _nobody), experiment.suite, experiment.jobs[0]
-        if runner.state(job) not in ("to evaluate", "done"):
+        trial, suite = self._trial(experiment), experiment.suite
+        if trial.folder.state not in ("to evaluate", "done"):
             self._say(
                 f"trial {best.number} was trained on {best.notes.get('worker')}: give the command there to score it"
             )
             return
         with Display(self.console, 1) as display:
-            outcome: Outcome = runner.test(job, display)
+            outcome = trial.test(display)
         if outcome.scores is None:
             log.warning("the chosen trial could not be scored on the test split: %s", outcome.failure)
             return
@@ -408,34 +341,14 @@ class Worker:
 
 
 def _key(values: Mapping[str, Any]) -> str:
-    """What a supervisor knows a trial by; another one with the same values would end as this one did."""
+    """A trial's key for the supervisor: a trial with the same values would end the process in the same way."""
     return records.sha256(dict(values))
 
 
-def _nobody(number: int, predictions: Predictions) -> None:
-    """Nobody listens."""
-
-
 def _common(experiment: Experiment, space: Mapping[str, Any]) -> dict[str, Any]:
-    """What all trials of a study have in common: everything that training and judging depend on but the space."""
+    """What all trials of a study share: everything that training and judging depend on, but for the space."""
     judged = {key: value for key, value in experiment.judge.identity.items() if key != "k"}
     return {"train": dict(experiment.jobs[0].train_identity), "judge": judged, "space": sorted(space)}
-
-
-def _judge(claim: Claim, worker: Worker, number: int, predictions: Predictions) -> None:
-    """Reports a validation to the pruner; raises Pruned where it gives the trial up."""
-    use, metric = worker.sweep.pruner.use, worker.sweep.objective[0].metric
-    assert worker.runner is not None
-    if use == "none" or metric is None:
-        return
-    if use == "wilcoxon":
-        errors = worker.runner.per_image(predictions, metric)
-        for image, error in enumerate(errors):
-            claim.report((number - 1) * len(errors) + image, error)
-    else:
-        claim.report(number, worker.runner.reported(predictions, metric))
-    if number < worker.validations and claim.should_prune():
-        raise Pruned
 
 
 def _cost(costs: TrialCosts | None, constraint: Constraint) -> float:
@@ -445,16 +358,16 @@ def _cost(costs: TrialCosts | None, constraint: Constraint) -> float:
     return costs.of("", constraint.cost, constraint.k)
 
 
-def _objective(runner: TrialRunner, job: plan.Job, objective: Objective, costs: TrialCosts | None) -> float:
+def _objective(trial: Trial, objective: Objective, costs: TrialCosts | None) -> float:
     if objective.cost is not None:
         assert costs is not None
         return costs.of("", objective.cost, objective.k)
     assert objective.metric is not None
-    return runner.validation(job, objective.k or VALIDATION_QUERIES)[objective.metric]
+    return trial.validation(objective.k or VALIDATION_QUERIES)[objective.metric]
 
 
 def _in_suite(dump: Mapping[str, Any], path: str) -> Any:
-    """The value that a suite gives to a path of a space."""
+    """The value of a suite at a path of the space."""
     value: Any = dump
     for key in keys_of(path):
         value = value.get(key) if isinstance(value, Mapping) else None

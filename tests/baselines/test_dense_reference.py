@@ -27,6 +27,7 @@ from spd_baselines import dpt_head
 from spd_baselines.dav2_dense import DAv2Dense
 from spd_baselines.dav2_metric_indoor import DAv2MetricIndoor
 from spd_bench.run import choose, plan, session
+from spd_bench.run.request import Request
 from spd_bench.suite.load import load_suite
 from spd_components.encoders.dav2 import DAv2Small
 from spd_components.encoders.dav2_layouts import as_hugging_face, head_entries, vit_entries
@@ -344,9 +345,9 @@ def test_one_suite_holds_both_releases(suite: Path, releases: Path, monkeypatch:
     """From files to scores; only the aligned baseline is marked as such, and no identity holds a path."""
     monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     monkeypatch.setenv(VARIABLE, str(releases))
-    finished = session.run_suite(str(suite), profile=None, sets=(), data=None, root=suite.parent / "runs", device="cpu")
+    finished = session.run_suite(Request(suite=str(suite), root=suite.parent / "runs", device="cpu"))
     assert finished.failed == 0
-    experiment = plan.Experiment(choose.choose(suite, profile=None).suite)
+    experiment = plan.Experiment(choose.choose(Request(suite=str(suite))).suite)
     aligned = {c.baseline.plain()["alignment"]: experiment.is_gt_aligned(c) for c in experiment.compositions[3:]}
     assert aligned == {"lsq_disparity": True, "none": False}
     assert not experiment.is_gt_aligned(experiment.compositions[2])
@@ -365,7 +366,7 @@ def test_where_the_weights_lie_is_no_part_of_an_identity(suite: Path, releases: 
         text = text.replace("- dav2_metric_indoor", f"- {{use: dav2_metric_indoor, weights: {metric}}}")
         path = suite.with_stem("moved")
         path.write_text(text, encoding="utf-8")
-        return [job.train_id for job in plan.Experiment(choose.choose(path, profile=None).suite).jobs]
+        return [job.train_id for job in plan.Experiment(choose.choose(Request(suite=str(path))).suite).jobs]
 
     assert identities(releases, releases) == identities(releases / RELEASED, releases / METRIC)
 
@@ -379,4 +380,4 @@ def test_without_the_metric_release_the_suite_says_so(
     for words in ("metric indoor checkpoint is missing", METRIC, "DAV2_METRIC_WEIGHTS="):
         assert words in lacks[0]
     monkeypatch.setenv(METRIC_VARIABLE, str(releases))
-    assert choose.missing(choose.choose(suite, profile=None).suite) == []
+    assert choose.missing(choose.choose(Request(suite=str(suite))).suite) == []

@@ -31,8 +31,10 @@ from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import BusyError, ConfigError, ResourceError, StateError
 from spd_bench.run import choose, plan, session
 from spd_bench.run import runner as runs
+from spd_bench.run.request import Request
 from spd_bench.suite.schema import Augment
-from spd_bench.train import loop
+from spd_bench.train import training
+from spd_bench.train.callback import Callback
 
 COUNTS = {"train": 7, "val": 2, "test": 4}
 SHARD = 3  # train: shards of 3, 3 and 1 views
@@ -636,31 +638,26 @@ ALONE = "axes=null"
 """Without the second composition."""
 
 
-class Quiet:
-    def __init__(self, stop_at: int = -1) -> None:
+class StopAt(Callback):
+    def __init__(self, stop_at: int) -> None:
         self.stop_at = stop_at
 
-    def job(self, job: plan.Job) -> None: ...
-    def group(self, jobs: Sequence[plan.Job], steps: int) -> None: ...
-    def training(self, steps: int) -> None: ...
-    def image(self, done: int, total: int) -> None: ...
-
-    def step(self, step: int, loss: float) -> None:
+    def on_step(self, step: int, loss: float) -> None:
         if step == self.stop_at:
             raise KeyboardInterrupt
 
 
 def runner(suite: Path, root: Path, *sets: str) -> runs.Runner:
-    chosen = choose.choose(suite, profile=None, sets=sets)
+    chosen = choose.choose(Request(suite=str(suite), sets=sets))
     made = runs.Runner(plan.Experiment(chosen.suite), root, CPU)
-    made.build_features(lambda text: None, lambda done, total: None)
+    made.build_features(Callback())
     return made
 
 
 def trained(made: runs.Runner, index: int = 0) -> tuple[dict[str, Tensor], Any]:
     """Weights and scores of a job."""
     job = made.experiment.jobs[index]
-    outcome = made.run(job, Quiet())
+    outcome = made.run(job, Callback())
     assert not outcome.failure, outcome.failure
     weights = torch.load(outcome.folder / "checkpoint.pt", weights_only=True)["model"]
     return weights, outcome.scores["scores"] if outcome.scores else None
@@ -677,10 +674,10 @@ def test_only_the_first_job_encodes(suite: Path, tmp_path: Path, encodings: list
     assert sum(encodings) == 2 + 2 * frames["train"] + frames["val"] + frames["test"]
     encodings.clear()
     for job in made.experiment.jobs:
-        assert not made.run(job, Quiet()).failure
+        assert not made.run(job, Callback()).failure
     again = runner(suite, tmp_path, "eval.k=[1, 4]", "report.primary.k=4", "train.lr=2e-3")
     for job in again.experiment.jobs:
-        assert not again.run(job, Quiet()).failure
+        assert not again.run(job, Callback()).failure
     assert encodings == []
 
 
@@ -695,7 +692,7 @@ def test_training_from_disk_is_training_on_rounded_features(
         def of(self, views: Sequence[View], images_B3HW: Tensor) -> Features:
             return rounded(super().of(views, images_B3HW))
 
-    monkeypatch.setattr(runs, "FrozenFeatures", Rounded)
+    monkeypatch.setattr("spd_bench.run.inputs.FrozenFeatures", Rounded)
     memory = trained(runner(suite, tmp_path / "memory", ALONE, "data.cache=memory"))
     assert equal(disk, memory)
     assert equal(disk, workers)
@@ -706,18 +703,18 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained(runner(suite, tmp_path / "whole", ALONE))
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0)
     cut = runner(suite, tmp_path / "cut", ALONE)
     with pytest.raises(KeyboardInterrupt):
-        cut.run(cut.experiment.jobs[0], Quiet(stop_at=4))
+        cut.run(cut.experiment.jobs[0], StopAt(4))
     again = runner(suite, tmp_path / "cut", ALONE)
-    assert again.state(again.experiment.jobs[0]) == "to resume"
+    assert again.folder(again.experiment.jobs[0]).state == "to resume"
     assert equal(trained(again), whole)
 
 
 def test_float16_is_part_of_the_identity(suite: Path) -> None:
     def ids(*sets: str) -> list[str]:
-        experiment = plan.Experiment(choose.choose(suite, profile=None, sets=[ALONE, *sets]).suite)
+        experiment = plan.Experiment(choose.choose(Request(suite=str(suite), sets=(ALONE, *sets))).suite)
         return [job.train_id for job in experiment.jobs]
 
     assert set(ids()).isdisjoint(ids("data.cache=memory"))
@@ -726,8 +723,8 @@ def test_float16_is_part_of_the_identity(suite: Path) -> None:
 
 def test_a_cache_of_views_that_never_come_again_is_refused(suite: Path) -> None:
     with pytest.raises(ConfigError, match=r"with augment.views: 0 no training view does\n.*augment.enabled: false"):
-        choose.choose(suite, profile=None, sets=["data.augment.views=0"])
-    choose.choose(suite, profile=None, sets=["data.augment.views=0", "data.augment.enabled=false"])
+        choose.choose(Request(suite=str(suite), sets=("data.augment.views=0",)))
+    choose.choose(Request(suite=str(suite), sets=("data.augment.views=0", "data.augment.enabled=false")))
 
 
 def test_a_run_says_what_it_builds(
@@ -736,7 +733,7 @@ def test_a_run_says_what_it_builds(
     monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
 
     def build_cache() -> str:
-        session.build_cache(str(suite), profile=None, sets=(), data=None, root=tmp_path, device="cpu")
+        session.build_cache(Request(suite=str(suite), root=tmp_path, device="cpu"))
         return capsys.readouterr().err
 
     first = build_cache()

@@ -21,6 +21,7 @@ from spd_bench.report.comparison import notes
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import ALIGNED_HEADING, FORMATS, render
 from spd_bench.run import plan
+from spd_bench.run.job import Job
 from spd_bench.run.record import suite_record, write_suite_record
 from spd_bench.run.runner import Runner
 from spd_bench.score import judge
@@ -28,6 +29,7 @@ from spd_bench.score.predict import load
 from spd_bench.store import records
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Suite
+from spd_bench.train.callback import Callback
 
 SUITE = """
 suite: tiny
@@ -201,7 +203,7 @@ def test_points_are_the_ones_of_the_suites_own_runs(
 ) -> None:
     scored = score(stack(tmp_path / "a.npy", truth))
     runner, job = constant_job(suite, tmp_path / "runs")
-    assert not runner.run(job, Quiet()).failure
+    assert not runner.run(job, Callback()).failure
     ours, theirs = (
         load(next((tmp_path / "runs").glob("trained/*/eval-*/predictions.h5"))),
         load(scored.folder / "predictions.h5"),
@@ -461,14 +463,7 @@ def test_hdf5_must_hold_its_one_array_itself(score: Callable[..., Scored], truth
 # records of runs
 
 
-class Quiet:
-    def job(self, job: plan.Job) -> None: ...
-    def training(self, steps: int) -> None: ...
-    def step(self, step: int, loss: float) -> None: ...
-    def image(self, done: int, total: int) -> None: ...
-
-
-def constant_job(suite: Suite, root: Path) -> tuple[Runner, plan.Job]:
+def constant_job(suite: Suite, root: Path) -> tuple[Runner, Job]:
     experiment = plan.Experiment(suite)
     job = next(job for job in experiment.jobs if job.composition.name == "constant")
     return Runner(experiment, root, torch.device("cpu")), job
@@ -477,7 +472,7 @@ def constant_job(suite: Suite, root: Path) -> tuple[Runner, plan.Job]:
 def run_suite(suite: Suite, root: Path) -> Path:
     """A suite of which the baseline alone was run, as its folders tell it; returns the baseline's record."""
     runner, job = constant_job(suite, root)
-    outcome = runner.run(job, Quiet())
+    outcome = runner.run(job, Callback())
     write_suite_record(root, suite_record(root, runner.experiment, [outcome], why="", provenance={}))
     return outcome.folder / f"eval-{job.eval_id[:10]}" / "predictions.h5"
 

@@ -18,6 +18,8 @@ from spd_bench.errors import BusyError
 from spd_bench.process.locks import holder, suite_lock, training_lock
 from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.run import session
+from spd_bench.run.preview import plan_suite
+from spd_bench.run.request import Request
 from spd_bench.store import records
 from spd_bench.train import loop
 
@@ -128,17 +130,17 @@ def test_every_job_is_done_once_by_whoever_is_free(suite: Path, monkeypatch: pyt
     original = loop.train
     monkeypatch.setattr(loop, "train", lambda *args, **more: (trainings.append(""), original(*args, **more)))
     root = suite.parent / "runs"
-    given = {"profile": None, "sets": (), "data": None, "root": root, "device": "cpu"}
-    rows, _ = session.plan_suite(str(suite), profile=None, sets=(), data=None, root=root)
+    request = Request(suite=str(suite), root=root, device="cpu")
+    rows, _ = plan_suite(Request(suite=str(suite), root=root))
     taken = next(row for row in rows if row["composition"] == "v13")
     with elsewhere(TRAINS, str(root / "trained" / f"x-{taken['identity']}")) as process:
         helper = Watch(session="one", joined=True, leads=False)
-        helped = session.run_suite(str(suite), **given, watch=helper)  # type: ignore[arg-type]
+        helped = session.run_suite(request, helper)
         assert (helped.left, helped.failed, helped.table) == (1, 0, "")
         assert not (root / "suites").exists()  # who leads writes what the table is made of
         assert len(trainings) == 1  # bilinear_mlp; a constant has no steps
         threading.Timer(1.0, process.kill).start()
-        led = session.run_suite(str(suite), **given, watch=Watch(session="one"))  # type: ignore[arg-type]
+        led = session.run_suite(request, Watch(session="one"))
     assert led.failed == 0
     assert len(trainings) == 2  # and v13
     assert records.read_record(root / "suites" / "shared.json")["unfinished"] == 0
@@ -151,7 +153,7 @@ def test_what_failed_for_a_helper_is_not_tried_again_in_its_session(
 
     monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     suite.write_text(suite.read_text().replace("constant, bilinear_mlp", "constant"), encoding="utf-8")
-    given = {"profile": None, "sets": (), "data": None, "root": suite.parent / "runs", "device": "cpu"}
+    request = Request(suite=str(suite), root=suite.parent / "runs", device="cpu")
     tries: list[int] = []
     prepare = Constant.prepare
 
@@ -162,11 +164,11 @@ def test_what_failed_for_a_helper_is_not_tried_again_in_its_session(
 
     monkeypatch.setattr(Constant, "prepare", broken)
     helper = Watch(session="one", joined=True, leads=False)
-    assert session.run_suite(str(suite), **given, watch=helper).failed == 1  # type: ignore[arg-type]
-    assert session.run_suite(str(suite), **given, watch=Watch(session="one")).failed == 1  # type: ignore[arg-type]
+    assert session.run_suite(request, helper).failed == 1
+    assert session.run_suite(request, Watch(session="one")).failed == 1
     assert len(tries) == 1
     monkeypatch.setattr(Constant, "prepare", prepare)
-    assert session.run_suite(str(suite), **given, watch=Watch(session="two")).failed == 0  # type: ignore[arg-type]
+    assert session.run_suite(request, Watch(session="two")).failed == 0
 
 
 # four real processes

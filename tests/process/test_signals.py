@@ -22,8 +22,10 @@ from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.report.collect import collect, record
 from spd_bench.report.comparison import caption
 from spd_bench.run import choose, plan, session
+from spd_bench.run.request import Request
 from spd_bench.run.runner import Runner
 from spd_bench.score.predict import load
+from spd_bench.train.callback import Callback
 
 SUITE = (
     "\nsuite: tiny\n"
@@ -54,14 +56,6 @@ def write_suite(path: Path, frames: Path, *, steps: int = 4, baselines: str = "[
     return path
 
 
-class Quiet:
-    def group(self, jobs: Any, steps: int) -> None: ...
-    def job(self, job: plan.Job) -> None: ...
-    def training(self, steps: int) -> None: ...
-    def step(self, step: int, loss: float) -> None: ...
-    def image(self, done: int, total: int) -> None: ...
-
-
 class Countdown(Watch):
     """Stops the work the n-th time that it says where it is; `stages` is what it said."""
 
@@ -78,12 +72,12 @@ class Countdown(Watch):
 
 
 def planned(suite: Path) -> plan.Experiment:
-    return plan.Experiment(choose.choose(suite, profile=None).suite)
+    return plan.Experiment(choose.choose(Request(suite=str(suite))).suite)
 
 
 def finish(experiment: plan.Experiment, root: Path, watch: Watch) -> Path:
     """Runs the suite's first job; its folder."""
-    outcome = Runner(experiment, root, torch.device("cpu"), watch=watch).run(experiment.jobs[0], Quiet())
+    outcome = Runner(experiment, root, torch.device("cpu"), watch=watch).run(experiment.jobs[0], Callback())
     assert not outcome.failure
     return outcome.folder
 
@@ -128,8 +122,8 @@ def test_models_side_by_side_are_stopped_together(frames: Path, tmp_path: Path) 
         for n in [*stops, 10**9]:
             runner = Runner(experiment, tmp_path / name, torch.device("cpu"), watch=Countdown(n))
             try:
-                runner.train_in_step(experiment.jobs, Quiet())
-                found[name] = [results(runner.run(job, Quiet()).folder) for job in experiment.jobs]
+                runner.train_in_step(experiment.jobs, Callback())
+                found[name] = [results(runner.run(job, Callback()).folder) for job in experiment.jobs]
             except Stopped:
                 assert n < 10**9
     assert found["stopped"] == found["undisturbed"]
@@ -141,7 +135,7 @@ def test_a_stopped_suite_keeps_the_table_of_what_is_done(
 ) -> None:
     monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     suite = write_suite(tmp_path / "tiny.yaml", frames, baselines="[constant, bilinear_mlp]")
-    given = {"profile": None, "sets": (), "data": None, "root": tmp_path / "runs", "device": "cpu"}
+    request = Request(suite=str(suite), root=tmp_path / "runs", device="cpu")
 
     class Jobs(Watch):
         """Stops the work when it has chosen so many jobs and looks for another."""
@@ -157,19 +151,19 @@ def test_a_stopped_suite_keeps_the_table_of_what_is_done(
             super().at(stage)
 
     with pytest.raises(Stopped):
-        session.run_suite(str(suite), **given, watch=Jobs(0))  # type: ignore[arg-type]
+        session.run_suite(request, Jobs(0))
     assert record(tmp_path / "runs", "tiny")["unfinished"] == 3
     with pytest.raises(ConfigError, match='no run of suite "tiny" is finished yet'):
         collect(tmp_path / "runs")
 
     with pytest.raises(Stopped):
-        session.run_suite(str(suite), **given, watch=Jobs(2))  # type: ignore[arg-type]
+        session.run_suite(request, Jobs(2))
     comparison = collect(tmp_path / "runs")
     assert [row.name for row in comparison.rows] == ["v13", "constant"]
     assert comparison.unfinished == 1
     assert "UNFINISHED: 1 jobs are still to be done." in caption(comparison)
 
-    finished = session.run_suite(str(suite), **given)  # type: ignore[arg-type]
+    finished = session.run_suite(request)
     assert finished.failed == 0
     assert [row.name for row in collect(tmp_path / "runs").rows] == ["v13", "constant", "bilinear_mlp"]
     assert "UNFINISHED" not in finished.table

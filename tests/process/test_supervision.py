@@ -34,7 +34,7 @@ def work(arguments, watch):
     for key, mode in arguments["jobs"].items():
         if key in watch.given_up:
             continue
-        with watch.on({key: f"{key} seed 0"}):
+        with watch.blaming({key: f"{key} seed 0"}):
             watch.at("training at step 12")
             ending(mode)
         done.append(key)
@@ -207,11 +207,11 @@ def is_running(process: int) -> bool:
 def test_crumbs_are_readable_whatever_was_written_before(tmp_path: Path) -> None:
     watch = Watch(path := tmp_path / "crumb")
     assert read_crumb(path) is None
-    with watch.on({"x" * 64: "a long name " * 30}):
+    with watch.blaming({"x" * 64: "a long name " * 30}):
         watch.at("training at step 1")
         assert (crumb := read_crumb(path)) is not None
         assert list((crumb.jobs or {}).values()) == ["a long name " * 30]
-        with watch.on({"y": "b"}):
+        with watch.blaming({"y": "b"}):
             assert (crumb := read_crumb(path)) is not None
             assert crumb.jobs == {"y": "b"}
     assert (crumb := read_crumb(path)) is not None

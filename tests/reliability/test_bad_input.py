@@ -860,11 +860,12 @@ Command = Callable[..., Done]
 def _warm() -> None:
     """What one process imports once is not a case's own time."""
     from spd_bench import registry
-    from spd_bench.run.session import plan_suite
+    from spd_bench.run.preview import plan_suite
+    from spd_bench.run.request import Request
 
     for name in registry.names("dataset"):
         registry.load("dataset", name)
-    plan_suite("smoke", profile=None, sets=(), data=None, root=Path("runs"))
+    plan_suite(Request(suite="smoke"))
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ from spd_bench.report import figures
 from spd_bench.report.collect import collect, curves
 from spd_bench.report.verdicts import judged
 from spd_bench.run import session
+from spd_bench.run.request import Request
 from spd_bench.store import records, sealed
 
 SUITE = (
@@ -211,9 +212,7 @@ class Failed(Exception):
 
 
 def run(home: Path) -> None:
-    done = session.run_suite(
-        str(home / "tiny.yaml"), profile=None, sets=(), data=None, root=home / "runs", device="cpu"
-    )
+    done = session.run_suite(Request(suite=str(home / "tiny.yaml"), root=home / "runs", device="cpu"))
     if done.failed:
         rows = records.read_record(home / "runs" / "suites" / "tiny.json")["rows"]
         raise Failed("; ".join(row["failure"] for row in rows if row["failure"]))

@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 from tiny import SMALL, write_frames
 
+from spd_bench.run.request import Request
 from spd_bench.store import records
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
@@ -101,7 +102,7 @@ def work(order: dict[str, Any]) -> None:
     from spd_bench.errors import SpdError
     from spd_bench.run import session
     from spd_bench.store import files
-    from spd_bench.train import loop
+    from spd_bench.train.training import Training
 
     torch.set_num_threads(1)
     null = os.open(os.devnull, os.O_RDWR)
@@ -110,19 +111,19 @@ def work(order: dict[str, Any]) -> None:
     disk = Disk(order["kind"], order["at"])
     files.os = disk  # type: ignore[attr-defined]
     taken = os.open(order["steps"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    advance = loop.Training.advance
+    advance = Training.advance
 
     def counted(training: Any, *args: Any, **more: Any) -> float:
         os.write(taken, f"{training.checkpoint.parent.name} {training.step}\n".encode())
         return advance(training, *args, **more)
 
-    loop.Training.advance = counted  # type: ignore[method-assign]
+    Training.advance = counted  # type: ignore[method-assign]
     if order["defect"]:
         DEFECTS[order["defect"]]()
     code, told = 1, ""
     try:
         root = Path(order["root"])
-        done = session.run_suite(order["suite"], profile=None, sets=(), data=None, root=root, device="cpu")
+        done = session.run_suite(Request(suite=order["suite"], root=root, device="cpu"))
         code, told = (4, done.table) if done.failed else (0, "")
     except SpdError as error:
         code, told = error.exit_code, str(error)
@@ -152,7 +153,7 @@ def serve() -> None:
     meter.TIMED_IMAGES, meter.macs, meter.peak_memory = 1, lambda call: 0.0, lambda call, device: 0
     figures.draw = lambda fill: "<svg></svg>"
     suite, root = sys.argv[1:]
-    session.run_suite(suite, profile=None, sets=(), data=None, root=Path(root), device="cpu")
+    session.run_suite(Request(suite=str(suite), root=Path(root), device="cpu"))
     gc.freeze()  # forks neither look through nor copy what is there by now
     for line in sys.stdin:
         order = json.loads(line)
@@ -205,25 +206,25 @@ def checkpoint_in_place() -> None:
 
 def flag_before_data() -> None:
     """done.json is there before the checkpoint that it vouches for, and its digest is not looked at."""
-    from spd_bench.train import loop
+    from spd_bench.train import checkpoint
 
-    sound, load = loop.save, loop.load_weights
+    sound, load = checkpoint.save, checkpoint.load_weights
 
     def save(path: Path, model: Any, optimiser: Any, step: int, log: Any) -> str:
         if optimiser is None:
             records.write_record(path.with_name("done.json"), {"rows": log.rows, "seconds": log.seconds})
         return sound(path, model, optimiser, step, log)
 
-    loop.save = save
-    loop.load_weights = lambda path, model, digest=None: load(path, model)
+    checkpoint.save = save
+    checkpoint.load_weights = lambda path, model, digest=None: load(path, model)
 
 
 def generator_not_restored() -> None:
     """Dropout draws from a generator that is seeded when training starts or goes on."""
-    from spd_bench.train import loop
+    from spd_bench.train import training
 
     seeded: list[int] = []
-    sound = loop.torch_seed
+    sound = training.torch_seed
 
     def seed(*key: Any) -> int:
         import torch
@@ -233,7 +234,7 @@ def generator_not_restored() -> None:
             return seeded[0]
         return int(torch.randint(2**31, ()))  # goes on from where the generator stands
 
-    loop.torch_seed = seed
+    training.torch_seed = seed
 
 
 def torn_record_trusted() -> None:

@@ -23,10 +23,13 @@ from spd_bench.data.views import FrozenFeatures, Views
 from spd_bench.process.watch import Watch
 from spd_bench.protocol import protocol
 from spd_bench.run.display import Display
+from spd_bench.run.heartbeat import Heartbeat
 from spd_bench.score.predict import predict
 from spd_bench.suite.schema import Augment
 from spd_bench.train import loop
+from spd_bench.train.callback import Callback, Callbacks
 from spd_bench.train.losses import HuberSilog
+from spd_bench.train.training import Optimisation, Training
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 STEPS = 100_000 if EVERYTHING else 300
@@ -114,6 +117,16 @@ def told(what: str, meter: Meter, started: float) -> None:
     print(f"{what}: {growth_kb:.1f} kB per thousand, in {time.monotonic() - started:.0f} s", flush=True)
 
 
+class Looks(Callback):
+    """Measures the process after each step."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def on_step(self, step: int, loss: float) -> None:
+        self.meter.look(step)
+
+
 @linux
 @pytest.mark.timeout(9000 if EVERYTHING else 300)
 def test_a_long_training(tmp_path: Path) -> None:
@@ -129,7 +142,7 @@ def test_a_long_training(tmp_path: Path) -> None:
         steps=STEPS,
     )
     marks = tuple(range(STEPS // 10, STEPS + 1, STEPS // 10))
-    how = loop.Optimisation(
+    how = Optimisation(
         steps=STEPS,
         lr=1e-3,
         min_lr=1e-5,
@@ -154,16 +167,11 @@ def test_a_long_training(tmp_path: Path) -> None:
         return {"val/absrel": 0.5}
 
     loss = HuberSilog(HuberSilog.Config())
-    training = loop.Training(model, loss, how, seed=0, checkpoint=checkpoint, validate=validate, device=CPU)
+    training = Training(model, loss, how, seed=0, checkpoint=checkpoint, validate=validate, device=CPU)
     with log.open("w") as stream, Display(Console(file=stream), 1) as display:
-        display.training(STEPS)
-
-        def on_step(step: int, value: float) -> None:
-            display.step(step, value)
-            watch.at(f"training at step {step + 1}")
-            meter.look(step)
-
-        loop.train([training], plan, FrozenFeatures(model.encoder, limit_bytes=2**16), on_step=on_step)
+        heard = Callbacks(display, Heartbeat(watch), Looks(meter))
+        heard.on_training(0, STEPS)
+        loop.train([training], plan, FrozenFeatures(model.encoder, limit_bytes=2**16), callback=heard)
     told(f"{STEPS} steps", meter, started)
     assert training.step == STEPS
     assert len(training.log.rows) == 10

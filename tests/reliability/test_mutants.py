@@ -37,7 +37,8 @@ from spd_bench.data.sets.packed import PackedFrames
 from spd_bench.errors import SpdError
 from spd_bench.external.files import open_maps
 from spd_bench.score import predict
-from spd_bench.train import loop
+from spd_bench.train import checkpoint as checkpoints
+from spd_bench.train.log import TrainingLog
 from spd_components.encoders.dav2_weights import read_tensors, refuse_non_finite
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
@@ -260,13 +261,13 @@ class Small(PointDepthModel):
 def make_checkpoint(path: Path) -> None:
     model = Small()
     optimiser = torch.optim.AdamW(model.parameters())
-    log = loop.TrainingLog(rows=[(2, {"train/loss": 0.5})], sums={"loss": 1.5}, summed=3, seconds=2.0)
-    loop.save(path, model, optimiser, 5, log)
+    log = TrainingLog(rows=[(2, {"train/loss": 0.5})], sums={"loss": 1.5}, summed=3, seconds=2.0)
+    checkpoints.save(path, model, optimiser, 5, log)
 
 
 def read_checkpoint(path: Path) -> str:
     model = Small()
-    state = loop.load_weights(path, model)
+    state = checkpoints.load_weights(path, model)
     tensors = {name: value.numpy() for name, value in model.state_dict().items()}
     return f"{state['step']} {state['log']} {state['optimiser']['param_groups']} " + digest_of(tensors)
 

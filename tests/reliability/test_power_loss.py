@@ -27,8 +27,10 @@ from spd_bench.data import pack as packing
 from spd_bench.model import compose
 from spd_bench.report import figures
 from spd_bench.run import session
+from spd_bench.run.request import Request
 from spd_bench.store import files, records, sealed
-from spd_bench.train import loop
+from spd_bench.train import checkpoint as checkpoints
+from spd_bench.train.training import Training
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 TRIALS = 40
@@ -359,13 +361,13 @@ def quick() -> Iterator[None]:
         patch.setattr(meter, "peak_memory", lambda call, device: 0)
         patch.setattr(figures, "draw", lambda fill: "<svg></svg>")
         patch.setattr(files, "_is_alive", lambda process: False)
-        advance = loop.Training.advance
+        advance = Training.advance
 
         def counted(training: Any, *args: Any, **more: Any) -> float:
             TAKEN.append(training.checkpoint.parent)
             return advance(training, *args, **more)
 
-        patch.setattr(loop.Training, "advance", counted)
+        patch.setattr(Training, "advance", counted)
         yield
 
 
@@ -384,7 +386,7 @@ class Campaign:
         self.expected = results(self.root)
 
     def run(self, root: Path) -> None:
-        done = session.run_suite(str(self.suite), profile=None, sets=(), data=None, root=root, device="cpu")
+        done = session.run_suite(Request(suite=str(self.suite), root=root, device="cpu"))
         if done.failed:
             rows = records.read_record(root / "suites" / "tiny.json")["rows"]
             raise AssertionError("; ".join(row["failure"] for row in rows if row["failure"]))
@@ -421,7 +423,7 @@ def steps_of(run: Path) -> int:
     checkpoint = run / "checkpoint.pt"
     try:
         content = checkpoint.read_bytes()
-        sealed.check_archive(content, loop.CHECKPOINT)
+        sealed.check_archive(content, checkpoints.CHECKPOINT)
         return int(torch.load(checkpoint, weights_only=True)["step"])
     except Exception:
         return 0
@@ -546,14 +548,14 @@ def folder_not_flushed(patch: pytest.MonkeyPatch) -> None:
 
 def flag_before_data(patch: pytest.MonkeyPatch) -> None:
     """done.json is there before the checkpoint that it vouches for."""
-    sound = loop.save
+    sound = checkpoints.save
 
     def save(path: Path, model: Any, optimiser: Any, step: int, log: Any) -> str:
         if optimiser is None:
             records.write_record(path.with_name("done.json"), {"rows": log.rows, "seconds": log.seconds})
         return sound(path, model, optimiser, step, log)
 
-    patch.setattr(loop, "save", save)
+    patch.setattr(checkpoints, "save", save)
 
 
 DEFECTS = (file_not_flushed, folder_not_flushed, flag_before_data)

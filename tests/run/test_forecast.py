@@ -12,10 +12,14 @@ from spd_bench.cli import main
 from spd_bench.errors import ConfigError
 from spd_bench.run import choose, plan, session
 from spd_bench.run.forecast import UNKNOWN, Forecast
+from spd_bench.run.job import Job
+from spd_bench.run.preview import plan_suite
+from spd_bench.run.request import Request
 from spd_bench.run.runner import Runner, device_label
 from spd_bench.store import records
 from spd_bench.suite.load import load_suite
-from spd_bench.train import loop
+from spd_bench.train.callback import Callback
+from spd_bench.train.training import Training
 
 SUITE = """\
 suite: tiny
@@ -55,16 +59,16 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def runner(suite: Path, *sets: str) -> Runner:
-    experiment = plan.Experiment(choose.choose(suite, profile=None, sets=sets).suite)
+    experiment = plan.Experiment(choose.choose(Request(suite=str(suite), sets=sets)).suite)
     return Runner(experiment, suite.parent / "runs", torch.device("cpu"))
 
 
-def finished(run: Runner, job: plan.Job, *, train_s: float, test_s: float | None, **about: Any) -> None:
+def finished(run: Runner, job: Job, *, train_s: float, test_s: float | None, **about: Any) -> None:
     """The records of a job that took so many seconds."""
-    folder = run.folder(job)
+    folder = run.folder(job).path
     record: Mapping[str, Any] = {"identity": job.train_identity, "device": HERE} | about
     records.write_record(folder / "run.json", record)
-    records.write_record(folder / "done.json", {"rows": [[run.steps(job), {}]], "seconds": train_s})
+    records.write_record(folder / "done.json", {"rows": [[run.inputs.optimisation(job).steps, {}]], "seconds": train_s})
     if test_s is not None:
         scores = {"identity": job.eval_identity, "images": 4, "seconds": test_s}
         records.write_record(folder / f"eval-{job.eval_id[:10]}" / "scores.json", scores)
@@ -123,17 +127,17 @@ def test_an_interrupted_training_is_estimated_from_itself(suite: Path) -> None:
     run = runner(suite)
     v13, bare = run.experiment.jobs
     finished(run, v13, train_s=60, test_s=20)
-    folder = run.folder(bare)
+    folder = run.folder(bare).path
     folder.mkdir(parents=True)
     torch.save({"step": 1, "log": {"seconds": 7.0}}, folder / "checkpoint.pt")
-    found = Forecast(run).of(bare, run.state(bare))
-    assert run.state(bare) == "to resume"
+    found = Forecast(run).of(bare, run.folder(bare).state)
+    assert run.folder(bare).state == "to resume"
     assert found.seconds == 3 * 7 + 20  # three of four steps, and the evaluation as the base's
     assert found.source == "its own first 1 of 4 steps; 1 run of v13"
 
 
 def planned(suite: Path, *sets: str) -> tuple[list[dict[str, Any]], str]:
-    return session.plan_suite(str(suite), profile=None, sets=sets, data=None, root=suite.parent / "runs", device="cpu")
+    return plan_suite(Request(suite=str(suite), sets=sets, root=suite.parent / "runs", device="cpu"))
 
 
 def test_a_plan_says_what_is_unknown(suite: Path) -> None:
@@ -150,20 +154,20 @@ def test_a_plan_says_what_is_unknown(suite: Path) -> None:
 def test_run_does_what_the_plan_says(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     trained: list[Path] = []
-    original = loop.Training.__init__
+    original = Training.__init__
 
-    def noted(training: loop.Training, *args: Any, **more: Any) -> None:
+    def noted(training: Training, *args: Any, **more: Any) -> None:
         trained.append(more["checkpoint"].parent)
         original(training, *args, **more)
 
-    monkeypatch.setattr(loop.Training, "__init__", noted)
+    monkeypatch.setattr(Training, "__init__", noted)
     root = suite.parent / "runs"
 
     def check(*sets: str) -> tuple[list[str], str]:
         """States and summary of a plan, after whose run just that has been trained and everything is done."""
         rows, title = planned(suite, *sets)
         trained.clear()
-        done = session.run_suite(str(suite), profile=None, sets=sets, data=None, root=root, device="cpu")
+        done = session.run_suite(Request(suite=str(suite), sets=sets, root=root, device="cpu"))
         assert done.failed == 0
         due = [row["identity"] for row in rows if row["state"] in ("to train", "to resume")]
         assert sorted(folder.name[-10:] for folder in trained) == sorted(due)
@@ -183,9 +187,9 @@ def test_only_recipes_that_share_their_batches_train_side_by_side(suite: Path, m
     run = runner(suite, "data.augment.enabled=true", grid)  # with new views every epoch
     groups: list[list[str]] = []
     monkeypatch.setattr(
-        run, "_train_group", lambda group, progress: groups.append([j.composition.name for j in group.values()])
+        run, "_train_group", lambda group, callback: groups.append([j.composition.name for j in group.values()])
     )
-    run.train_in_step(run.experiment.jobs, None)  # type: ignore[arg-type]
+    run.train_in_step(run.experiment.jobs, Callback())
     assert groups == [
         ["v13", "no-b3", "train.lambda_si-0", "train.lr-0.001", "train.loss-l1"],
         ["train.queries-16"],

@@ -17,6 +17,7 @@ from spd_bench.registry import PluginError
 from spd_bench.report.collect import collect
 from spd_bench.run import choose, plan, session
 from spd_bench.run.quarantine import undisturbed
+from spd_bench.run.request import Request
 from spd_bench.store import records
 
 SUITE = (
@@ -53,7 +54,7 @@ def broken(*args: Any, **more: Any) -> Any:
 
 
 def experiment(suite: Path, watch: Watch | None, *sets: str) -> plan.Experiment:
-    return plan.Experiment(choose.choose(suite, profile=None, sets=sets, watch=watch).suite, watch=watch)
+    return plan.Experiment(choose.choose(Request(suite=str(suite), sets=sets), watch).suite, watch=watch)
 
 
 def failures(planned: plan.Experiment) -> dict[str, str]:
@@ -162,9 +163,8 @@ def test_a_suite_with_a_component_that_cannot_be_used_runs_to_its_table(
     suite: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(Constant, "__init__", broken)
-    given = {"profile": None, "data": None, "root": suite.parent / "runs", "device": "cpu"}
-    sets = [how, "seeds=[0]"]
-    finished = session.run_suite(str(suite), sets=sets, **given, watch=Watch())  # type: ignore[arg-type]
+    request = Request(suite=str(suite), sets=(how, "seeds=[0]"), root=suite.parent / "runs", device="cpu")
+    finished = session.run_suite(request, Watch())
     assert finished.failed == 1
     assert "KeyError: 'its own'" in finished.table.replace("\n", " ")
     assert {row.name: bool(row.failure) for row in collect(suite.parent / "runs").rows} == {
@@ -175,7 +175,7 @@ def test_a_suite_with_a_component_that_cannot_be_used_runs_to_its_table(
     assert not list((suite.parent / "runs/trained").glob("constant*"))
     monkeypatch.undo()  # and once it works, the same command does it
     monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
-    assert session.run_suite(str(suite), sets=sets, **given).failed == 0  # type: ignore[arg-type]
+    assert session.run_suite(request).failed == 0
     assert records.read_record(suite.parent / "runs/suites/tiny.json")["unfinished"] == 0
 
 

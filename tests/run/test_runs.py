@@ -18,8 +18,11 @@ from spd_bench.errors import BusyError, DataError
 from spd_bench.report.collect import collect
 from spd_bench.run import choose, plan, session
 from spd_bench.run.outcome import Outcome
+from spd_bench.run.preview import plan_suite
+from spd_bench.run.request import Finished, Request
 from spd_bench.run.runner import Runner
-from spd_bench.train import loop
+from spd_bench.train.callback import Callback
+from spd_bench.train.training import Training
 from spd_components.encoders.patch_descriptors import PatchDescriptors
 
 SUITE = (
@@ -63,33 +66,25 @@ def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Every training step that is taken."""
     steps: list[int] = []
-    original = loop.Training.advance
+    original = Training.advance
 
-    def counted(training: loop.Training, *args: Any, **more: Any) -> float:
+    def counted(training: Training, *args: Any, **more: Any) -> float:
         steps.append(training.step)
         return original(training, *args, **more)
 
-    monkeypatch.setattr(loop.Training, "advance", counted)
+    monkeypatch.setattr(Training, "advance", counted)
     return steps
 
 
-def run(suite: Path, *sets: str) -> session.Finished:
+def run(suite: Path, *sets: str) -> Finished:
     root = suite.parent / "runs"
-    return session.run_suite(str(suite), profile=None, sets=sets, data=None, root=root, device="cpu")
-
-
-class Quiet:
-    def group(self, jobs: Any, steps: int) -> None: ...
-    def job(self, job: plan.Job) -> None: ...
-    def training(self, steps: int) -> None: ...
-    def step(self, step: int, loss: float) -> None: ...
-    def image(self, done: int, total: int) -> None: ...
+    return session.run_suite(Request(suite=str(suite), sets=sets, root=root, device="cpu"))
 
 
 def outcome(suite: Path, root: Path, progress: Any = None) -> Outcome:
     """What the base's only job comes to."""
-    experiment = plan.Experiment(choose.choose(suite, profile=None).suite)
-    return Runner(experiment, root, torch.device("cpu")).run(experiment.jobs[0], progress or Quiet())
+    experiment = plan.Experiment(choose.choose(Request(suite=str(suite))).suite)
+    return Runner(experiment, root, torch.device("cpu")).run(experiment.jobs[0], progress or Callback())
 
 
 @pytest.mark.usefixtures("no_tracking")
@@ -184,8 +179,8 @@ def test_another_seed_trains_and_both_are_kept(suite: Path, trainings: list[int]
 def test_an_interrupted_training_goes_on_to_the_same_numbers(suite: Path, tmp_path: Path, trainings: list[int]) -> None:
     undisturbed = outcome(suite, tmp_path / "a")
 
-    class Impatient(Quiet):
-        def step(self, step: int, loss: float) -> None:
+    class Impatient(Callback):
+        def on_step(self, step: int, loss: float) -> None:
             if step == 3:
                 raise KeyboardInterrupt
 
@@ -237,7 +232,7 @@ def test_a_suite_that_runs_elsewhere_is_refused(suite: Path) -> None:
 
 
 def identity(suite: Path, *sets: str, index: int = 0) -> tuple[str, str]:
-    job = plan.Experiment(choose.choose(suite, profile=None, sets=sets).suite).jobs[index]
+    job = plan.Experiment(choose.choose(Request(suite=str(suite), sets=sets)).suite).jobs[index]
     return job.train_id, job.eval_id
 
 
@@ -290,7 +285,7 @@ def test_data_and_component_versions_are_part_of_the_identity(
 def test_without_data_and_weights_the_suite_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NYU_ROOT", raising=False)
     monkeypatch.delenv("DAV2_WEIGHTS", raising=False)
-    chosen = choose.choose("v13_ablation", profile=None)
+    chosen = choose.choose(Request(suite="v13_ablation"))
     assert chosen.suite.profile == "smoke"
     assert "nyu_depth_v2_labeled.mat" in chosen.why
     assert "depth_anything_v2_vits" in chosen.why
@@ -300,7 +295,7 @@ def test_an_asked_for_profile_never_falls_back(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("NYU_ROOT", raising=False)
     monkeypatch.delenv("DAV2_WEIGHTS", raising=False)
     with pytest.raises(DataError, match="NYU_ROOT") as caught:
-        choose.choose("v13_ablation", profile="full")
+        choose.choose(Request(suite="v13_ablation", profile="full"))
     assert caught.value.exit_code == 3
     assert "DAV2_WEIGHTS" in str(caught.value)
 
@@ -323,7 +318,7 @@ def test_a_chain_that_reads_what_nothing_writes_is_placed(
 
 def test_plan_says_what_run_would_do_and_writes_nothing(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = suite.parent / "runs"
-    rows, title = session.plan_suite(str(suite), profile=None, sets=(), data=None, root=root)
+    rows, title = plan_suite(Request(suite=str(suite), root=root))
     assert [row["state"] for row in rows] == ["to train"] * 3
     assert "3 compositions" in title
     assert not root.exists()
@@ -394,5 +389,5 @@ def test_too_few_valid_pixels_are_refused_before_anything_is_trained(suite: Path
 @pytest.mark.usefixtures("no_tracking")
 def test_data_is_checked_once(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(suite)
-    monkeypatch.setattr("spd_bench.run.runner.check_frames", lambda *args, **kw: pytest.fail("checked again"))
+    monkeypatch.setattr("spd_bench.run.inputs.check_frames", lambda *args, **kw: pytest.fail("checked again"))
     run(suite)

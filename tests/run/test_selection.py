@@ -7,6 +7,8 @@ from tiny import SMALL, write_frames
 
 from spd_bench.errors import ConfigError
 from spd_bench.run import session
+from spd_bench.run.preview import plan_suite
+from spd_bench.run.request import Request
 from spd_bench.suite.axes import Selection
 from spd_bench.train import loop
 
@@ -37,9 +39,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def planned(suite: Path, **selection: tuple[str, ...]) -> dict[str, str]:
-    rows, _ = session.plan_suite(
-        str(suite), profile=None, sets=(), data=None, root=suite.parent / "runs", selection=Selection(**selection)
-    )
+    rows, _ = plan_suite(Request(suite=str(suite), root=suite.parent / "runs", selection=Selection(**selection)))
     return {row["composition"]: row["state"] for row in rows}
 
 
@@ -57,10 +57,10 @@ def test_rows_that_train_nothing_cost_no_training_of_the_base(suite: Path) -> No
 
 def test_a_table_without_a_base_is_printed(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "train", lambda *args, **options: pytest.fail("something is trained"))
+    selection = Selection(only=("constant",))
     finished = session.run_suite(
-        str(suite), profile=None, sets=(), data=None, root=suite.parent / "runs", device="cpu",
-        selection=Selection(only=("constant",)),
-    )  # fmt: skip
+        Request(suite=str(suite), root=suite.parent / "runs", device="cpu", selection=selection)
+    )
     assert finished.failed == 0
     assert "constant" in finished.table
     assert "small" not in finished.table.replace("smaller", "")
@@ -69,15 +69,13 @@ def test_a_table_without_a_base_is_printed(suite: Path, monkeypatch: pytest.Monk
 def test_batches_larger_than_the_training_split_are_refused_once(suite: Path) -> None:
     root = suite.parent / "runs"
     with pytest.raises(ConfigError) as caught:
-        session.run_suite(
-            str(suite), profile=None, sets=["train.batch_size=8"], data=None, root=root, device="cpu"
-        )  # fmt: skip
+        session.run_suite(Request(suite=str(suite), sets=("train.batch_size=8",), root=root, device="cpu"))
     assert "train.batch_size 8 is larger than the training split (7 frames)" in caught.value.message
     assert caught.value.where == "--set train.batch_size=8"
     assert "--set train.batch_size=7" in (caught.value.hint or "")
     assert not (root / "trained").exists()
     assert not (root / "checked").exists()  # before every frame is read, too
     # the mend works; a control in which one composition alone asks for too much costs that row alone
-    session.run_suite(str(suite), profile=None, sets=["train.batch_size=7"], data=None, root=root, device="cpu")
-    sets = ["axes.leave_one_out=null", "axes.grid.train.batch_size=[2,8]"]
-    assert session.run_suite(str(suite), profile=None, sets=sets, data=None, root=root, device="cpu").failed == 1
+    session.run_suite(Request(suite=str(suite), sets=("train.batch_size=7",), root=root, device="cpu"))
+    sets = ("axes.leave_one_out=null", "axes.grid.train.batch_size=[2,8]")
+    assert session.run_suite(Request(suite=str(suite), sets=sets, root=root, device="cpu")).failed == 1

@@ -16,6 +16,7 @@ from PIL import Image
 from tiny import SMALL
 
 from spd_bench.errors import ResourceError, StateError
+from spd_bench.run.request import Request
 from spd_bench.store import files, records, sealed
 
 
@@ -271,7 +272,7 @@ def test_one_module_writes_below_a_run_root(tmp_path: Path, monkeypatch: pytest.
     suite.write_text(TINY.format(root=tmp_path / "frames"), encoding="utf-8")
     monkeypatch.setattr(WATCH, "root", str(root))
     monkeypatch.setattr(WATCH, "writers", {})
-    finished = session.run_suite(str(suite), profile=None, sets=(), data=None, root=root, device="cpu")
+    finished = session.run_suite(Request(suite=str(suite), root=root, device="cpu"))
     assert not finished.failed, finished.table
     assert set(WATCH.writers) == {"spd_bench.store.files"}
     kinds = {path.rpartition("/")[2].rsplit(".", 2)[0].lstrip(".") for path in WATCH.writers["spd_bench.store.files"]}

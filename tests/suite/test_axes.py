@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from spd_bench.errors import ConfigError
 from spd_bench.model.matching import matched
 from spd_bench.run import choose, plan
+from spd_bench.run.request import Request
 from spd_bench.suite.axes import Alias, CompositionSpec, compositions
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice, json_schema
@@ -350,7 +351,7 @@ option is added, and finished runs are then trained again: that must be meant.""
 def experiment(tmp_path: Path, text: str) -> plan.Experiment:
     path = tmp_path / "mine.yaml"
     path.write_text(SUITE + text, encoding="utf-8")
-    return plan.Experiment(choose.choose(path, profile=None).suite)
+    return plan.Experiment(choose.choose(Request(suite=str(path))).suite)
 
 
 def test_identities_of_what_does_not_touch_the_recipe_are_what_they_were(tmp_path: Path) -> None:
@@ -363,7 +364,7 @@ def test_a_recipe_on_an_axis_has_the_identity_of_that_recipe_in_the_suite(tmp_pa
     axis = experiment(tmp_path, "axes: {cross: [{train.lambda_si: [0], train.loss.huber_delta: [1]}]}\n").jobs[1]
     path = tmp_path / "mine.yaml"
     sets = ["train.lambda_si=0", "train.loss.huber_delta=1", "axes=null"]
-    own = plan.Experiment(choose.choose(path, profile=None, sets=sets).suite).jobs[0]
+    own = plan.Experiment(choose.choose(Request(suite=str(path), sets=sets)).suite).jobs[0]
     assert axis.train_id == own.train_id
     assert axis.eval_id == own.eval_id
     assert axis.train_id != GOLDEN["base"]

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from spd_bench import registry
 from spd_bench.api import ComponentConfig, Encoder
 from spd_bench.model import compose
-from spd_bench.run import plan
+from spd_bench.run.identity import of_components
 from spd_bench.run.plan import Experiment
 from spd_bench.suite.identity import EVALUATION, IDENTITY, TRAINING
 from spd_bench.suite.load import load_suite
@@ -305,10 +305,10 @@ def test_places_are_options_and_are_paths_or_names_of_releases() -> None:
 def test_every_option_of_a_component_enters_but_places(slot: str, name: str, option: str) -> None:
     component = registry.load(slot, name)
     given = required(component.Config)
-    before = plan._slot_identity({slot: Choice(use=name, options=given)})
+    before = of_components({slot: Choice(use=name, options=given)})
     other = reconfigured(component.Config, option)
     assert other.keys() - given.keys() - {option} <= component.places
-    after = plan._slot_identity({slot: Choice(use=name, options=other)})
+    after = of_components({slot: Choice(use=name, options=other)})
     assert (after != before) == (option not in component.places)
 
 

@@ -11,6 +11,7 @@ from tiny import SMALL, write_frames
 from spd_bench import registry
 from spd_bench.errors import ConfigError, SpdError
 from spd_bench.run import choose
+from spd_bench.run.request import Request
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice
 
@@ -65,7 +66,7 @@ def test_an_option_that_the_data_set_lacks_is_refused_where_it_was_given(suite: 
     key = given.rpartition("=")[0].rpartition(".")[2].rpartition(" ")[2]
     refused(lambda: load_suite(suite, data=frames, sets=[given]), f"data.dataset.{key}: unknown option", given)
     with pytest.raises(ConfigError, match="unknown option"):
-        choose.choose_data(suite, profile=None, data=frames, sets=[given])
+        choose.choose_data(Request(suite=str(suite), data=str(frames), sets=(given,)))
 
 
 @pytest.mark.parametrize("named", ["data.dataset=rgbd_folder", "--dataset rgbd_folder"])

@@ -10,14 +10,17 @@ import pytest
 from spd_bench import cli
 from spd_bench.errors import ConfigError
 from spd_bench.run import session
+from spd_bench.run.request import Request
 from spd_bench.suite.load import load_suite
 from spd_bench.sweep.confirming import chosen_trial, confirming_suite
 from spd_bench.sweep.file import Sweep
 from spd_bench.sweep.page import sweep_page
+from spd_bench.sweep.request import SweepEnd, SweepRequest
+from spd_bench.sweep.show import show_sweep
 from spd_bench.sweep.study import MOST_DEATHS, Claim, Database, Study, Waiting, default_url, study_name
-from spd_bench.sweep.tables import terminal
-from spd_bench.sweep.worker import run_sweep, show_sweep
-from spd_bench.train import loop
+from spd_bench.sweep.tables import SweepSummary, terminal
+from spd_bench.sweep.worker import run_sweep
+from spd_bench.train.training import Training
 
 ABOUT = {
     "why": "",
@@ -265,20 +268,23 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every training step that is taken; MLflow has tests of its own."""
     monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     steps: list[int] = []
-    original = loop.Training.advance
+    original = Training.advance
 
-    def counted(training: loop.Training, *args: Any, **more: Any) -> float:
+    def counted(training: Training, *args: Any, **more: Any) -> float:
         steps.append(training.step)
         return original(training, *args, **more)
 
-    monkeypatch.setattr(loop.Training, "advance", counted)
+    monkeypatch.setattr(Training, "advance", counted)
     return steps
 
 
-def run(folder: Path, text: str, **options: Any) -> Any:
+def summary_of(swept: SweepEnd, folder: Path) -> SweepSummary:
+    return show_sweep(swept.study, root=folder / "runs")
+
+
+def run(folder: Path, text: str, **options: Any) -> SweepEnd:
     (folder / "sweep.yaml").write_text(SWEEP + text, encoding="utf-8")
-    common: dict[str, Any] = {"profile": None, "sets": (), "data": None, "device": "cpu"}
-    return run_sweep(str(folder / "sweep.yaml"), root=folder / "runs", **common, **options)
+    return run_sweep(SweepRequest(sweep=str(folder / "sweep.yaml"), root=folder / "runs", device="cpu", **options))
 
 
 @pytest.mark.slow
@@ -286,16 +292,14 @@ def test_what_a_suite_has_trained_costs_a_sweep_nothing_and_the_other_way_round(
     folder: Path, trainings: list[int]
 ) -> None:
     def suite(*sets: str) -> None:
-        session.run_suite(
-            str(folder / "tiny.yaml"), profile=None, sets=sets, data=None, root=folder / "runs", device="cpu"
-        )
+        session.run_suite(Request(suite=str(folder / "tiny.yaml"), sets=sets, root=folder / "runs", device="cpu"))
 
     suite()
     assert trainings == [0, 1]
     swept = run(folder, "objective: {metric: absrel, k: 16}\n")
     assert trainings == [0, 1] * 2  # λ = 0.5 was there
     assert swept.finished
-    (once,) = (trial for trial in swept.summary.trials if trial.notes.get("reused"))
+    (once,) = (trial for trial in summary_of(swept, folder).trials if trial.notes.get("reused"))
     assert once.values == {"train.lambda_si": 0.5}
     assert len(list((folder / "runs/trained").glob("*/val-*/scores.json"))) == 2  # K = 16 is no validation's
     suite("train.lambda_si=0.25")
@@ -341,8 +345,8 @@ def test_a_trial_that_breaks_a_constraint_is_not_trained(folder: Path, trainings
         "constraints: [{cost: parameters, below: 1000}, {cost: t_decode, k: 8, below: 100, relative_to: constant}]\n",
     )
     assert trainings == []
-    assert [trial.state for trial in swept.summary.trials] == ["refused"] * 2
-    assert swept.summary.best == []
+    assert [trial.state for trial in summary_of(swept, folder).trials] == ["refused"] * 2
+    assert summary_of(swept, folder).best == []
     assert "no trial is complete" in swept.table
 
 

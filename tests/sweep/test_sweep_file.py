@@ -6,6 +6,7 @@ import pytest
 
 from spd_bench.errors import ConfigError
 from spd_bench.sweep.file import Dimension, SweepPlan, json_schema, load_sweep
+from spd_bench.sweep.request import SweepRequest
 
 HEAD = """sweep: mine
 suite: smoke
@@ -18,7 +19,7 @@ trials: 5
 def load(folder: Path, space: str, rest: str = TAIL) -> SweepPlan:
     path = folder / "mine.yaml"
     path.write_text(HEAD + space + rest, encoding="utf-8")
-    return load_sweep(path)
+    return load_sweep(SweepRequest(sweep=str(path)))
 
 
 def refusal(folder: Path, space: str, rest: str = TAIL) -> str:
@@ -55,7 +56,10 @@ def test_a_swept_number_of_steps_takes_the_place_of_epochs(tmp_path: Path) -> No
 
 
 def test_a_profile_of_the_suite_brings_the_sweeps_own_values_for_it() -> None:
-    smoke, cpu = load_sweep("lambda_si_r", profile="smoke"), load_sweep("lambda_si_r", profile="cpu")
+    smoke, cpu = (
+        load_sweep(SweepRequest(sweep="lambda_si_r", profile="smoke")),
+        load_sweep(SweepRequest(sweep="lambda_si_r", profile="cpu")),
+    )
     assert smoke.sweep.space["routing.r"].int_ == (4, 64)
     assert smoke.sweep.space["train.lambda_si"].float_ == (0.05, 2.0)
     assert (smoke.sweep.total, smoke.base.train.validations) == (12, 4)
@@ -65,7 +69,7 @@ def test_a_profile_of_the_suite_brings_the_sweeps_own_values_for_it() -> None:
 def test_the_shipped_sweep_falls_back_as_its_suite_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NYU_ROOT", raising=False)
     monkeypatch.delenv("DAV2_WEIGHTS", raising=False)
-    found = load_sweep("suites/sweep_lambda_si_r.yaml")
+    found = load_sweep(SweepRequest(sweep="suites/sweep_lambda_si_r.yaml"))
     assert found.base.profile == "smoke"
     assert "DAV2_WEIGHTS" in found.why
 
@@ -73,7 +77,7 @@ def test_the_shipped_sweep_falls_back_as_its_suite_does(monkeypatch: pytest.Monk
 def test_trials_and_timeout_of_the_command_line_come_last(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(HEAD + "space:\n  train.lr: {float: [1e-4, 1e-3]}\n" + TAIL, encoding="utf-8")
-    found = load_sweep(path, trials=9, timeout=60, sets=["train.steps=3"])
+    found = load_sweep(SweepRequest(sweep=str(path), trials=9, timeout=60, sets=("train.steps=3",)))
     assert (found.sweep.total, found.sweep.timeout, found.base.train.steps) == (9, 60, 3)
 
 
@@ -81,7 +85,7 @@ def test_set_on_the_command_line_comes_after_that_of_the_file(tmp_path: Path) ->
     path = tmp_path / "mine.yaml"
     text = HEAD + "set: {train: {steps: 7, queries: 8}}\nspace:\n  train.lr: {float: [1e-4, 1e-3]}\n" + TAIL
     path.write_text(text, encoding="utf-8")
-    found = load_sweep(path, sets=["train.steps=3"])
+    found = load_sweep(SweepRequest(sweep=str(path), sets=("train.steps=3",)))
     assert (found.base.train.steps, found.base.train.queries) == (3, 8)
 
 
@@ -152,11 +156,11 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 
 def test_an_unknown_sweep_and_an_unknown_suite_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='did you mean "lambda_si_r"'):
-        load_sweep("lambda_si")
+        load_sweep(SweepRequest(sweep="lambda_si"))
     path = tmp_path / "mine.yaml"
     path.write_text("sweep: mine\nsuite: smoky\nspace: {train.lr: {float: [0, 1]}}\n" + TAIL, encoding="utf-8")
     with pytest.raises(ConfigError, match=r'mine.yaml:2:8.*no suite "smoky"'):
-        load_sweep(path)
+        load_sweep(SweepRequest(sweep=str(path)))
 
 
 def test_the_grid_is_every_combination_in_the_order_of_the_file(tmp_path: Path) -> None:

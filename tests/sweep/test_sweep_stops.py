@@ -22,13 +22,16 @@ from spd_bench.errors import Stopped
 from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.run import session
 from spd_bench.run.plan import Experiment
-from spd_bench.score.predict import Predictions
-from spd_bench.sweep.file import Sweep, load_sweep
+from spd_bench.run.runner import Runner
+from spd_bench.sweep.file import Pruner, Sweep, load_sweep
+from spd_bench.sweep.pruner_report import PrunerReport
+from spd_bench.sweep.request import SweepRequest
+from spd_bench.sweep.show import show_sweep
 from spd_bench.sweep.study import Database, Study, default_url
 from spd_bench.sweep.tables import SweepSummary
-from spd_bench.sweep.trial import TrialRunner
-from spd_bench.sweep.worker import _key, run_sweep, show_sweep
-from spd_bench.train import loop
+from spd_bench.sweep.trial import Trial
+from spd_bench.sweep.worker import _key, run_sweep
+from spd_bench.train.training import Training
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 STEPS = 40
@@ -58,8 +61,8 @@ def written(folder: Path, text: str) -> Path:
 
 def run_here(folder: Path, runs: str, watch: Watch | None = None) -> SweepSummary:
     """The sweep in this process."""
-    common: dict[str, Any] = {"profile": None, "sets": (), "data": None, "device": "cpu"}
-    return run_sweep(str(folder / "sweep.yaml"), root=folder / runs, watch=watch, **common).summary
+    ended = run_sweep(SweepRequest(sweep=str(folder / "sweep.yaml"), root=folder / runs, device="cpu"), watch)
+    return show_sweep(ended.study, root=folder / runs)
 
 
 def results(root: Path) -> dict[str, Any]:
@@ -284,31 +287,29 @@ class Countdown(Watch):
         super().at(stage)
 
 
-class Quiet:
-    def group(self, jobs: Any, steps: int) -> None: ...
-    def job(self, job: Any) -> None: ...
-    def training(self, steps: int) -> None: ...
-    def step(self, step: int, loss: float) -> None: ...
-    def image(self, done: int, total: int) -> None: ...
-
-
 def test_a_pruner_hears_of_every_validation_once_wherever_a_training_is_stopped(
     tiny_suite: Callable[[int], Path],
 ) -> None:
     """Validations after steps 1, 3 and 4, of 2 images each; a stop may come between those images."""
     folder = tiny_suite(4)
     written(folder, RANDOM + "set: {train: {validations: 3}}\n")
-    found = load_sweep(folder / "sweep.yaml")
+    found = load_sweep(SweepRequest(sweep=str(folder / "sweep.yaml")))
     experiment = Experiment(found.suite({"train.lambda_si": 0.5, "train.weight_decay": 0.0}))
-    told: list[tuple[int, bytes]] = []
+    told: list[tuple[int, float]] = []
 
-    def tell(number: int, predictions: Predictions) -> None:
-        told.append((number, predictions.predicted_m_IP.tobytes()))
+    class Heard:
+        """A claim that writes down what the pruner is told."""
+
+        def report(self, number: int, value: float) -> None:
+            told.append((number, value))
+
+        def should_prune(self) -> bool:
+            return False
 
     def trained(name: str, watch: Watch) -> None:
-        told_to = {"like": None, "watch": watch, "tell": tell}
-        runner = TrialRunner(experiment, folder / name, torch.device("cpu"), **told_to)  # type: ignore[arg-type]
-        runner.train(experiment.jobs[0], Quiet())
+        trial = Trial(Runner(experiment, folder / name, torch.device("cpu"), watch=watch))
+        report = PrunerReport(Heard(), Pruner(use="median"), "absrel", trial.marks)  # type: ignore[arg-type]
+        trial.train(report)
 
     trained("undisturbed", watch := Countdown())
     undisturbed, stages = list(told), watch.stages
@@ -336,9 +337,9 @@ def test_what_has_ended_a_process_fails_at_once_where_it_comes_again(
         "objective: {metric: absrel, k: 256}\nsampler: grid\n",
     )
     steps: list[int] = []
-    advance = loop.Training.advance
+    advance = Training.advance
     monkeypatch.setattr(
-        loop.Training, "advance", lambda self, *args, **more: steps.append(1) or advance(self, *args, **more)
+        Training, "advance", lambda self, *args, **more: steps.append(1) or advance(self, *args, **more)
     )
     summary = run_here(folder, "runs", Watch(given_up={_key({"train.lambda_si": 0.25}): "it crashed"}))
     assert [(trial.state, trial.notes.get("failure")) for trial in summary.trials] == [

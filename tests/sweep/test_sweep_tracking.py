@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from spd_bench.sweep import track
+from spd_bench.sweep.request import SweepRequest
+from spd_bench.sweep.show import show_sweep
 from spd_bench.sweep.study import Database, default_url
-from spd_bench.sweep.worker import run_sweep, show_sweep
+from spd_bench.sweep.worker import run_sweep
 from spd_bench.tracking.entry import TrackedRun
 from spd_bench.tracking.tracker import Tracker
 
@@ -33,11 +35,11 @@ def test_a_worker_logs_what_sync_finds(tiny_suite: Callable[[int], Path], monkey
     monkeypatch.setattr(Tracker, "start", lambda self, beat=None: None)
     monkeypatch.setattr(Tracker, "put", put)
     before = {path.name for path in folder.iterdir()}
-    swept = run_sweep(str(folder / "sweep.yaml"), profile=None, sets=(), data=None, root=root, device="cpu")
+    swept = run_sweep(SweepRequest(sweep=str(folder / "sweep.yaml"), root=root, device="cpu"))
     assert swept.finished
     assert {path.name for path in folder.iterdir()} - before == {root.name}
     assert (root / "sweeps.db").is_file()
-    assert show_sweep(None, root=root).study == swept.summary.study
+    assert show_sweep(None, root=root).study == swept.study
 
     found = {entry.key: entry for entry in track.entries(root)}
     assert [entry.name for entry in found.values()] == ["trial 0", "trial 1", "sweep tiny"]

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from spd_bench.errors import ConfigError
+from spd_bench.sweep.show import show_sweep
 from spd_bench.sweep.study import Database
-from spd_bench.sweep.worker import show_sweep
 
 SWEEP = """
 sweep: tiny
@@ -34,17 +34,17 @@ SLOW = """
 import os, time
 from spd_bench.model import compose
 from spd_bench.sweep import study, worker
-from spd_bench.train import loop
+from spd_bench.train.training import Training
 study.HEARTBEAT_S, study.GRACE_S, worker.POLL_S = 0.5, 8, 0.3
 compose.check = lambda *args, **more: None  # slow, and tested elsewhere
-advance = loop.Training.advance
+advance = Training.advance
 def told(training, *args, **more):
     with open("steps.txt", "a") as log:
         log.write(f"{training.checkpoint.parent.name} {training.step}\\n")
     time.sleep(0.3)
     return advance(training, *args, **more)
-loop.Training.advance = told
-work = worker.work
+Training.advance = told
+work = worker.work_on_sweep
 with open("workers.txt", "a") as log:
     log.write(f"{os.getppid()} {os.getpid()}\\n")
 """

@@ -14,6 +14,7 @@ from spd_bench.cli import main
 from spd_bench.environment import DEFAULTS
 from spd_bench.process.locks import suite_lock
 from spd_bench.run import session
+from spd_bench.run.request import Finished, Request
 from spd_bench.store import records
 from spd_bench.store.run_root import SuiteRecord
 from spd_bench.tracking import folders
@@ -63,8 +64,8 @@ def folder(untracked: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(untracked, tmp_path / "copy"))
 
 
-def run(suite: Path, root: Path) -> session.Finished:
-    return session.run_suite(str(suite), profile=None, sets=(), data=None, root=root, device="cpu")
+def run(suite: Path, root: Path) -> Finished:
+    return session.run_suite(Request(suite=str(suite), root=root, device="cpu"))
 
 
 def synced(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

@@ -23,8 +23,12 @@ from spd_bench.errors import DataError, StateError
 from spd_bench.model.compose import ChosenPart, build, build_encoder
 from spd_bench.suite.schema import Augment
 from spd_bench.train import loop
-from spd_bench.train.loop import Optimisation, Training, TrainingDiverged, TrainingLog, load_weights, parameter_groups
+from spd_bench.train import training as trainings
+from spd_bench.train.callback import Callback
+from spd_bench.train.checkpoint import load_weights, save
+from spd_bench.train.log import TrainingLog
 from spd_bench.train.losses import HuberSilog, LossParts
+from spd_bench.train.training import Optimisation, Training, TrainingDiverged, parameter_groups
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
 CPU = torch.device("cpu")
@@ -379,6 +383,23 @@ def val(model: PointDepthModel) -> dict[str, float]:
     return {"val/absrel": 0.25}
 
 
+class Steps(Callback):
+    """Calls a function after each step."""
+
+    def __init__(self, on_step: Callable[[int, float], None]) -> None:
+        self.after = on_step
+
+    def on_step(self, step: int, loss: float) -> None:
+        self.after(step, loss)
+
+
+class Asked(Steps):
+    """As in a process that has been asked to stop."""
+
+    def stopping(self) -> bool:
+        return True
+
+
 def run(
     folder: Path,
     model: PointDepthModel,
@@ -392,7 +413,7 @@ def run(
     recipe = recipe or how()
     plan = plan or batch_plan(steps=recipe.steps)
     training = begun(folder, model, recipe, loss, seed=plan.seed)
-    loop.train([training], plan, FrozenFeatures(model.encoder), on_step=on_step, workers=workers)
+    loop.train([training], plan, FrozenFeatures(model.encoder), callback=Steps(on_step), workers=workers)
     return training.log
 
 
@@ -458,7 +479,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, make
 def test_a_training_without_its_random_state_would_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: the comparison above sees dropout that is not reseeded at each step."""
     run(tmp_path / "a", one := Probe())
-    monkeypatch.setattr(loop, "torch_seed", lambda *key: 1234)
+    monkeypatch.setattr(trainings, "torch_seed", lambda *key: 1234)
     run(tmp_path / "b", other := Probe())
     assert not same(weights(one), weights(other))
 
@@ -486,7 +507,7 @@ def stopped_after(folder: Path, make: Callable[[], PointDepthModel], step: int, 
         on_step = (lambda step, value: None) if last is None else interrupt(last)
         frozen = FrozenFeatures(training.model.encoder)
         with suppress(Stop):
-            loop.train([training], plan, frozen, on_step=on_step, stopping=lambda: True, workers=workers)
+            loop.train([training], plan, frozen, callback=Asked(on_step), workers=workers)
     moments = training.optimiser.state_dict()["state"]
     log = replace(training.log, seconds=0.0)
     return [weights(training.model), {f"{i} {key}": v for i, m in moments.items() for key, v in m.items()}, log]
@@ -525,7 +546,7 @@ def test_a_training_whose_generator_is_not_restored_would_differ(
         return drawn[-1]
 
     monkeypatch.setattr(Training, "__init__", begin_anew)
-    monkeypatch.setattr(loop, "torch_seed", seed)
+    monkeypatch.setattr(trainings, "torch_seed", seed)
     expected = stopped_after(tmp_path / "0", Probe, 0, workers=0)
     assert alike(stopped_after(tmp_path / "1", Probe, 0, workers=0), expected)
     assert not alike(stopped_after(tmp_path / "2", Probe, STOPPED[0], workers=0), expected)
@@ -535,7 +556,7 @@ def test_a_checkpoint_by_the_clock_keeps_the_sums_of_an_open_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = run(tmp_path / "undisturbed", undisturbed := Probe(), recipe=how(validate_at=(6,)))
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+    monkeypatch.setattr(trainings, "CHECKPOINT_EVERY_S", -1.0)
     with pytest.raises(Stop):
         run(tmp_path / "killed", Probe(), recipe=how(validate_at=(6,)), on_step=interrupt(4))
     state = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
@@ -548,7 +569,7 @@ def test_a_checkpoint_by_the_clock_keeps_the_sums_of_an_open_row(
 def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
     """It died after its last weights were written, which come without the optimiser, and before its log was."""
     log = run(tmp_path, model := Probe())
-    loop.save(tmp_path / "checkpoint.pt", model, None, 6, log)
+    save(tmp_path / "checkpoint.pt", model, None, 6, log)
     steps: list[int] = []
     again_log = run(tmp_path, again := Probe(), on_step=lambda step, value: steps.append(step))
     assert steps == []
@@ -635,12 +656,13 @@ def test_a_model_that_fails_drops_out_and_the_others_go_on(tmp_path: Path) -> No
     good = begun(tmp_path / "good", Probe(), how(), seed=plan.seed)
     bad = begun(tmp_path / "bad", Broken(), how(), seed=plan.seed)
     told: list[tuple[Training, str]] = []
-    loop.train(
-        [bad, good],
-        plan,
-        FrozenFeatures(good.model.encoder),
-        on_failure=lambda training, error: told.append((training, str(error))),
-    )
+
+    class LeftOut(Callback):
+        def on_failure(self, training: Training, error: BaseException) -> bool:
+            told.append((training, str(error)))
+            return True
+
+    loop.train([bad, good], plan, FrozenFeatures(good.model.encoder), callback=LeftOut())
     assert told == [(bad, "a bug of its own")]
     assert bad.step == 2
     assert same(weights(good.model), weights(expected))
@@ -795,7 +817,7 @@ def refused(path: Path, match: str = "cannot be read", model: PointDepthModel | 
 def test_damaged_weights_are_never_loaded(tmp_path: Path) -> None:
     """torch.load compares no checksum: a flipped bit of a weight would pass for the weight."""
     path = tmp_path / "checkpoint.pt"
-    loop.save(path, model := Probe(), None, 6, TrainingLog())
+    save(path, model := Probe(), None, 6, TrainingLog())
     whole = path.read_bytes()
     raw = weights(model)["read.weight"].numpy().tobytes()
     start = whole.index(raw)
@@ -819,7 +841,7 @@ def test_damaged_weights_are_never_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 10, 1000, -1])
 def test_cut_or_foreign_checkpoints_are_refused(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "checkpoint.pt"
-    loop.save(path, Probe(), None, 6, TrainingLog())
+    save(path, Probe(), None, 6, TrainingLog())
     path.write_bytes(path.read_bytes()[:kept])
     refused(path)
     with pytest.raises(StateError):  # a training does not start over on top of it either
@@ -840,9 +862,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
             super().__init__()
             self.more = nn.Linear(2, 2)
 
-    loop.save(path := tmp_path / "checkpoint.pt", Probe(), None, 6, TrainingLog())
+    save(path := tmp_path / "checkpoint.pt", Probe(), None, 6, TrainingLog())
     refused(path, r"does not fit the model: missing \['more.weight', 'more.bias'\]", Wider())
-    loop.save(path, Wider(), None, 6, TrainingLog())
+    save(path, Wider(), None, 6, TrainingLog())
     refused(path, "unexpected")
     model = Probe()
     model.read = nn.Linear(386, 9)
