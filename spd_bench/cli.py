@@ -219,6 +219,32 @@ def predict(
 
 
 @app.command()
+def export(
+    run_: Annotated[str, typer.Argument(help="Folder of a run, SUITE/COMPOSITION, SUITE, or SWEEP.", metavar="RUN")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; must not be there yet.")],
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="Image to compare on; repeatable. Default: the test images that `run` has left."),
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also as ONNX, tried with its runtimes.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the run; default: the lowest.")] = None,
+    runs: RootOption = RUNS,
+) -> None:
+    """Write a trained run as one folder that needs only PyTorch and NumPy, compared with the run on real images."""
+    from spd_bench.export.folder import example_images, export_run
+    from spd_bench.predict.load import load_run
+
+    model = load_run(run_, root=runs, seed=seed, device="cpu")
+    images = image or example_images(model)
+    if not images:
+        raise ConfigError("no image to compare the export with the run on", where="export", hint="add --image IMAGE")
+    compared = export_run(model, run_, out, images=images, with_onnx=onnx)
+    typer.echo(
+        "\n".join([*(one.line() for one in compared), f"written: {out}", f"try:     python {out}/ask.py IMAGE U,V"])
+    )
+
+
+@app.command()
 def compare(
     sources: Annotated[
         list[str] | None,

@@ -31,6 +31,8 @@ def constant(values: Sequence[float], *, like: Tensor, dtype: torch.dtype | None
 
     Cached because a copy to a GPU waits for all earlier work and prevents graph capture.
     """
+    if torch.compiler.is_exporting():  # what is made meanwhile has no values, and must not be kept
+        return torch.tensor(values, dtype=dtype or like.dtype, device=like.device)
     return _constant(tuple(values), dtype or like.dtype, like.device)
 
 
@@ -301,6 +303,9 @@ def weighted_rows(table_NC: Tensor, row_QS: Tensor, weight_QS: Tensor) -> Tensor
 
     Every bilinear read of the project is this sum; the gathered rows are never stored.
     """
+    if torch.compiler.is_exporting():  # not every runtime has bags of weighted rows
+        rows_QSC = table_NC.index_select(0, row_QS.long().flatten()).view(*row_QS.shape, -1)
+        return torch.bmm(weight_QS[:, None].to(table_NC.dtype), rows_QSC)[:, 0]
     out: Tensor = _WeightedRows.apply(table_NC, row_QS, weight_QS)  # type: ignore[no-untyped-call]
     return out
 

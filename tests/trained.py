@@ -3,15 +3,24 @@
 from pathlib import Path
 
 import pytest
-from tiny import V13, write_frames
+from tiny import write_frames
 
 from spd_bench.run import session
 from spd_bench.run.request import Request
 
-SUITE = (
-    "suite: tiny\n"
-    + V13
-    + """\
+SUITE = """\
+suite: tiny
+base:
+  name: v13
+  encoder: patch_descriptors
+  neck: pyramid
+  b1: local_tokens
+  b2: {{use: local_cross_attention, layers: 1}}
+  b3: {{use: global_cross_attention, layers: 1}}
+  routing: {{use: topk_attention, r: 3}}
+  b4: deformable_read
+  b5: {{use: fused_cross_attention, layers: 1}}
+  depth_head: calibrated_inverse
 data:
   dataset: {{use: rgbd_folder, root: {root}}}
   image_size: [56, 56]
@@ -22,7 +31,6 @@ seeds: [0, 1]
 baselines: [constant]
 report: {{primary: {{metric: absrel, k: 100}}}}
 """
-)
 HEIGHT, WIDTH = 48, 64
 """Size of the frames."""
 

@@ -3,7 +3,10 @@
 Letters: B images, K queries, Q items, T tokens, S sites of L4, N heads, E width per head, D core width.
 """
 
+import ctypes
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +26,12 @@ class LayerWeights:
     ) -> None:
         modules: tuple[nn.LayerNorm | nn.Linear, ...] = (query_norm, query, out, norm, *ffn)
         self.tensors = [t.contiguous() for module in modules for t in (module.weight, module.bias)]
-        self.pointers = build.pointers(self.tensors)
         self.hidden = ffn[0].out_features
+
+    @cached_property
+    def pointers(self) -> "ctypes.Array[Any]":
+        """Addresses of the weights, taken when a kernel needs them: in an exported graph tensors have none."""
+        return build.pointers(self.tensors)
 
     def serve(self, h_BKD: Tensor, *, heads: int, width: int) -> bool:
         """Whether the fused forms support these queries, heads and width per head."""

@@ -55,6 +55,8 @@ def fits(*tensors: Tensor, heads: int = HEADS, width: int = WIDTH) -> bool:
     """As `ready`, with or without gradients: for the forms of `fused.training`."""
     if _off or torch.is_autocast_enabled("cpu") or (heads, width) != (HEADS, WIDTH):
         return False
+    if torch.compiler.is_exporting():  # a graph holds operators, and its tensors have no values yet
+        return False
     kind = tensors[0].dtype
     same = kind in (torch.float32, torch.float64) and all(t.dtype == kind and t.device.type == "cpu" for t in tensors)
     return same and build.loaded()[0] is not None

@@ -59,7 +59,7 @@ class ComposedModel(PointDepthModel):
 
     def decode(self, scene: Scene, xy_BK2: Tensor) -> Tensor:
         """Depth in metres at every query (§6); outside training in chunks of queries."""
-        if self.training:
+        if self.training or torch.compiler.is_exporting():  # a graph serves any number of queries
             return self._decode_chunk(scene, xy_BK2)
         batch, count, _ = xy_BK2.shape
         chunks = math.ceil(count / max(1, QUERY_CHUNK // batch))

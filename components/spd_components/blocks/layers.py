@@ -6,7 +6,6 @@ P Fourier features.
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from spd_bench.api import Dims, TokenPart
 from spd_bench.fused import attention, products, training
+from spd_bench.geometry import constant
 
 
 def fourier(x: Tensor, num_freq: int) -> Tensor:
@@ -23,15 +23,8 @@ def fourier(x: Tensor, num_freq: int) -> Tensor:
     [sin(2π 2^l x); cos(2π 2^l x); sin(2π 2^l y); cos(2π 2^l y)], l = 0 … num_freq − 1. The caller normalises offsets
     first: frequencies are integers, so that all offsets by whole cells would get the same code (R-02).
     """
-    angle = x[..., None] * _frequencies(num_freq, x.dtype, x.device)
+    angle = x[..., None] * constant([2 * math.pi * 2.0**octave for octave in range(num_freq)], like=x)
     return torch.stack([angle.sin(), angle.cos()], dim=-2).flatten(-3)
-
-
-@cache
-@torch.inference_mode(mode=False)
-def _frequencies(num_freq: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """2π 2^l, cached: for a single query they would take as long as the code itself."""
-    return 2 * math.pi * 2.0 ** torch.arange(num_freq, dtype=dtype, device=device)
 
 
 class FeedForward(nn.Module):

@@ -37,6 +37,9 @@ def top_sites(weight_BKS: Tensor, r: int) -> tuple[Tensor, Tensor]:
     if forms.fits(weight_BKS):
         site_BKR = products.largest(weight_BKS, r)
         return weight_BKS.gather(-1, site_BKR), site_BKR
+    if torch.compiler.is_exporting():  # runtimes lack a stable sort; ONNX's TopK breaks ties to the lower index itself
+        weight_BKR, site_BKR = weight_BKS.topk(r, dim=-1)
+        return weight_BKR, site_BKR
     # a stable descending sort keeps equal weights in the order of their sites
     weight_BKS, site_BKS = torch.sort(weight_BKS, dim=-1, descending=True, stable=True)
     return weight_BKS[..., :r], site_BKS[..., :r]
