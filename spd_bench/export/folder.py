@@ -41,22 +41,33 @@ def export_run(model: RunModel, name: str, out: Path, *, images: Sequence[Path],
     """
     if with_onnx:
         onnx.check_installed()
+    size = _fixed_size(model)
     if out.exists():
         raise ConfigError("is there already", where=str(out), hint="name a folder that is not there")
     with _whole(out) as folder:
         with _exportable(model):
-            graphs = two_graphs(model.network, model.run.image_size)
+            graphs = two_graphs(model.network, size)
             _write(model, graphs, folder)
             if with_onnx:
                 onnx.write_onnx(graphs, folder)
         compared = [compare("torch.export", _standalone(model, graphs, folder, name), model, images)]
         if with_onnx:
-            size = model.run.image_size
             compared.append(compare("ONNX Runtime", onnx.onnxruntime(folder, graphs, size), model, images))
             if (asked := onnx.openvino(folder, graphs, size)) is not None:
                 compared.append(compare("OpenVINO", asked, model, images))
         _write_config(model, graphs, folder, name, compared)
     return compared
+
+
+def _fixed_size(model: RunModel) -> tuple[int, int]:
+    """Input size of a network that takes every image at one size, by the resize that the script knows (R-23)."""
+    if model.run.image_size is None or model.network.encoder.resampling != "antialiased":
+        raise ConfigError(
+            f"{model.run.label} takes images as its authors do, at a size of each image's own",
+            where=str(model.run.folder),
+            hint="export a run that was trained here",
+        )
+    return model.run.image_size
 
 
 def _write(model: RunModel, graphs: TwoGraphs, folder: Path) -> None:
@@ -76,7 +87,7 @@ def _write_config(model: RunModel, graphs: TwoGraphs, folder: Path, name: str, c
         {
             "run": {key: value for key, value in about(model.run, name).items() if key != "folder"},
             "identity": dict(model.run.identity),
-            "image_size": list(model.run.image_size),
+            "image_size": list(_fixed_size(model)),
             "resize": "Pillow's bicubic filter, antialiased, on uint8 RGB; the aspect is not kept",
             "points": "[1, K, 2] float32, x = (u + 0.5) / width; K up to " + str(MOST_POINTS),
             "weights": list(state(graphs.network)),
@@ -89,7 +100,7 @@ def _write_config(model: RunModel, graphs: TwoGraphs, folder: Path, name: str, c
 
 
 def _standalone(model: RunModel, graphs: TwoGraphs, folder: Path, name: str) -> Asked:
-    """What the script of the folder answers, loaded from the folder as somebody else would."""
+    """What the script of the folder answers, loaded from the folder as a user of it does."""
     _write_config(model, graphs, folder, name, [])
     spec = importlib.util.spec_from_file_location("_exported_ask", folder / SCRIPT)
     assert spec is not None

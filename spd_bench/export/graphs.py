@@ -55,7 +55,7 @@ class Stateless(nn.Module):
     def __init__(self, graph: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
         self.names = [f"network.{name}" for name in names]
-        self.hidden = (graph,)  # in a tuple, so that its weights are none of this module's
+        self.hidden = (graph,)  # in a tuple: its weights must not become this module's
 
     def forward(self, weights: list[Tensor], *inputs: Tensor) -> Any:
         """What the graph returns with these weights."""
@@ -67,7 +67,9 @@ class TwoGraphs:
     """The two graphs of a model, with examples of their inputs."""
 
     prepare: PrepareGraph
+    """Image → tensors of its scene."""
     decode: DecodeGraph
+    """Points and tensors of a scene → depth."""
     image_13HW: Tensor
     """A uint8 image at the network's size."""
     xy_1K2: Tensor
