@@ -194,7 +194,7 @@ class Data(Section):
         if self.cache == "disk" and self.augment.always_new:
             raise PydanticCustomError(
                 "cache",
-                "cache: disk stores repeated views, and with augment.views: 0 no training view is repeated",
+                "cache: disk keeps views that come again, and with augment.views: 0 no training view does",
                 {
                     "at": "cache",
                     "hint": "set augment.views, to 4 say, or augment.enabled: false, or keep cache: memory",
