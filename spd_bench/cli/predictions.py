@@ -1,0 +1,153 @@
+"""Commands about predictions: predict, export, and score for those of another program."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import typer.core
+
+from spd_bench.cli.app import app
+from spd_bench.cli.options import (
+    RUNS,
+    AnswerFormat,
+    DataOption,
+    DataOptionOption,
+    DatasetOption,
+    DeviceOption,
+    MapFormat,
+    ProfileOption,
+    RootOption,
+    SetOption,
+    overrides,
+)
+from spd_bench.cli.output import say
+from spd_bench.errors import ConfigError
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Images, videos, or folders of images.", metavar="IMAGE...")],
+    run_: Annotated[
+        str, typer.Option("--run", help="Folder of a run, SUITE/COMPOSITION, SUITE, or SWEEP for its best trial.")
+    ],
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", help="A point in pixels of the image as given; repeatable.", metavar="U,V"),
+    ] = None,
+    grid: Annotated[int | None, typer.Option("--grid", min=1, max=1024, help="N × N points, evenly spread.")] = None,
+    points: Annotated[Path | None, typer.Option("--points", help="CSV file of points, with a header u,v.")] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Image whose pixels other than 0 are asked for.")] = None,
+    dense: Annotated[bool, typer.Option("--dense", help="Every pixel, as a depth map; needs --save.")] = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Folder for a picture of each image, and for depth maps.")
+    ] = None,
+    map_: Annotated[MapFormat, typer.Option("--map", help="Maps as metres (npy) or millimetres (16-bit png).")] = (
+        MapFormat.npy
+    ),
+    format_: Annotated[AnswerFormat, typer.Option("--format", help="Form of the answer.")] = AnswerFormat.table,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the run; default: the lowest.")] = None,
+    runs: RootOption = RUNS,
+    device: DeviceOption = "auto",
+) -> None:
+    """Depth in metres at pixels of your own images, by a trained run.
+
+    A pixel means its centre; 0,0 is the upper left one: spd-bench predict photo.jpg --run v13_ablation/v13 --at 320,240
+    """
+    from spd_bench.predict.answers import as_csv, as_json, caption, notes, table
+    from spd_bench.predict.load import load_run
+    from spd_bench.predict.predict import Saving, predict_all
+    from spd_bench.predict.questions import Questions, parse_point
+    from spd_bench.predict.sources import Sources
+    from spd_bench.run.display import counting
+
+    asked = Questions(tuple(map(parse_point, at or ())), points, grid, mask, dense)
+    if dense and save is None:
+        raise ConfigError("a depth map needs a folder", where="--dense", hint="add --save FOLDER")
+    sources = Sources(images)
+    model = load_run(run_, root=runs, seed=seed, device=device)
+    saving = None if save is None else Saving(save, map_.value)
+    answers = []
+    with counting("predicting") as on_image:
+        for answer in predict_all(model, sources, asked, saving=saving):
+            answers.append(answer)
+            on_image(len(answers), max(len(answers), sources.total))
+    said = [caption(model.run, run_), *(line for answer in answers for line in notes(answer))]
+    if format_ is AnswerFormat.json:
+        typer.echo(as_json(answers, model.run, run_))
+    elif format_ is AnswerFormat.csv:
+        say("\n".join(said))
+        typer.echo(as_csv(answers))
+    else:
+        written = [f"written: {path}" for answer in answers for path in answer.files]
+        typer.echo("\n".join(filter(None, ["\n".join(said), table(answers), *written])))
+
+
+@app.command()
+def export(
+    run_: Annotated[str, typer.Argument(help="Folder of a run, SUITE/COMPOSITION, SUITE, or SWEEP.", metavar="RUN")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; must not be there yet.")],
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="Image to compare on; repeatable. Default: the test images that `run` has left."),
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also as ONNX, tried with its runtimes.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the run; default: the lowest.")] = None,
+    runs: RootOption = RUNS,
+) -> None:
+    """Write a trained run as one folder that needs only PyTorch and NumPy, compared with the run on real images."""
+    from spd_bench.export.folder import example_images, export_run
+    from spd_bench.predict.load import load_run
+
+    model = load_run(run_, root=runs, seed=seed, device="cpu")
+    images = image or example_images(model)
+    if not images:
+        raise ConfigError("no image to compare the export with the run on", where="export", hint="add --image IMAGE")
+    compared = export_run(model, run_, out, images=images, with_onnx=onnx)
+    typer.echo(
+        "\n".join([*(one.line() for one in compared), f"written: {out}", f"try:     python {out}/ask.py IMAGE U,V"])
+    )
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help=".npy or HDF5 stack, folder of maps, or a run's predictions.h5.")],
+    name: Annotated[str, typer.Option("--name", help="What tables call it.")],
+    suite: Annotated[
+        str, typer.Option("--suite", help="Suite whose data, protocol and points apply.")
+    ] = "v13_ablation",
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    data: DataOption = None,
+    dataset: DatasetOption = None,
+    option: DataOptionOption = None,
+    unit: Annotated[str, typer.Option("--unit", help="m, mm, or file units in one metre.")] = "m",
+    quantity: Annotated[str, typer.Option("--quantity", help="depth or disparity.")] = "depth",
+    align: Annotated[
+        str, typer.Option("--align", help="none, lsq_disparity, lsq_depth or median, fitted to the ground truth.")
+    ] = "none",
+    gt_aligned: Annotated[bool, typer.Option("--gt-aligned", help="They were aligned to ground truth before.")] = False,
+    key: Annotated[str | None, typer.Option("--dataset-key", help="Name of the array in an HDF5 file.")] = None,
+    names: Annotated[Path | None, typer.Option("--names", help="Frame names of a stack, one a line.")] = None,
+    runs: RootOption = RUNS,
+) -> None:
+    """Score the predictions of another program as a suite scores its own, and add them to its comparisons."""
+    from spd_bench.external.score import score_predictions, table
+    from spd_bench.run.choose import choose_data
+    from spd_bench.run.display import counting
+    from spd_bench.run.request import Request
+
+    with counting("scoring") as on_image:
+        scored = score_predictions(
+            predictions,
+            suite=choose_data(Request(suite=suite, profile=profile, sets=overrides(set_, dataset, option), data=data)),
+            name=name,
+            root=runs,
+            unit=unit,
+            quantity=quantity,
+            align=align,
+            gt_aligned=gt_aligned,
+            dataset_key=key,
+            names=names,
+            on_image=on_image,
+        )
+    typer.echo(table(scored))
