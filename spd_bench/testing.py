@@ -285,10 +285,12 @@ class TrainedContract(ModuleContract):
 
 
 class BlockExample(NamedTuple):
-    """What a block is fed with: a pyramid and a state in which every field is set."""
+    """The input of a block in its contract tests."""
 
     pyramid: Pyramid
+    """A pyramid."""
     state: QueryState
+    """A state in which every field is set."""
 
 
 class BlockContract(TrainedContract):
@@ -317,7 +319,7 @@ class BlockContract(TrainedContract):
     def test_fits_the_chain(self) -> None:
         """Its slot, its fields and what stands in for it have names that the chain knows."""
         slots = CHAIN[1:]
-        require(self.component.slot in slots, f"slot {self.component.slot!r} is none of {', '.join(slots)}")
+        require(self.component.slot in slots, f"slot {self.component.slot!r} is not one of {', '.join(slots)}")
         for what in ("reads", "writes"):
             unknown = getattr(self.component, what) - FIELDS.keys()
             require(not unknown, f"{what} names {', '.join(sorted(unknown))}; known: {', '.join(FIELDS)}")
@@ -484,10 +486,12 @@ class PatchEncoder(Encoder):
 
 
 class BaselineExample(NamedTuple):
-    """What a model is fed with: images and query points."""
+    """The input of a model in its contract tests."""
 
     image_B3HW: Tensor
+    """Images in [0, 1]."""
     xy_BK2: Tensor
+    """Query points in the unit square."""
 
 
 class BaselineContract(TrainedContract):

@@ -1,1 +1,1 @@
-"""Depth at the points that somebody asks for: a trained run as a model that answers for any image."""
+"""A trained run as a model that returns depth at given points of any image."""

@@ -1,1 +1,1 @@
-"""Scores somebody else's predictions as a suite's own."""
+"""Scores predictions of another program like a suite's own."""

@@ -1,4 +1,4 @@
-"""Dense predictions of somebody else's method, as files: one map per test frame, matched by name where there are names.
+"""Reads dense predictions of another program from files: one map per test frame, matched by name where there are names.
 
     stack.npy       [N, H, W], in the order of the test split, or of a list of names given with it
     stack.h5        one array [N, H, W]; with `frames` [N] beside it, matched by those names

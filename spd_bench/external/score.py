@@ -1,4 +1,4 @@
-"""Somebody else's predictions, scored as a suite's own are: same frames, same query points, same protocol (§8, R-24).
+"""Scores predictions of another program like a suite's own: same frames, same query points, same protocol (§8, R-24).
 
 <root>/external/<name>-<id>/
     predictions.h5      the predictions at the scored points: the record

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 RANGES_M = ((0.0, 2.0), (2.0, 4.0), (4.0, float("inf")))
 """Near, mid and far in metres: [from, to)."""
 EDGE_BAND_PX = 3
-"""A point is near an edge if an edge pixel of the ground truth lies within so many pixels, along rows and columns."""
+"""A point is near an edge if an edge pixel of the ground truth lies within this many pixels, along rows and columns."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,11 @@ class Grid(NamedTuple):
     """The pixels of a frame that a dense rendering queries: every `step`-th, in the middle of its square."""
 
     step: int
+    """Pixels from one column or row of the grid to the next."""
     u_w: NDArray[np.intp]
+    """Columns of the frame."""
     v_h: NDArray[np.intp]
+    """Rows of the frame."""
 
     @classmethod
     def of(cls, height: int, width: int, *, columns: int) -> "Grid":

@@ -140,6 +140,7 @@ class Sampler(Section):
     use: Literal["tpe", "random", "grid", "gp"] = "tpe"
     """tpe: multivariate tree-structured Parzen estimator; gp: Gaussian process; grid: every combination."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the proposals."""
     startup: Count = 10
     """Random trials before tpe and gp begin to learn."""
 
@@ -212,7 +213,9 @@ class Sweep(Section):
     """A validated sweep."""
 
     sweep: Slug
+    """The sweep's name."""
     description: str = ""
+    """One line for people."""
     suite: str
     """Suite, by name or by path from this file's folder, whose base is swept."""
     profile: Slug | None = None
@@ -222,10 +225,13 @@ class Sweep(Section):
     space: Annotated[dict[str, Dimension], Field(min_length=1)]
     """Path in the suite, such as train.lambda_si, routing.r or neck → the values that it may take."""
     sampler: Sampler = Sampler()
+    """How values are proposed."""
     pruner: Pruner = Pruner()
+    """How trials are stopped early."""
     objective: Annotated[tuple[Objective, ...], Field(min_length=1), AfterValidator(unique)]
     """One, or several for a Pareto front."""
     constraints: tuple[Constraint, ...] = ()
+    """Bounds on costs."""
     trials: Count | None = None
     """Trials of all workers together; null: every combination of a grid."""
     timeout: Annotated[float, Field(gt=0)] | None = None

@@ -73,7 +73,7 @@ def terminal(summary: SweepSummary, *, top: int = 10) -> str:
 
     several = len(summary.directions) > 1
     shown = list(summary.best) if several else summary.ranked()[:top]
-    heading = f"front of {len(shown)} trials, none of which another beats in everything" if several else "best trials"
+    heading = f"front of {len(shown)} trials that no other trial beats in every objective" if several else "best trials"
     parts = [caption(summary)]
     if shown:
         table = tabulate([cells(summary, trial) for trial in shown], headers="keys", disable_numparse=True)
