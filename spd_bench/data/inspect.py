@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from spd_bench import registry
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
 from spd_bench.data.preflight import drawn_from, layout_of, open_dataset, refuse_malformed
-from spd_bench.data.reading.images import FARTHEST_M, check_indoor_depth
+from spd_bench.data.reading.frames import FARTHEST_M, check_indoor_depth
 from spd_bench.data.sets.packed import PackedFrames, as_millimetres
 from spd_bench.errors import DataError, SpdError
 from spd_bench.protocol import Protocol

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from spd_bench.api import FrameId
 from spd_bench.data.batches import ScoredImage, ScoredImages
-from spd_bench.data.reading.images import MEDIAN_RANGE_M
+from spd_bench.data.reading.frames import MEDIAN_RANGE_M
 from spd_bench.data.views import Views
 from spd_bench.errors import ConfigError, DataError, did_you_mean
 from spd_bench.external.alignment import FittedAlignment, How, Quantity, is_affine

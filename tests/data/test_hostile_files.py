@@ -30,8 +30,9 @@ from safetensors.torch import save_file
 from spd_bench import cli
 from spd_bench.data.reading import untrusted
 from spd_bench.data.reading.archives import tar_members, zip_members
+from spd_bench.data.reading.frames import read_depth_m
 from spd_bench.data.reading.hdf5 import open_hdf5
-from spd_bench.data.reading.images import read_depth_m, read_rgb
+from spd_bench.data.reading.images import read_rgb
 from spd_bench.data.sets.nyu_mat import read_splits
 from spd_bench.errors import DataError
 from spd_bench.external.files import open_maps

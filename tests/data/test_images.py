@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spd_bench.data.reading.images import check_indoor_depth, read_depth_m, read_frame, read_rgb
+from spd_bench.data.reading.frames import check_indoor_depth, read_depth_m, read_frame
+from spd_bench.data.reading.images import read_rgb
 from spd_bench.errors import DataError
 
 MILLIMETRES_HW = np.array([[0, 500, 1000], [65535, 2500, 3999]], dtype=np.uint16)

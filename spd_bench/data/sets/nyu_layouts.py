@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from spd_bench.api import Frame, FrameId
 from spd_bench.data.reading.archives import Span, file_span, tar_members
-from spd_bench.data.reading.images import check_indoor_depth, read_depth_m, read_rgb
+from spd_bench.data.reading.frames import check_indoor_depth, read_depth_m
+from spd_bench.data.reading.images import read_rgb
 from spd_bench.data.sets.nyu_scenes import is_validation_scene, labelled_frames
 from spd_bench.data.sets.rgbd_layouts import files_below
 from spd_bench.errors import DataError

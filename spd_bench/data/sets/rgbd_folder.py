@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
 from spd_bench.data.randomness import key_digest
-from spd_bench.data.reading.images import read_frame
+from spd_bench.data.reading.frames import read_frame
 from spd_bench.data.sets.rgbd_layouts import Layout, Pair, Recording, files_below, known_layout, recordings
 from spd_bench.errors import DataError
 
