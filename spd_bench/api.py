@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from spd_bench.errors import ConfigError, did_you_mean
+from spd_bench.errors import ConfigError, DataError, did_you_mean
 from spd_bench.fused import products, training
 from spd_bench.geometry import Table
 
@@ -425,6 +425,11 @@ class DepthDataset(Component, ABC):
     truth: str = "raw"
     """Kind of ground truth, checked against the protocol (R-24). raw: a sensor's depth, 0 in holes; filled: holes
     in-painted; rendered: exact."""
+    assumed: str = ""
+    """What is assumed of the files, such as their unit, and the option that says it; "" if nothing is. `describe` says
+    it too, so that it stands above every table."""
+    units_per_metre: float | None = None
+    """File units in one metre, where files hold numbers of some unit: `data inspect` looks at the numbers with it."""
 
     @classmethod
     def missing(cls, config: Any) -> str | None:
@@ -435,6 +440,15 @@ class DepthDataset(Component, ABC):
     def recognise(cls, path: Any) -> bool:
         """Whether a file or folder has this layout (`--data PATH`)."""
         return False
+
+    @classmethod
+    def advise(cls, path: Any) -> str:
+        """How a file or folder that is not recognised could be read all the same, with options; "" for no idea."""
+        return ""
+
+    def complaints(self) -> Sequence[DataError]:
+        """What is wrong with the files as a whole but keeps no frame from being read; for `data inspect`."""
+        return ()
 
     @abstractmethod
     def frames(self, split: str) -> Sequence[FrameId]:

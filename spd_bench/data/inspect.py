@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from spd_bench import registry
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
+from spd_bench.data.plausible import Finding, Plausibility
 from spd_bench.data.preflight import drawn_from, layout_of, open_dataset, refuse_malformed
 from spd_bench.data.reading.frames import FARTHEST_M, check_indoor_depth
 from spd_bench.data.sets.packed import PackedFrames, as_millimetres
@@ -88,6 +89,8 @@ class Inspection:
     protocol: str
     description: str = ""
     digest: str = ""
+    assumed: str = ""
+    """What is assumed of the files, and the option that says it."""
     truth: str = ""
     stand_in: str = ""
     splits: dict[str, Split] = field(default_factory=dict)
@@ -105,6 +108,7 @@ class Inspection:
         facts = {
             "layout": f"{self.dataset} ({self.recognised})",
             "data": self.description,
+            "ASSUMED": self.assumed,
             "stand-in": self.stand_in,
             "truth": self.truth,
             "digest": self.digest,
@@ -193,24 +197,35 @@ def inspect_data(
     except DataError as error:
         problems.add(error, str(path))
         return found(problems=problems.found())
-    seen = _Seen(judged, problems)
+    seen = _Seen(judged, problems, Plausibility(data.units_per_metre, bool(data.assumed), judged.max_m))
     chosen = [(split, frame) for split in SPLITS for frame in _spread_over(frames[split], limit)]
     for done, (split, frame) in enumerate(chosen, start=1):
         seen.add(data, split, frame)
         on_frame(done, len(chosen))
+    for complaint in data.complaints():
+        problems.add(complaint, complaint.where or str(path))
+    findings = seen.plausibility.findings()
+    for finding in findings:
+        if finding.is_problem:
+            problems.add(finding.error, *(finding.places or (str(path),)), count=max(1, len(finding.places)))
     _check_sizes(seen.sizes, problems)
     _check_splits(frames, problems)
     return found(
         description=data.describe(),
         digest=data.digest(),
+        assumed=data.assumed,
         truth=data.truth,
         stand_in=data.stand_in,
         splits={split: seen.summary(split, frames[split]) for split in SPLITS},
         sizes={size: count for size, (count, _) in seen.sizes.items()},
         depth=seen.depth(),
-        notes=(*_split_notes(frames), *_truth_notes(data, judged), *seen.border_notes()),
+        notes=(*_split_notes(frames), *_truth_notes(data, judged), *seen.border_notes(), *_noted(findings)),
         problems=problems.found(),
     )
+
+
+def _noted(findings: Sequence[Finding]) -> list[str]:
+    return [finding.note for finding in findings if not finding.is_problem]
 
 
 def _how_recognised(name: str) -> str:
@@ -253,7 +268,8 @@ class _Problems:
 class _Seen:
     """What one pass over the frames gathers."""
 
-    def __init__(self, protocol: Protocol, problems: _Problems) -> None:
+    def __init__(self, protocol: Protocol, problems: _Problems, plausibility: Plausibility) -> None:
+        self.plausibility = plausibility
         self.sizes: dict[str, tuple[int, list[str]]] = {}
         self._protocol = protocol
         self._problems = problems
@@ -276,6 +292,7 @@ class _Seen:
             return
         self._read[split] += 1
         self._measure(frame, split, place)
+        self.plausibility.add(split, name.frame, name.scene, frame.image_HW3, frame.depth_m_HW)
         for check in (_check_unit, _check_holes, self._check_counted):
             try:
                 check(frame, data, split, place)
@@ -361,7 +378,8 @@ def _check_holes(frame: Frame, data: DepthDataset, split: str, place: str) -> No
     if data.truth == "raw" and (frame.depth_m_HW > 0).all():
         raise DataError(
             "expected raw depth, found no unknown pixel: the map is filled or rendered",
-            hint="use the raw depth, or say in the data set's options what its depth is",
+            hint="use the raw depth; of a folder of your own say --option truth=filled (or rendered, "
+            "for exact depth); if a value means unknown, say --option 'invalid=[0, VALUE]'",
         )
 
 

@@ -5,6 +5,7 @@ command line do not take each other's values away: that is refused (`overrides.r
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from spd_bench import registry
@@ -175,9 +176,18 @@ def recognised(path: Path, *, preferred: str | None = None, where: str, hint: st
         raise DataError(
             f"several data sets have this layout: {', '.join(able)}" if able else "no data set has this layout",
             where=where,
-            hint=f"known layouts: {', '.join(registry.names('dataset'))}; {hint}",
+            hint=f"{_advice(path)}known layouts: {', '.join(registry.names('dataset'))}; {hint}",
         )
     return able[0]
+
+
+def _advice(path: Path) -> str:
+    """What data sets say of a path that none of them recognises, ready to stand before more."""
+    said = []
+    for name in registry.names("dataset"):
+        with suppress(registry.PluginError, AttributeError):  # a class that is no DepthDataset has no advice
+            said.append(registry.load("dataset", name).advise(path))
+    return "".join(f"{text}; " for text in said if text)
 
 
 def _refuse_absent(path: Path, where: str) -> None:

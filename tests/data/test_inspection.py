@@ -319,6 +319,7 @@ def test_borders_are_noted_and_no_problem() -> None:
     assert found.notes[1:] == (
         "2 of 4 images have a white border of 6 to 6 pixels",
         "1 of 4 images have a black border of 8 to 8 pixels",
+        "1 frames repeat the picture of another one of their split",
     )
 
 

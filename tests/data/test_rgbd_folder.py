@@ -118,7 +118,10 @@ def test_plain_folders_sort_numbers_as_numbers(tmp_path: Path) -> None:
         write_color(tmp_path / "rgb" / f"{i}.jpg")
         write_depth(tmp_path / "depth" / f"{i}.png")
     data = dataset(tmp_path)
-    assert "(folders, 1000 units per metre)" in data.describe()
+    assert "(folders, 1000 units per metre ASSUMED, another: --option depth_scale=N, " in data.describe()
+    said = dataset(tmp_path, depth_scale=1000.0)
+    assert (said.assumed, data.assumed != "") == ("", True)
+    assert "(folders, 1000 units per metre, unknown are 0, 65535)" in said.describe()
     assert names(data, "test") == ["17", "18", "19", "20"]
 
 
@@ -142,9 +145,18 @@ def tum(folder: Path, shift: float = 0.011) -> Path:
     return folder
 
 
-def test_tum_is_recognised_by_its_stamps(tmp_path: Path) -> None:
+def test_stamps_in_names_decide_no_unit(tmp_path: Path) -> None:
     data = dataset(tum(tmp_path))
-    assert "(tum, 5000 units per metre)" in data.describe()
+    assert "(folders, 1000 units per metre ASSUMED" in data.describe()
+    assert "paired by nearest time stamps" in data.describe()
+    assert dataset(tmp_path, layout="tum").assumed == ""
+
+
+def test_tum_is_recognised_by_its_lists(tmp_path: Path) -> None:
+    (tum(tmp_path) / "rgb.txt").write_text("# color images")
+    (tmp_path / "depth.txt").write_text("# depth maps")
+    data = dataset(tmp_path)
+    assert "(tum, 5000 units per metre ASSUMED" in data.describe()
     assert names(data, "test") == ["1000.800000", "1000.900000"]
     frame = data.read(data.frames("test")[0])
     assert (frame.image_HW3 == 8).all()
@@ -153,7 +165,7 @@ def test_tum_is_recognised_by_its_stamps(tmp_path: Path) -> None:
 
 def test_tum_associations_win_over_nearness(tmp_path: Path) -> None:
     tum(tmp_path, shift=0.05)
-    with pytest.raises(DataError, match="found none of 0 in train"):
+    with pytest.raises(DataError, match=r"no colour file has a depth file: 10 colour files such as 1000\.000"):
         dataset(tmp_path)  # 0.05 s is too far to pair by nearness
     stamps = [(f"{1000 + i / 10:.6f}", f"{1000 + i / 10 + 0.05:.6f}") for i in range(10)]
     lines = [f"{depth} depth/{depth}.png {color} rgb/{color}.png" for color, depth in stamps]
@@ -197,7 +209,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
 
 def test_wrong_unit_is_named_with_its_option(tmp_path: Path) -> None:
     seven_scenes(tmp_path, 10)
-    with pytest.raises(DataError, match=r"(?s)frame-000000.depth.png.*unit is probably wrong.*set depth_scale"):
+    with pytest.raises(DataError, match=r"(?s)frame-000000.depth.png.*unit is probably wrong.*depth_scale=1000"):
         dataset(tmp_path, depth_scale=1.0)
 
 

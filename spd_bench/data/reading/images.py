@@ -14,6 +14,8 @@ from PIL import Image
 from spd_bench.data.reading.archives import Span
 from spd_bench.errors import DataError
 
+COLOR_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".tif", ".tiff", ".bmp", ".webp"})
+"""Files that may hold colour and are read."""
 RGB_MODES = ("RGB", "RGBA", "P")
 DEPTH_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 LARGEST_SIDE = 8192

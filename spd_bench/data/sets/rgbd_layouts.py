@@ -1,22 +1,28 @@
 """How folders of RGB-D frames are named, and which colour file belongs to which depth file.
 
 A sequence is a folder in which colour files have depth partners. A pattern is a path relative to the sequence:
-`{id}` stands for what names a frame, `*` for a run of characters without dot or slash, such as an extension.
-Colour and depth of one id are one frame; nothing else is paired by guess. TUM's two cameras have clocks of their
-own: there `associations.txt` says what is paired, or else the nearest time stamps are.
+`{id}` stands for what names a frame, `*` for an extension that is read. Colour and depth of one id are one frame, or
+what a list of associations pairs, or, where no id is shared, the nearest time stamps: nothing is paired by guess.
+Names decide no unit: what a layout assumes is said (`RGBDFolder.assumed`).
 """
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from spd_bench.data.reading.depth_files import DEPTH_SUFFIXES
+from spd_bench.data.reading.images import COLOR_SUFFIXES
 from spd_bench.errors import DataError
+
+COLOR_FOLDERS = ("rgb", "RGB", "color", "colour", "Color", "image", "images", "Image", "img")
+DEPTH_FOLDERS = ("depth", "Depth", "depths")
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,11 @@ class Layout:
     color: str
     depth: str
     scale: float
+    truth: str = "raw"
     remark: str = ""
 
 
+FOLDERS = Layout("folders", "<color>/{id}.*", "<depth>/{id}.*", scale=1000)
 LAYOUTS = (
     Layout(
         "seven_scenes",
@@ -38,14 +46,18 @@ LAYOUTS = (
         scale=1000,
         remark="; as published, depth is not registered to colour",
     ),
-    Layout("tum", "rgb/{id}.*", "depth/{id}.*", scale=5000),
-    Layout("folders", "rgb/{id}.*", "depth/{id}.*", scale=1000),
+    Layout("tum", "<color>/{id}.*", "<depth>/{id}.*", scale=5000),
+    Layout("icl_nuim", "<color>/{id}.*", "<depth>/{id}.*", scale=5000, truth="rendered"),
+    FOLDERS,
 )
-"""Known layouts, in the order in which "auto" tries them. TUM's ids are time stamps in seconds."""
+"""Known layouts. TUM is known by its own lists of files (rgb.txt and depth.txt, or associations of time stamps),
+ICL-NUIM by a list of associations between numbered files."""
 
 TUM_STAMP = re.compile(r"\d+\.\d+")
 TUM_LARGEST_GAP_S = 0.02
-TUM_PAIRS = "associations.txt"
+ASSOCIATIONS = ("associations.txt", "association.txt", "associate.txt", "associated.txt", "assoc.txt")
+COPY = re.compile(r"(?P<of>.+?)(?: ?\(\d+\)| - Copy.*| copy(?: \d+)?|[ .]\(?conflict.*|\.sync-conflict-.*)$")
+"""What desktops and sync tools make of a file's name when they copy it."""
 
 
 @dataclass(frozen=True)
@@ -59,55 +71,94 @@ class Pair:
 
 @dataclass(frozen=True)
 class Recording:
-    """One sequence: its folder relative to the root ("" for the root itself), its frames in order, and how many
-    colour and depth files found no partner."""
+    """One sequence: its folder relative to the root ("" for the root itself) and its frames in order."""
 
     folder: str
     pairs: tuple[Pair, ...]
-    lone_color: int
-    lone_depth: int
+    pairing: str
+    """How colour and depth were brought together."""
+    lone_color: tuple[str, ...] = ()
+    """Colour files without a partner."""
+    lone_depth: tuple[str, ...] = ()
+    """Depth files without a partner."""
+
+
+@dataclass
+class Matched:
+    """The files of one kind: sequence folder → id → file, and what was left aside, by extension."""
+
+    files: dict[str, dict[str, str]] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
 
 
 def files_below(root: Path) -> list[str]:
-    """All files below a folder, as sorted POSIX paths relative to it; hidden folders are left out, links followed."""
+    """All files below a folder, as sorted POSIX paths relative to it; hidden ones are left out, links followed."""
     found: list[str] = []
     visited: set[str] = set()
     for folder, below, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        below[:] = [] if real in visited else [name for name in below if not name.startswith(".")]
+        below[:] = [] if real in visited else [name for name in below if not name.startswith((".", "__MACOSX"))]
         if real not in visited:
-            found += [Path(folder, name).relative_to(root).as_posix() for name in names]
+            prefix = Path(folder).relative_to(root).as_posix()
+            found += [name if prefix == "." else f"{prefix}/{name}" for name in names if not name.startswith(".")]
         visited.add(real)
     return sorted(found)
 
 
 def known_layout(files: Iterable[str], name: str) -> Layout | None:
-    """The layout of this name, or the first known one for "auto", if it fits: some files match both patterns."""
-    files = list(files)
-    return next((layout for layout in LAYOUTS if name in ("auto", layout.name) and _fits(layout, files)), None)
+    """The layout of this name, or for "auto" the one that the files show, if some files match both patterns.
 
-
-def recordings(root: Path, files: Iterable[str], layout: Layout) -> list[Recording]:
-    """Every sequence among `files`, by folder.
-
-    Raises:
-        DataError: two files claim one id, or a line of associations.txt names no pair of files.
+    Raises DataError for "auto" where sequences have layouts of several units.
     """
     files = list(files)
-    colors, depths = (_by_sequence(pattern, files, root) for pattern in (layout.color, layout.depth))
+    for layout in LAYOUTS:
+        if (name == layout.name or (name == "auto" and layout.name == "seven_scenes")) and _fits(layout, files):
+            return layout
+    if name != "auto" or not _fits(FOLDERS, files):
+        return None
+    shown = {folder: _shown(folder, ids, files) for folder, ids in _sequences(files).items()}
+    kinds = sorted(set(shown.values()))
+    if len(kinds) > 1:
+        examples = ", ".join(f"{next(f for f, k in shown.items() if k == kind) or '.'} ({kind})" for kind in kinds)
+        raise DataError(
+            f"expected sequences of one layout, found {examples}: their units differ",
+            hint="use each kind on its own, or say --option layout=folders and --option depth_scale=UNITS_PER_METRE",
+        )
+    return next(layout for layout in LAYOUTS if layout.name == kinds[0])
+
+
+def recordings(root: Path, files: Iterable[str], layout: Layout) -> tuple[list[Recording], Counter[str]]:
+    """Every sequence among `files`, by folder; and how many files beside frames were left aside, by extension.
+
+    Raises:
+        DataError: two files claim one id, or a line of a list of associations names no pair of files.
+    """
+    files = list(files)
+    colors = _by_sequence(layout.color, files, root, COLOR_SUFFIXES)
+    depths = _by_sequence(layout.depth, files, root, DEPTH_SUFFIXES)
     found = []
-    for folder in sorted(colors.keys() | depths.keys()):
-        color, depth = colors.get(folder, {}), depths.get(folder, {})
-        listing = root / folder / TUM_PAIRS
-        if layout.name != "tum":
-            partners = {id: id for id in color.keys() & depth.keys()}
-        elif listing.is_file():
-            partners = _associated(listing, color, depth, folder)
-        else:
-            partners = nearest_stamps(list(color), list(depth))
+    for folder in sorted(colors.files.keys() | depths.files.keys()):
+        color, depth = colors.files.get(folder, {}), depths.files.get(folder, {})
+        partners, pairing = _partners(root / folder, color, depth, folder, layout)
         pairs = tuple(Pair(id, color[id], depth[partners[id]]) for id in sorted(partners, key=natural))
-        found.append(Recording(folder, pairs, len(color) - len(pairs), len(depth) - len(pairs)))
-    return found
+        paired = {pair.color for pair in pairs} | {pair.depth for pair in pairs}
+        lone = [tuple(sorted(set(kind.values()) - paired)) for kind in (color, depth)]
+        found.append(Recording(folder, pairs, pairing, *lone))
+    return found, colors.ignored + depths.ignored
+
+
+def _partners(
+    folder: Path, color: Mapping[str, str], depth: Mapping[str, str], name: str, layout: Layout
+) -> tuple[dict[str, str], str]:
+    """Colour id → depth id of one sequence, and how they were found."""
+    listing = next((folder / file for file in ASSOCIATIONS if (folder / file).is_file()), None)
+    if listing is not None and "<" in layout.color:
+        return _associated(listing, color, depth, name), listing.name
+    same = color.keys() & depth.keys()
+    stamps = all(map(TUM_STAMP.fullmatch, [*color, *depth]))
+    if stamps and (layout.name == "tum" or not same):
+        return nearest_stamps(list(color), list(depth)), "nearest time stamps"
+    return {id: id for id in same}, "equal ids"
 
 
 def nearest_stamps(colors: list[str], depths: list[str]) -> dict[str, str]:
@@ -133,21 +184,54 @@ def _nearest(query_s: npt.NDArray[np.float64], sorted_s: npt.NDArray[np.float64]
 
 
 def _fits(layout: Layout, files: list[str]) -> bool:
-    ids = [[match["id"] for match in _matches(pattern, files)] for pattern in (layout.color, layout.depth)]
-    return all(ids) and (layout.name != "tum" or all(map(TUM_STAMP.fullmatch, ids[0] + ids[1])))
+    kinds = ((layout.color, COLOR_SUFFIXES), (layout.depth, DEPTH_SUFFIXES))
+    return all(any(_is_read(match[0], suffixes) for match in matches(pattern, files)) for pattern, suffixes in kinds)
 
 
-def _matches(pattern: str, files: Iterable[str]) -> list[re.Match[str]]:
+def _sequences(files: list[str]) -> dict[str, list[str]]:
+    """Folder → ids of the colour files in it, for sequences that have depth files too."""
+    depth = {match["folder"] or "" for match in matches(FOLDERS.depth, files) if _is_read(match[0], DEPTH_SUFFIXES)}
+    found: dict[str, list[str]] = {}
+    for match in matches(FOLDERS.color, files):
+        if (match["folder"] or "") in depth and _is_read(match[0], COLOR_SUFFIXES):
+            found.setdefault(match["folder"] or "", []).append(match["id"])
+    return found
+
+
+def _shown(folder: str, ids: list[str], files: list[str]) -> str:
+    """Name of the layout that the lists beside a sequence's folders show."""
+    beside = {PurePosixPath(name).name for name in files if PurePosixPath(name).parent.as_posix() == (folder or ".")}
+    stamps = all(map(TUM_STAMP.fullmatch, ids))
+    if stamps and ({"rgb.txt", "depth.txt"} <= beside or beside & set(ASSOCIATIONS)):
+        return "tum"
+    return "icl_nuim" if beside & set(ASSOCIATIONS) and not stamps else "folders"
+
+
+def matches(pattern: str, files: Iterable[str]) -> list[re.Match[str]]:
+    """The files that a pattern fits, with groups `folder` (the sequence) and `id`."""
     body = re.escape(pattern).replace(r"\{id\}", "(?P<id>[^/]+)").replace(r"\*", "[^./]*")
+    for mark, names in (("<color>", COLOR_FOLDERS), ("<depth>", DEPTH_FOLDERS)):
+        body = body.replace(mark, f"(?:{'|'.join(names)})")
     expression = re.compile(rf"(?:(?P<folder>.+)/)?{body}")
     return [match for match in map(expression.fullmatch, files) if match]
 
 
-def _by_sequence(pattern: str, files: Iterable[str], root: Path) -> dict[str, dict[str, str]]:
-    """Sequence folder → id → file."""
-    found: dict[str, dict[str, str]] = {}
-    for match in _matches(pattern, files):
-        sequence = found.setdefault(match["folder"] or "", {})
+def _is_read(file: str, suffixes: Iterable[str]) -> bool:
+    return PurePosixPath(file).suffix.lower() in suffixes
+
+
+def _by_sequence(pattern: str, files: Iterable[str], root: Path, suffixes: frozenset[str]) -> Matched:
+    """The files that a pattern fits; where it leaves the extension open, those with one that is read."""
+    found = Matched()
+    every = matches(pattern, files)
+    ids = {(match["folder"] or "", match["id"]) for match in every}
+    for match in every:
+        copied = COPY.fullmatch(match["id"])
+        copy = copied is not None and ((match["folder"] or "", copied["of"]) in ids)
+        if copy or (pattern.endswith(".*") and not _is_read(match[0], suffixes)):
+            found.ignored["copies" if copy else PurePosixPath(match[0]).suffix.lower() or "no extension"] += 1
+            continue
+        sequence = found.files.setdefault(match["folder"] or "", {})
         if sequence.setdefault(match["id"], match[0]) != match[0]:
             raise DataError(
                 f"frame {match['id']} has two files: {sequence[match['id']]} and {match[0]}",
@@ -171,7 +255,7 @@ def _associated(path: Path, color: Mapping[str, str], depth: Mapping[str, str], 
             raise DataError(
                 f"expected `stamp rgb/FILE stamp depth/FILE` with files of this sequence, found {line!r}",
                 where=f"{path}:{number}",
-                hint="write the list again, or remove it to pair by nearest time stamps",
+                hint="write the list again, or remove it to pair by equal names or nearest time stamps",
             )
         partners[id] = partner
     return partners

@@ -1,0 +1,225 @@
+"""Whether depth looks like rooms in the unit that it is read in, and whether the pictures are different ones.
+
+A unit that nobody said is assumed, and what does not fit it is then a problem; where the user said the unit, most of
+it is a note, since some scenes are unusual. Numbers are those of every 16th known pixel.
+
+Letters: H W rows and columns, N known pixels that are looked at.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from statistics import median_low
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spd_bench.api import SPLITS
+from spd_bench.data.reading.frames import smoother_swapped
+from spd_bench.errors import DataError
+
+EVERY = 16
+ROOM_M = (0.5, 7.0)
+"""Between these lies the median depth of a data set of rooms."""
+FAR_SHARE, FAR_NOTE = 0.1, 0.01
+"""Shares of known pixels beyond the protocol's bound from which on it is a problem, and a note."""
+SEQUENCES_APART = 3.0
+"""Factor between the median depth of a sequence and that of all, from which on it is taken for another unit."""
+LEAST_DISTINCT = 50
+"""Different values that a common factor must be seen in: a wall at one distance has them all alike."""
+MOST_SHARE = 0.98
+CONSTANT_SHARE = 0.01
+"""Share of a frame's known pixels with its largest value from which on that value may mean unknown."""
+FACTORS = {
+    5: "as 5000 units per metre make of millimetres",
+    8: "as the rotated bits of SUN RGB-D have them (read with --dataset sun_rgbd)",
+    257: "as 8-bit values stretched to 16 bits have them",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about all frames: an error to show as a problem, or a note, with places."""
+
+    error: DataError
+    is_problem: bool
+    places: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """The same in one line."""
+        places = f" ({', '.join(self.places)})" if self.places else ""
+        return f"{self.error.message}{places}"
+
+
+@dataclass
+class Plausibility:
+    """Gathers what one pass over the frames shows, frame by frame, and says what it amounts to."""
+
+    units_per_metre: float | None
+    assumed: bool
+    """Whether the unit is assumed, so that everything that speaks against it is a problem."""
+    max_m: float
+    """Depth beyond which the protocol counts no pixel."""
+    _medians_m: dict[str, list[float]] = field(default_factory=dict)
+    _far: int = 0
+    _looked_at: int = 0
+    _values: Counter[str] = field(default_factory=Counter)
+    _factor: int = 0
+    _constants: Counter[int] = field(default_factory=Counter)
+    _constant_pixels: Counter[int] = field(default_factory=Counter)
+    _distinct: set[int] = field(default_factory=set)
+    _swapped: int = 0
+    _frames: int = 0
+    _pictures: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def add(self, split: str, name: str, scene: str, image_HW3: NDArray[np.uint8], depth_m_HW: NDArray[Any]) -> None:
+        """Looks at one frame."""
+        self._frames += 1
+        self._add_picture(split, name, image_HW3)
+        known_m_N = depth_m_HW.ravel()[::EVERY]
+        known_m_N = known_m_N[known_m_N > 0]
+        if not known_m_N.size:
+            return
+        self._looked_at += known_m_N.size
+        self._far += int(np.count_nonzero(known_m_N >= self.max_m))
+        self._medians_m.setdefault(scene, []).append(float(np.median(known_m_N)))
+        if self.units_per_metre is not None:
+            self._add_values(known_m_N, depth_m_HW)
+
+    def findings(self) -> list[Finding]:
+        """What there is to say, problems and notes."""
+        if not self._medians_m:
+            return self._same_pictures()
+        return [
+            *self._far_away(),
+            *self._median(),
+            *self._common_factor(),
+            *self._constant(),
+            *self._exchanged_bytes(),
+            *self._other_sequences(),
+            *self._same_pictures(),
+        ]
+
+    # ---------------------------------------------------------------------------------------------- gathering
+
+    def _add_picture(self, split: str, name: str, image_HW3: NDArray[np.uint8]) -> None:
+        first = image_HW3[0, 0]
+        if (image_HW3[::8, ::8] == first).all() and (image_HW3 == first).all():
+            return  # one colour shows nothing that could be known again
+        digest = hashlib.blake2b(np.ascontiguousarray(image_HW3).data, digest_size=16).digest()
+        self._pictures.setdefault(digest, []).append((split, name))
+
+    def _add_values(self, known_m_N: NDArray[Any], depth_m_HW: NDArray[Any]) -> None:
+        assert self.units_per_metre is not None
+        units_N = known_m_N.astype(np.float64) * self.units_per_metre
+        values_N = np.rint(units_N).astype(np.int64)
+        if np.abs(units_N - values_N).max() > 0.05:
+            self._values["others"] += 1
+            return
+        self._values["pixels"] += values_N.size
+        largest = int(values_N.max())
+        if (count := int(np.count_nonzero(values_N == largest))) > CONSTANT_SHARE * values_N.size:
+            self._constants[largest] += 1
+            self._constant_pixels[largest] += count
+        for factor in FACTORS:
+            self._values[f"of {factor}"] += int(np.count_nonzero(values_N % factor == 0))
+        self._factor = int(np.gcd.reduce(np.append(values_N, self._factor)))
+        if len(self._distinct) < LEAST_DISTINCT:
+            self._distinct.update(np.unique(values_N).tolist())
+        if values_N.max() < 2**16:
+            self._swapped += smoother_swapped(np.rint(depth_m_HW[::32] * self.units_per_metre).astype(np.uint16))
+
+    # ------------------------------------------------------------------------------------------------- judging
+
+    def _finding(self, message: str, hint: str, *, problem: bool, places: tuple[str, ...] = ()) -> Finding:
+        said = "the unit is assumed" if self.assumed else "the unit was given"
+        return Finding(DataError(f"{message}; {said}", hint=hint), problem, places)
+
+    def _far_away(self) -> list[Finding]:
+        share = self._far / self._looked_at
+        if share < FAR_NOTE:
+            return []
+        message = f"{share:.1%} of the known pixels lie beyond the protocol's {self.max_m:g} m and are not scored"
+        hint = self._unit_hint()
+        return [self._finding(message, hint, problem=share > (FAR_SHARE if self.assumed else 0.5))]
+
+    def _median(self) -> list[Finding]:
+        median_m = self._median_m()
+        if ROOM_M[0] <= median_m <= ROOM_M[1]:
+            return []
+        message = f"the median depth is {median_m:.3f} m, which is not that of rooms ({ROOM_M[0]:g} to {ROOM_M[1]:g} m)"
+        return [self._finding(message, self._unit_hint(), problem=self.assumed)]
+
+    def _common_factor(self) -> list[Finding]:
+        pixels = self._values["pixels"]
+        if self._values["others"] or not pixels or len(self._distinct) < LEAST_DISTINCT:
+            return []
+        shares = {factor: self._values[f"of {factor}"] / pixels for factor in FACTORS}
+        most = max(shares, key=lambda factor: (shares[factor], factor))
+        factor = self._factor if self._factor > 1 else most if shares[most] > MOST_SHARE else 1
+        if factor == 1 or self.units_per_metre == 1000 * factor:  # millimetres, stored as the unit says
+            return []
+        known = next((FACTORS[f] for f in sorted(FACTORS, reverse=True) if factor % f == 0), "as no sensor gives them")
+        message = f"the stored values are multiples of {factor}, {known}"
+        return [self._finding(message, self._unit_hint(factor), problem=self.assumed)]
+
+    def _constant(self) -> list[Finding]:
+        """A largest value that most frames have at many pixels, as what means unknown has."""
+        value, frames = next(iter(self._constants.most_common(1)), (0, 0))
+        if 2 * frames <= self._frames or self.units_per_metre is None or len(self._distinct) < LEAST_DISTINCT:
+            return []
+        share = self._constant_pixels[value] / self._values["pixels"]
+        at_m = value / self.units_per_metre
+        message = f"the largest value, {value} ({at_m:.3f} m), stands at {share:.1%} of the known pixels"
+        hint = f"if it means unknown, add it to the values that do: --option 'invalid=[0, 65535, {value}]'"
+        return [Finding(DataError(message, hint=hint), at_m >= self.max_m)]
+
+    def _exchanged_bytes(self) -> list[Finding]:
+        if 2 * self._swapped <= self._frames:
+            return []
+        message = f"in {self._swapped} of {self._frames} frames the stored values are smooth only with bytes exchanged"
+        return [Finding(DataError(message, hint="write the depth again in the byte order of its format"), True)]
+
+    def _other_sequences(self) -> list[Finding]:
+        medians = {scene: float(np.median(values)) for scene, values in self._medians_m.items()}
+        middle = median_low(medians.values())
+        apart = {s: m for s, m in medians.items() if not 1 / SEQUENCES_APART < m / middle < SEQUENCES_APART}
+        if not apart:
+            return []
+        places = tuple(f"{scene}: median {median:.3f} m" for scene, median in list(apart.items())[:5])
+        message = f"{len(apart)} of {len(medians)} scenes have a median depth far from the others' {middle:.3f} m"
+        hint = "if their files have another unit, keep them in a data set of their own, with its --option depth_scale=N"
+        return [self._finding(message, hint, problem=self.assumed, places=places)]
+
+    def _same_pictures(self) -> list[Finding]:
+        across = [each for each in self._pictures.values() if len({split for split, _ in each}) > 1]
+        within = sum(len(each) - 1 for each in self._pictures.values()) - sum(len(each) - 1 for each in across)
+        found = []
+        if across:
+            firsts = [dict(reversed(each)) for each in across[:5]]
+            places = tuple(" and ".join(f"{s} frame {first[s]}" for s in SPLITS if s in first) for first in firsts)
+            message = f"{len(across)} pictures are in two splits: what is scored was trained on"
+            hint = "keep one frame of each picture, or take the copies for one split"
+            found.append(Finding(DataError(message, hint=hint), True, places))
+        if within:
+            found.append(Finding(DataError(f"{within} frames repeat the picture of another one of their split"), False))
+        return found
+
+    def _median_m(self) -> float:
+        return float(np.median([median for each in self._medians_m.values() for median in each]))
+
+    def _unit_hint(self, factor: int = 1) -> str:
+        if self.units_per_metre is None:
+            return "check the data, or use another protocol"
+        units = self._median_m() * self.units_per_metre
+        likely = [unit for unit in (1, 256, 1000, 4000, 5000, 6553.5) if 1.0 <= units / unit <= 4.5]
+        if factor > 1 and self.units_per_metre * factor not in likely:
+            likely.append(self.units_per_metre * factor)
+        others = [unit for unit in likely if unit != self.units_per_metre]
+        named = " or ".join(f"{unit:g} (median {units / unit:.2f} m)" for unit in others) or "that of the files"
+        return (
+            f"say the number of file units in one metre, --option depth_scale=N: {named}; "
+            f"--option depth_scale={self.units_per_metre:g} if it is as assumed"
+        )
