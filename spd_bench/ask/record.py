@@ -7,9 +7,10 @@ from typing import Any
 
 from spd_bench.errors import ConfigError, StateError
 from spd_bench.store import records
+from spd_bench.store.run_root import RUN, TRAINED, RunRecord, TrainedRecord
 from spd_bench.suite.identity import FORMAT
 
-RUN, DONE, CHECKPOINT = "run.json", "done.json", "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def read_run(folder: Path) -> TrainedRun:
     """
     if not (folder / RUN).is_file():
         raise ConfigError("holds no run.json", where=str(folder), hint="name a folder below runs/trained, or SUITE/ROW")
-    record = records.read_record(folder / RUN)
-    if not (folder / DONE).is_file():
+    record = records.read(folder / RUN, RunRecord)
+    if not (folder / TRAINED).is_file():
         raise StateError(
             "this training is not finished", where=str(folder), hint="give the command that started it again"
         )
@@ -77,11 +78,10 @@ def read_run(folder: Path) -> TrainedRun:
 
 def checkpoint_digest(run: TrainedRun) -> str | None:
     """The SHA-256 of the checkpoint that the finished training wrote; None where an earlier version recorded none."""
-    digest: str | None = records.read_record(run.folder / DONE).get(records.VOUCHED, {}).get(CHECKPOINT)
-    return digest
+    return records.read(run.folder / TRAINED, TrainedRecord).get("files", {}).get(CHECKPOINT)
 
 
-def _typed(folder: Path, record: Mapping[str, Any]) -> TrainedRun:
+def _typed(folder: Path, record: RunRecord) -> TrainedRun:
     identity = record["identity"]
     if identity["format"] != FORMAT:
         raise StateError(

@@ -3,10 +3,10 @@
 from contextlib import suppress
 from pathlib import Path
 
-from spd_bench.ask.record import CHECKPOINT, RUN
+from spd_bench.ask.record import CHECKPOINT
 from spd_bench.errors import ConfigError
 from spd_bench.report.sources import rows_of
-from spd_bench.store.run_root import SuiteRow
+from spd_bench.store.run_root import RUN, SuiteRow
 
 FORMS = "a folder of a run, SUITE/COMPOSITION, SUITE for its base, or SWEEP for its best trial"
 

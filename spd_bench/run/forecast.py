@@ -8,7 +8,7 @@ the same encoder and data. What only a first run does, such as encoding views th
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -17,6 +17,7 @@ from spd_bench.run.provenance import device_label
 from spd_bench.run.runner import Runner
 from spd_bench.store import records
 from spd_bench.store.records import canonical
+from spd_bench.store.run_root import TRAINED, Identity, RunRecord, ScoresRecord, TrainedRecord
 
 UNKNOWN = "unknown (no run here yet; the first one tells)"
 SIZES = {"train": "batch size or queries", "test": "K"}
@@ -101,7 +102,7 @@ class Forecast:
 
 def _paces(path: Path, device: str) -> Iterator[_Pace]:
     """The paces of the run whose run.json is at `path`, if it is finished and was made on this kind of device."""
-    run, log = records.found_record(path), records.found_record(path.with_name("done.json"))
+    run, log = records.find(path, RunRecord), records.find(path.with_name(TRAINED), TrainedRecord)
     if run is None or log is None or run.get("device", device) != device:
         return
     identity = run["identity"]
@@ -110,21 +111,21 @@ def _paces(path: Path, device: str) -> Iterator[_Pace]:
         images = int(log["rows"][-1][0]) * int(identity["train"]["batch_size"])
         yield _Pace("train", *of, _batch(identity), float(log["seconds"]) / images)
     for scores in sorted(path.parent.glob("eval-*/scores.json")):
-        record = records.found_record(scores)
+        record = records.find(scores, ScoresRecord)
         if record is not None and "seconds" in record:  # earlier versions wrote no seconds
             yield _Pace("test", *of, _points(record["identity"]), float(record["seconds"]) / int(record["images"]))
 
 
-def _setting(identity: Any) -> str:
+def _setting(identity: Identity) -> str:
     """What changes the time of one model's step beside the numbers of images and points."""
     return canonical([identity["encoder"], identity["data"], identity["train"]["precision"]])
 
 
-def _batch(identity: Any) -> str:
+def _batch(identity: Identity) -> str:
     return canonical([identity["train"]["batch_size"], identity["train"]["queries"]])
 
 
-def _points(eval_identity: Any) -> str:
+def _points(eval_identity: Identity) -> str:
     return canonical([eval_identity["k"], eval_identity["k1_draws"]])
 
 

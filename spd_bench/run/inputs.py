@@ -72,7 +72,7 @@ class Inputs:
         demands = {"queries": queries, "max_k": max(*suite.eval.k, VALIDATION_QUERIES)}
         seen = records.sha256([experiment.data.digest(), experiment.protocol.identity(), demands])
         mark = self.root / CHECKED / f"{seen[:16]}.json"
-        if records.found_record(mark) is None:
+        if records.find(mark, CheckedRecord) is None:
             check_frames(experiment.data, experiment.protocol, **demands, on_frame=callback.on_frame)
             records.write_record(
                 mark, CheckedRecord(dataset=experiment.data.describe(), queries=queries, max_k=demands["max_k"])

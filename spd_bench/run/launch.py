@@ -9,6 +9,7 @@ from spd_bench.process.locks import Holder, holder, suite_lock
 from spd_bench.process.supervise import Limits, made, supervised
 from spd_bench.run.request import Finished, Request
 from spd_bench.store import records
+from spd_bench.store.run_root import SUITES, SuiteRecord
 
 
 def launch_suite(
@@ -45,7 +46,7 @@ def launch_suite(
             # the record of a leader that ended in good order is gone: one that is still there leads or has died
             died = holder(root, name) == leader
             with contextlib.suppress(BusyError), suite_lock(root, name, command=command, session=leader.session) as me:
-                last = records.found_record(root / "suites" / f"{name}.json")
+                last = records.find(root / SUITES / f"{name}.json", SuiteRecord)
                 if died or last is None or last.get("unfinished"):
                     return work(me, leads=True)
             return ended

@@ -64,13 +64,13 @@ def runner(suite: Path, *sets: str) -> Runner:
 
 
 def finished(run: Runner, job: Job, *, train_s: float, test_s: float | None, **about: Any) -> None:
-    """The records of a job that took so many seconds."""
+    """The records of a job that took this many seconds."""
     folder = run.folder(job).path
-    record: Mapping[str, Any] = {"identity": job.train_identity, "device": HERE} | about
+    record: Mapping[str, Any] = {"identity": job.train_identity, "trainable_parameters": 1, "device": HERE} | about
     records.write_record(folder / "run.json", record)
     records.write_record(folder / "done.json", {"rows": [[run.inputs.optimisation(job).steps, {}]], "seconds": train_s})
     if test_s is not None:
-        scores = {"identity": job.eval_identity, "images": 4, "seconds": test_s}
+        scores = {"identity": job.eval_identity, "images": 4, "seconds": test_s, "scores": {}}
         records.write_record(folder / f"eval-{job.eval_id[:10]}" / "scores.json", scores)
 
 
