@@ -1,6 +1,7 @@
-"""The checks, each in an environment of its own. `nox` runs `tests`; `nox -s NAME` runs one of the others."""
+"""The checks, each in an environment of its own. `nox` runs `tests` and `extras`; `nox -s NAME` runs one session."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,14 +9,22 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["tests"]
+nox.options.sessions = ["tests", "extras"]
 
 WITHIN = ("--constraint", "constraints.txt")
 RELIABILITY = (
     *("durable", "faults", "power_loss", "damage", "mutants", "train", "long_runs"),
-    *("no_silent_number", "supervision", "signals", "locks", "sweep_stops"),
+    *("no_silent_number", "supervision", "signals", "locks", "sweep_stops", "sweep_workers", "fused"),
 )
-"""Tests that SPD_BENCH_RELIABILITY=1 makes exhaustive."""
+"""Tests of which the default run takes a small share and SPD_BENCH_RELIABILITY=1 everything."""
+
+
+EXTRAS = (
+    "tests/components/test_encoder_backends.py",
+    "tests/predict/test_predict.py",
+    "tests/sweep/test_sweep_workers.py",
+)
+"""Where the tests with the mark `extra` are: pytest need not read the others."""
 
 
 @nox.session
@@ -31,8 +40,34 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def extras(session: nox.Session) -> None:
+    """The tests that need an extra: OpenVINO, videos, and sweeps on a real PostgreSQL server where there can be one."""
+    session.install("--editable", ".[openvino,postgres,video]", "pytest", "pytest-timeout", *WITHIN)
+    lacking = _install_postgresql(session)
+    # -rs lists what was skipped and why
+    session.run("pytest", "-rs", "-m", "extra", *EXTRAS, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    if lacking:
+        session.warn(f"sweeps on PostgreSQL were not tested: {lacking}")
+
+
+def _install_postgresql(session: nox.Session) -> str:
+    """Installs Debian's PostgreSQL server if there is none; returns why it cannot, or ""."""
+    if shutil.which("initdb") or any(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        return ""
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        return "no server is installed, and only root can install one with apt-get"
+    apt = ("apt-get", "-qq", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30")
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    session.run(*apt, "update", external=True, success_codes=range(256))
+    package = ("install", "--yes", "--no-install-recommends", "postgresql")
+    session.run(*apt, *package, env=quiet, external=True, success_codes=range(256))
+    found = any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return "" if found else "apt-get could not install the package postgresql"
+
+
+@nox.session
 def reliability(session: nox.Session) -> None:
-    """Every fault at every operation, every planted defect and 200 kills of the command: an hour."""
+    """Every fault at every operation, every planted defect, 200 kills of the command, sweeps that lose workers."""
     session.install("--editable", ".[dev]", *WITHIN)
     files = [str(next(Path("tests").rglob(f"test_{name}.py"))) for name in RELIABILITY]
     session.run("pytest", "-rA", *files, *session.posargs, env={"SPD_BENCH_RELIABILITY": "1"})
@@ -74,12 +109,13 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """The decoder's speed and memory as ratios, against benchmarks/reference.json; for an idle machine."""
+    """The decoder's speed and memory, refusals and small calls as ratios with limits; for an idle machine."""
     session.install("--editable", ".", *WITHIN)
     out = Path(session.create_tmp()).resolve() / "benchmarks.json"
     session.run(
         "python", "benchmarks/bench.py", "--out", str(out), "--check", "benchmarks/reference.json", *session.posargs
     )
+    session.run("python", "benchmarks/refusals.py", "--check")
 
 
 def _empty_folder(session: nox.Session) -> Path:

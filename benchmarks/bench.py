@@ -2,11 +2,11 @@
 
     python benchmarks/bench.py --out found.json --check benchmarks/reference.json
 
-Everything is measured in one pinned process, interleaved (spd_bench/timing.py), with initial weights of DAv2-S's size.
+All is measured in one pinned process, interleaved (spd_bench/cost/timing.py), with random weights of DAv2-S's size.
 A figure counts as worse if it is by more than `--tolerance` on the wrong side of the reference. Ratios to the literal
 transcription depend on the machine less than milliseconds, which are recorded and never checked: between two processors
-they differed by a sixth from 64 points on, but by three quarters at one point. A reference of the same kind of machine
-decides; of another one it says so.
+they differed by a sixth from 64 points on, but by three quarters at one point. A reference of another kind
+of machine is named in the output.
 """
 
 import json
@@ -58,7 +58,7 @@ def figures(profile: Profile) -> dict[str, Figure]:
 
 
 def recorded(profile: Profile) -> dict[str, float]:
-    """What depends on the machine: shares of the dense head's time, and milliseconds."""
+    """Returns what depends on the machine: shares of the dense head's time, and milliseconds."""
     base = profile.base
     found = {"ms, encode": 1e3 * profile.encode.spread.median, "ms, prepare": 1e3 * base.prepare.spread.median}
     for k in profile.ks:
@@ -70,7 +70,7 @@ def recorded(profile: Profile) -> dict[str, float]:
 
 
 def cache_read_s(image_size: tuple[int, int]) -> float:
-    """Median seconds of reading one view's features from a shard of the cache, as float32 (warm)."""
+    """Returns the median seconds of reading one view's features from a warm shard of the cache, as float32."""
     rows, columns = (side // 14 for side in image_size)
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(VIEWS, rows, columns, 384, generator=generator).half().numpy() for _ in range(4)]
@@ -89,7 +89,7 @@ def cache_read_s(image_size: tuple[int, int]) -> float:
 
 
 def worse(found: dict[str, Figure], reference: dict[str, float], tolerance: float) -> list[str]:
-    """Figures beyond the tolerance on the wrong side, one line each; one that the reference lacks is new, not worse."""
+    """Returns a line for each figure beyond the tolerance on the wrong side; one without a reference is new."""
     lines = []
     for name, figure in found.items():
         if name in reference:
@@ -100,7 +100,7 @@ def worse(found: dict[str, Figure], reference: dict[str, float], tolerance: floa
 
 
 def of_another_machine(settings: Sequence[str], reference: Mapping[str, Any]) -> str:
-    """A line that says so where the reference was measured elsewhere, else nothing."""
+    """Returns a note if the reference was measured on another machine, else ""."""
     here, there = (lines[0].split(", load")[0] for lines in (settings, reference["settings"]))
     return "" if here == there else f"the reference is of another machine, where ratios may be others. {there}"
 
@@ -113,7 +113,7 @@ def main(
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="K up to 256 only.")] = False,
 ) -> None:
-    """Measure, record, compare."""
+    """Measures, records and compares."""
     if not timing.is_pinned(threads):
         raise typer.Exit(timing.run_pinned(sys.orig_argv, threads))
     suite = load_suite("v13_ablation")
@@ -128,7 +128,7 @@ def main(
             on_call=on_call,
         )
     found, read_s = figures(profile), cache_read_s(suite.data.image_size)
-    told: dict[str, Any] = {
+    record: dict[str, Any] = {
         "settings": profile.settings.lines(),
         "stand_ins": list(profile.stand_ins),
         "versions": dict(profile.versions),
@@ -137,14 +137,14 @@ def main(
         "recorded": recorded(profile)
         | {"ms, read of a cached view": 1e3 * read_s, "encode / read": profile.encode.spread.median / read_s},
     }
-    text = json.dumps(told, indent=1, ensure_ascii=False)
+    text = json.dumps(record, indent=1, ensure_ascii=False)
     typer.echo(text)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
     if check is not None:
         reference = json.loads(check.read_text(encoding="utf-8"))
         lines = worse(found, reference["checked"], tolerance)
-        if note := of_another_machine(told["settings"], reference):
+        if note := of_another_machine(record["settings"], reference):
             typer.echo(note)
         typer.echo("\n".join(["worse than the reference:", *lines]) if lines else f"nothing is worse than in {check}")
         if lines:

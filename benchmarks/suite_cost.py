@@ -46,7 +46,7 @@ fallback: null
 
 
 def suite_s(epochs: int) -> float:
-    """Seconds of the whole command."""
+    """Returns the seconds of the whole command."""
     with tempfile.TemporaryDirectory() as folder:
         suite = Path(folder) / "scaled.yaml"
         suite.write_text(SUITE.format(epochs=epochs, batch=BATCH, queries=QUERIES), encoding="utf-8")
@@ -60,7 +60,7 @@ def main(
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Times that each frame is seen.")] = 6,
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
 ) -> None:
-    """Measure both and print them as JSON."""
+    """Measures both and prints them as JSON."""
     if not timing.is_pinned(threads):
         raise typer.Exit(timing.run_pinned(sys.orig_argv, threads))
     with counting("profile") as on_call:
@@ -79,7 +79,7 @@ def main(
     encode_s, step_s = profile.encode.spread.median, literal.step.spread.median
     steps = COMPOSITIONS * epochs * FRAMES // BATCH
     literal_s, found_s = steps * (BATCH * encode_s + step_s), suite_s(epochs)
-    told = {
+    record = {
         "settings": profile.settings.lines(),
         "stand_ins": [*profile.stand_ins, "synthetic rooms"],
         "compositions": COMPOSITIONS,
@@ -89,7 +89,7 @@ def main(
         "s, literal steps with encoding": literal_s,
         "literal / command": literal_s / found_s,
     }
-    typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
+    typer.echo(json.dumps(record, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

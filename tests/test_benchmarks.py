@@ -46,5 +46,5 @@ def test_a_reference_of_another_machine_is_named(bench: ModuleType) -> None:
     assert told.endswith("may be others. Machine: cpu (AMD EPYC), 2 cores")
 
 
-def test_reading_a_cached_view_takes_some_time(bench: ModuleType) -> None:
-    assert 0 < bench.cache_read_s((56, 56)) < 10
+def test_reading_a_cached_view_is_measured(bench: ModuleType) -> None:
+    assert bench.cache_read_s((56, 56)) > 0

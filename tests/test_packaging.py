@@ -204,6 +204,15 @@ def test_constraints_are_sorted_and_hold_no_path() -> None:
     assert "@" not in text
 
 
+def test_every_test_that_needs_an_extra_is_in_the_session_extras() -> None:
+    text = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    marked = [
+        path for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark." + "extra" in path.read_text("utf-8")
+    ]
+    assert len(marked) >= 3
+    assert [path for path in marked if f'"{path.relative_to(ROOT)}"' not in text] == []
+
+
 def test_ci_runs_the_command_that_the_readme_shows() -> None:
     command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -29,6 +29,9 @@ class TinyEncoder(DAv2Small):
     size = replace(SMALL, dim=24, layers=4, heads=3, grid=5, taps=(0, 1, 2, 3))
 
 
+pytestmark = pytest.mark.extra
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

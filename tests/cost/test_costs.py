@@ -1,15 +1,16 @@
 """What an evaluation measures of a model: arithmetic by hand, every K timed on spread images, peak memory."""
 
-import time
 from typing import Any
 
 import pytest
 import torch
+from tiny import Clock
 from torch import Tensor, nn
 
 from spd_bench import registry
 from spd_bench.api import Encoder, Features, PointDepthModel
 from spd_bench.cost import meter as costs
+from spd_bench.cost import timing
 from spd_bench.cost.flops import macs
 from spd_bench.cost.meter import Costs, Meter
 from spd_bench.fused import forms
@@ -35,6 +36,7 @@ class Planes(PointDepthModel):
         self.head = nn.Linear(2, 6)
         self.asked: list[int] = []
         self.seconds_per_point = 0.0
+        self.clock = Clock()
 
     def prepare(self, features: Features) -> Any:
         return {"map": self.neck(features.maps_BHWC[0]), "fitted": not self.gt_aligned}
@@ -42,7 +44,7 @@ class Planes(PointDepthModel):
     def decode(self, scene: Any, xy_BK2: Tensor) -> Tensor:
         assert scene["fitted"]
         self.asked.append(xy_BK2.shape[1])
-        time.sleep(self.seconds_per_point * xy_BK2.shape[1])
+        self.clock.sleep(self.seconds_per_point * xy_BK2.shape[1])
         depth_BK: Tensor = self.head(xy_BK2).exp().sum(-1)
         return depth_BK
 
@@ -74,14 +76,11 @@ def test_multiply_adds_of_a_call() -> None:
     assert macs(lambda: torch.ones(2, 3) + 1) == 0
 
 
-def test_every_k_is_timed_and_costs_what_its_points_cost() -> None:
+def test_every_k_is_timed_and_costs_what_its_points_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Planes()
-    model.seconds_per_point = 2e-3
-    found = measured(model)
-    assert list(found.decode_ms_at_k) == list(KS)
-    for k in KS:
-        assert found.decode_ms_at_k[k] >= 2 * k
-    assert found.decode_ms_at_k[16] > 2 * found.decode_ms_at_k[4]
+    monkeypatch.setattr(timing, "time", model.clock)
+    model.seconds_per_point = 2**-9  # 1.953125 ms, without rounding
+    assert measured(model).decode_ms_at_k == {k: 1.953125 * k for k in KS}
 
 
 def test_timed_images_are_spread_over_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,13 @@ import gc
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
 import torch
+from tiny import Clock
 
+from spd_bench.cost import timing
 from spd_bench.cost.timing import (
     PINNED,
     Timing,
@@ -63,11 +64,14 @@ def test_every_round_calls_everything_once_and_begins_one_later() -> None:
     assert told[-1] == (12, 12)
 
 
-def test_a_slower_call_takes_longer() -> None:
-    calls = {"quick": lambda: time.sleep(0.002), "slow": lambda: time.sleep(0.02)}
-    found = measure(calls, rounds=3, device=CPU)
-    assert 2 < ratio(found["slow"], found["quick"]).median < 12
-    assert ratio(found["quick"], found["slow"]).median < 0.5
+def test_the_clock_is_read_around_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    calls = {"quick": lambda: clock.sleep(0.5), "slow": lambda: clock.sleep(4.0)}
+    found = measure(calls, rounds=3, device=CPU, on_call=lambda done, total: clock.sleep(32.0))
+    assert found["quick"].seconds == (0.5, 0.5, 0.5)  # and nothing of what happens between the calls
+    assert found["slow"].seconds == (4.0, 4.0, 4.0)
+    assert ratio(found["slow"], found["quick"]).median == 8.0
 
 
 def test_garbage_is_collected_between_calls_and_not_within() -> None:

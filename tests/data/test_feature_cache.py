@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tiny import PATIENCE_S
 from torch import Tensor
 
 from spd_bench.api import DepthDataset, Encoder, Features, Frame, FrameId
@@ -309,7 +310,7 @@ def forked(work: Callable[[], object]) -> ForkProcess:
 def in_child(work: Callable[[], object]) -> int | None:
     """Exit code of a forked process."""
     child = forked(work)
-    child.join(60)
+    child.join(PATIENCE_S)
     return child.exitcode
 
 
@@ -487,7 +488,7 @@ def test_two_processes_build_each_view_once(tmp_path: Path, caplog: pytest.LogCa
     while not (begun.exists() and shards(tmp_path / "cache")):
         time.sleep(0.01)
     build(stored(tmp_path / "cache", encoder := Means()))
-    child.join(60)
+    child.join(PATIENCE_S)
     assert child.exitcode == 0
     assert encoder.images == 0
     lines = " ".join(log.read_text().splitlines()).split()

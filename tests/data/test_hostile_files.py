@@ -2,7 +2,7 @@
 to fill the memory or to crash a library.
 
 Each is refused with one DataError (exit code 3) that names the file. No code of theirs runs: a canary file is never
-there. This process lives, stays below 1 GB more memory, and needs less than 10 s.
+there. This process lives, and needs less than 1 GB more memory; benchmarks/refusals.py measures the time.
 """
 
 import io
@@ -13,7 +13,6 @@ import resource
 import struct
 import sys
 import tarfile
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tiny import PATIENCE_S
 
 from spd_bench import cli
 from spd_bench.data.reading import untrusted
@@ -39,7 +39,6 @@ from spd_bench.external.files import open_maps
 from spd_components.encoders.dav2_sizes import SIZES
 from spd_components.encoders.dav2_weights import read_tensors, read_weights
 
-LONGEST_S = 10
 MOST_MEMORY = 2**30
 FRAMES = ["a", "b"]
 CANARY = Path("canary")
@@ -60,11 +59,9 @@ Read = Callable[[Path], object]
 def _alive_and_lean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.process_time()
     yield
     assert not CANARY.exists()
     assert not list(tmp_path.parent.glob("escaped*"))
-    assert time.process_time() - start < LONGEST_S
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MOST_MEMORY
 
 
@@ -308,7 +305,7 @@ HDF5: dict[str, tuple[Make, str]] = {
         "has chunks of 324000000 bytes",
     ),
     "gzip-bomb": (hdf5(gzip_bomb), "has chunks of 400000000 bytes"),
-    "heap-zeroed": (heap_zeroed, "the HDF5 library did not come to its end in 3 s"),
+    "heap-zeroed": (heap_zeroed, "the HDF5 library did not come to its end in 0.5 s"),
     "deep": (hdf5(too_deep), "groups nested deeper than 50 levels"),
     "not-hdf5": (lambda path: path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(512)), "file signature not found"),
     "empty": (lambda path: path.write_bytes(b""), ""),
@@ -323,7 +320,7 @@ def test_hdf5(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> Non
     make, message = HDF5[case]
     make(tmp_path / "x.h5")
     if "did not come to its end" in message:
-        monkeypatch.setattr(untrusted, "LONGEST_S", 3.0)
+        monkeypatch.setattr(untrusted, "LONGEST_S", 0.5)
     assert_refused(open_hdf5, tmp_path / "x.h5", message)
     assert_refused(lambda path: open_maps(path, FRAMES), tmp_path / "x.h5", message)
 
@@ -348,7 +345,7 @@ def test_a_file_that_hangs_or_crashes_the_library_costs_its_examiner_alone(
     good = tmp_path / "good.h5"
     damaged(0, 0)(good)
     for script, message in [
-        ("import time; time.sleep(60)", "did not come to its end in 0.5 s"),
+        ("import time; time.sleep(1000)", "did not come to its end in 0.5 s"),
         ("import os; os.kill(os.getpid(), 11)", "crashed over it or ran out of memory (status -11)"),
         ("import os; os._exit(0)", "crashed over it"),
     ]:
@@ -356,7 +353,7 @@ def test_a_file_that_hangs_or_crashes_the_library_costs_its_examiner_alone(
         fake.write_text(f"import sys\nsys.stdin.readline()\n{script}\n")
         with monkeypatch.context() as patch:
             patch.setattr(untrusted, "__file__", str(fake))
-            patch.setattr(untrusted, "LONGEST_S", 0.5 if "sleep" in script else 20.0)
+            patch.setattr(untrusted, "LONGEST_S", 0.5 if "sleep" in script else PATIENCE_S)
             patch.setattr(untrusted, "_examiners", {})
             patch.setattr(untrusted, "_sound", set())
             assert message in (untrusted.problem_of(good) or "")

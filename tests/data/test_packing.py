@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
+from tiny import wait_until
 
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
 from spd_bench.data import pack as packing
@@ -295,10 +295,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path, slow: Any)
         parent.kill()
     pids = {int(path.name) for path in (tmp_path / "pids").iterdir()}
     assert pids - {parent.pid}
-    until = time.monotonic() + 10
-    while any(alive(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(alive(pid) for pid in pids)
+    wait_until(lambda: not any(alive(pid) for pid in pids), "for the processes to end")
     parts = len(list((tmp_path / "out.h5.parts").glob("part-*.h5")))
     assert 1 <= parts < 24
     # parts of one frame each: those that were finished are not packed again

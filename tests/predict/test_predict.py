@@ -267,6 +267,7 @@ def write_video(path: Path, images: np.ndarray) -> None:
         container.mux(stream.encode())
 
 
+@pytest.mark.extra
 def test_a_video_is_asked_frame_by_frame(predict: Predict, model: RunModel) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
     write_video(Path("clip.mkv"), images)
@@ -277,6 +278,7 @@ def test_a_video_is_asked_frame_by_frame(predict: Predict, model: RunModel) -> N
     assert sorted(path.name for path in Path("out").iterdir()) == [f"clip-00000{i}.overlay.png" for i in range(3)]
 
 
+@pytest.mark.extra
 def test_a_damaged_video_is_refused(predict: Predict) -> None:
     pytest.importorskip("av", reason="PyAV is not installed (spd-bench[video])")
     Path("clip.mp4").write_bytes(b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")  # a playlist under a video's name

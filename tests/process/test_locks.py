@@ -1,4 +1,4 @@
-"""One process leads a suite, others are told who it is or help; every job is done by one of them, once."""
+"""One process leads a suite, others help or are refused with its name; each job is done once, by one of them."""
 
 import os
 import re
@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tiny import SMALL, V13, write_frames
+from tiny import ON_DISK, PATIENCE_S, SMALL, STANDING, V13, leave_out_costs, wait_until, write_frames, write_suite
 
 from spd_bench.errors import BusyError
 from spd_bench.process.locks import holder, suite_lock, training_lock
@@ -24,23 +23,6 @@ from spd_bench.store import records
 from spd_bench.train import loop
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
-PATIENCE_S = 600
-SUITE = (
-    "\nsuite: shared\n"
-    + V13
-    + """\
-data:
-  dataset: {{use: rgbd_folder, root: {root}}}
-  image_size: [56, 56]
-  augment: {{enabled: false}}
-train: {{steps: 2, batch_size: 2, queries: 8, precision: fp32, validations: 1}}
-eval: {{protocol: full_frame, k: [8], k1_draws: 1}}
-seeds: [0]
-axes: {{}}
-baselines: [constant, bilinear_mlp]
-report: {{primary: {{metric: absrel, k: 8}}, family: []}}
-"""
-)
 
 
 @contextmanager
@@ -98,12 +80,16 @@ def test_who_leads_a_suite_is_named(tmp_path: Path) -> None:
 
 
 def test_the_second_starter_is_refused_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", "smoke", "--runs", str(tmp_path)]
+    """Before it imports anything that takes long."""
+    code = (
+        "import sys\nfrom spd_bench.cli import main\ntry:\n    main()\nfinally:\n"
+        "    print(*{'torch', 'mlflow', 'scipy', 'h5py'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, "run", "smoke", "--runs", str(tmp_path)]
     with elsewhere(LEADS, str(tmp_path)) as process:
-        started = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert time.monotonic() - started < 10  # 0.5 s where nothing else runs: it imports nothing heavy
     assert done.returncode == 6
+    assert done.stdout == "\n"
     assert done.stderr.startswith(f'error: {tmp_path}: suite "smoke" is being run by another process (process ')
     assert f"process {process.pid} on " in done.stderr
 
@@ -118,14 +104,13 @@ def test_a_refused_suite_leaves_no_folder(tmp_path: Path) -> None:
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
     write_frames(tmp_path / "frames")
-    path = tmp_path / "shared.yaml"
-    path.write_text(SUITE.format(root=tmp_path / "frames"), encoding="utf-8")
-    return path
+    small = {"steps": 2, "marks": 1, "ks": "[8]", "draws": 1, "baselines": "[constant, bilinear_mlp]"}
+    return write_suite(tmp_path / "shared.yaml", tmp_path / "frames", name="shared", **small)
 
 
 def test_every_job_is_done_once_by_whoever_is_free(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One helper while another process has a job; then the leader, which waits for that and does it when it is free."""
-    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
+    leave_out_costs(monkeypatch)
     trainings: list[str] = []
     original = loop.train
     monkeypatch.setattr(loop, "train", lambda *args, **more: (trainings.append(""), original(*args, **more)))
@@ -151,7 +136,7 @@ def test_what_failed_for_a_helper_is_not_tried_again_in_its_session(
 ) -> None:
     from spd_baselines.constant import Constant
 
-    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
+    leave_out_costs(monkeypatch)
     suite.write_text(suite.read_text().replace("constant, bilinear_mlp", "constant"), encoding="utf-8")
     request = Request(suite=str(suite), root=suite.parent / "runs", device="cpu")
     tries: list[int] = []
@@ -171,9 +156,9 @@ def test_what_failed_for_a_helper_is_not_tried_again_in_its_session(
     assert session.run_suite(request, Watch(session="two")).failed == 0
 
 
-# four real processes
+# real processes
 
-JOBS = 24 if EVERYTHING else 8
+JOBS, PROCESSES = (24, 4) if EVERYTHING else (4, 2)
 
 
 @pytest.fixture
@@ -183,34 +168,21 @@ def shared(suite: Path) -> Path:
     text = (
         suite.read_text().replace("seeds: [0]", f"seeds: [{seeds}]").replace("constant, bilinear_mlp", "bilinear_mlp")
     )
-    text = text.replace("data:\n", "data:\n  cache: disk\n").replace("steps: 2", "steps: 6").replace(V13, SMALL)
+    text = text.replace("data:\n", "data:\n" + ON_DISK).replace("steps: 2", "steps: 6").replace(V13, SMALL)
     suite.write_text(text, encoding="utf-8")
     (suite.parent / "site").mkdir()
-    (suite.parent / "site/sitecustomize.py").write_text(SITE)
+    (suite.parent / "site/sitecustomize.py").write_text(STANDING)
     if not EVERYTHING:  # its start-up costs more than the trainings
         (suite.parent / "site/mlflow.py").write_text("raise ImportError('left out of this test')")
     return suite
 
 
-SITE = """
-import os, time
-from spd_bench.process.watch import Watch
-
-def at(self, stage, before=Watch.at):
-    before(self, stage)
-    if stage.startswith("training at step"):
-        time.sleep(float(os.environ.get("STEP_S", "0")))
-
-Watch.at = at
-"""
-
-
-def joining(suite: Path, number: int, *, step_s: float = 0) -> "subprocess.Popen[str]":
-    """`spd-bench run --join`, with a folder for its temporary files of its own."""
+def joining(suite: Path, number: int) -> "subprocess.Popen[str]":
+    """Starts `spd-bench run --join`; its first training stands still until the file go-`number` is there."""
     mine = suite.parent / f"tmp-{number}"
     mine.mkdir()
     given = {"TMPDIR": str(mine), "PYTHONPATH": str(suite.parent / "site"), "OMP_NUM_THREADS": "1"}
-    given["STEP_S"] = str(step_s)
+    given |= {"STAND_AT": "training at step", "STAND_UNTIL": str(suite.parent / f"go-{number}")}
     command = [sys.executable, "-c", "from spd_bench.cli import main; main()", "run", suite.name, "--join"]
     return subprocess.Popen(
         [*command, "--device", "cpu"],
@@ -237,30 +209,42 @@ def assert_complete(suite: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_processes_train_every_job_once(shared: Path) -> None:
-    processes = [joining(shared, number) for number in range(4)]
+def test_processes_at_one_suite_train_every_job_once(shared: Path) -> None:
+    processes = [joining(shared, number) for number in range(PROCESSES)]
+
+    def everything_said() -> str:
+        return "\n".join(told(shared, number) for number in range(PROCESSES))
+
+    def all_have_begun() -> bool:
+        ended = any(process.poll() is not None for process in processes)
+        return ended or everything_said().count("helping process") == PROCESSES - 1
+
+    wait_until(all_have_begun, "for one process to lead and the others to help")
+    for number in range(PROCESSES):
+        (shared.parent / f"go-{number}").touch()
     codes = [process.wait(timeout=PATIENCE_S) for process in processes]
-    said = "\n".join(told(shared, number) for number in range(4))
-    assert codes == [0, 0, 0, 0], said
+    said = everything_said()
+    assert codes == [0] * PROCESSES, said
     assert_complete(shared)
     # a process says of a job that it found done that it was
     done = re.findall(r"^\[\d+/\d+\] (\S+ seed \d+): absrel@8 [\d.]+  ", said, re.MULTILINE)
     assert sorted(done) == sorted(f"{name} seed {i}" for name in ("small", "bilinear_mlp") for i in range(JOBS // 2)), (
         said
     )
-    assert said.count("helping process") == 3
-    assert sum("small" in told(shared, number, "out") for number in range(4)) == 1  # the leader's table
+    assert said.count("helping process") == PROCESSES - 1
+    assert sum("small" in told(shared, number, "out") for number in range(PROCESSES)) == 1  # the leader's table
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker may outlive its supervisor for a moment")
 def test_who_helps_takes_over_when_the_leader_is_killed(shared: Path) -> None:
-    leader = joining(shared, 0, step_s=PATIENCE_S)  # it never gets to its second step
-    await_stage(shared, 0, leader)
+    leader = joining(shared, 0)  # it never gets to its second step
+    await_training(shared, 0, leader)
     helper = joining(shared, 1)
-    await_stage(shared, 1, helper)
+    await_training(shared, 1, helper)
     os.killpg(leader.pid, signal.SIGKILL)
     leader.wait()
+    (shared.parent / "go-1").touch()
     code = helper.wait(timeout=PATIENCE_S)
     said = told(shared, 1)
     assert code == 0, said
@@ -270,11 +254,12 @@ def test_who_helps_takes_over_when_the_leader_is_killed(shared: Path) -> None:
     assert told(shared, 0, "out") == ""
 
 
-def await_stage(suite: Path, number: int, process: "subprocess.Popen[str]") -> None:
-    """Returns once a process is training."""
-    while process.poll() is None:
+def await_training(suite: Path, number: int, process: "subprocess.Popen[str]") -> None:
+    """Returns once a process stands in its first training."""
+
+    def there() -> bool:
+        assert process.poll() is None, told(suite, number)
         crumbs = map(read_crumb, (suite.parent / f"tmp-{number}").glob("spd-bench-*/crumb"))
-        if any(crumb is not None and crumb.stage.startswith("training at step") for crumb in crumbs):
-            return
-        time.sleep(0.01)
-    pytest.fail(told(suite, number))
+        return any(crumb is not None and crumb.stage.startswith("training at step") for crumb in crumbs)
+
+    wait_until(there, "for a training")

@@ -1,7 +1,7 @@
 """Every kind of file that stays below a run root, damaged in every way: made again, or refused in one line; never used.
 
-A finished suite is copied, one file damaged, and then a table is made of it and the suite run again. Whatever either
-says, it is the numbers of the undamaged one or an error of ours with a place and a hint.
+A finished suite is copied, one file damaged, and then a table is made of it and the suite run again. Either one
+gives the numbers of the undamaged one, or an error with a place and a hint.
 """
 
 import errno
@@ -17,36 +17,27 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SMALL, write_frames
+from tiny import ON_DISK, SMALL, leave_out_costs, write_frames, write_suite
 
-from spd_bench.cost import meter
 from spd_bench.data import pack as packing
 from spd_bench.data.sets.packed import PackedFrames
 from spd_bench.errors import SpdError
-from spd_bench.model import compose
-from spd_bench.report import figures
 from spd_bench.report.collect import collect, curves
 from spd_bench.report.verdicts import judged
 from spd_bench.run import session
 from spd_bench.run.request import Request
 from spd_bench.store import records, sealed
 
-SUITE = (
-    "\nsuite: tiny\n"
-    + SMALL
-    + """\
-data:
-  dataset: {{use: rgbd_folder, root: {root}}}
-  image_size: [28, 28]
-  augment: {{enabled: false}}
-  cache: disk
-train: {{steps: 1, batch_size: 2, queries: 4, lr: 1e-3, precision: fp32, validations: 1}}
-eval: {{protocol: full_frame, k: [1, 8], k1_draws: 2}}
-seeds: [0]
-baselines: [constant]
-report: {{primary: {{metric: absrel, k: 8}}}}
-"""
-)
+SUITE = {
+    "base": SMALL,
+    "side": 28,
+    "more": ON_DISK,
+    "steps": 1,
+    "queries": 4,
+    "marks": 1,
+    "baselines": "[constant]",
+    "report": "{primary: {metric: absrel, k: 8}}",
+}
 FILES = {
     "run.json": "trained/small-*/run.json",
     "checkpoint": "trained/small-*/checkpoint.pt",
@@ -177,12 +168,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 def quick() -> Iterator[None]:
     """MLflow and costs have tests of their own; here they would only take their time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Tracker, "start", lambda self, beat=None: None)
-        patch.setattr(compose, "check", lambda model, **more: None)
-        patch.setattr(meter, "TIMED_IMAGES", 1)
-        patch.setattr(meter, "macs", lambda call: 0.0)
-        patch.setattr(meter, "peak_memory", lambda call, device: 0)
-        patch.setattr(figures, "draw", lambda fill: "<svg></svg>")
+        leave_out_costs(patch)
         yield
 
 
@@ -195,7 +181,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, frames: Path) -> Path:
     """A folder with a suite and its finished runs, among them the side file of a process that was killed."""
     home = tmp_path_factory.mktemp("finished")
-    (home / "tiny.yaml").write_text(SUITE.format(root=frames), encoding="utf-8")
+    write_suite(home / "tiny.yaml", frames, **SUITE)
     run(home)
     holder = {"pid": 1, "host": "elsewhere", "boot": "", "started": "2026-01-01T00:00:00Z", "command": "spd-bench run"}
     records.write_record(home / "runs" / FILES["holder"], holder)
@@ -219,7 +205,7 @@ def run(home: Path) -> None:
 
 
 def numbers(root: Path) -> dict[str, Any]:
-    """What a table, its verdicts and its curves say."""
+    """Returns the numbers of a table, its verdicts and its curves."""
     comparison = collect(root, "tiny")
     told = judged(root, "tiny")
     return {
@@ -231,7 +217,7 @@ def numbers(root: Path) -> dict[str, Any]:
 
 
 def refusal(act: Callable[[], object]) -> str:
-    """The one line of an error of ours; "" where there is none. Anything else is a traceback, and passes through."""
+    """Returns the message of an SpdError or of failed runs, "" where nothing fails; other exceptions pass through."""
     told: SpdError | Failed
     try:
         act()
@@ -249,7 +235,7 @@ def refusal(act: Callable[[], object]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60, method="thread")
+@pytest.mark.timeout(method="thread")
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("what", FILES)
 def test_damage_is_mended_or_refused(home: Path, finished: Path, what: str, how: str) -> None:
@@ -259,7 +245,7 @@ def test_damage_is_mended_or_refused(home: Path, finished: Path, what: str, how:
 
 
 def told_of(home: Path, finished: Path, what: str, damage: Callable[[Path], None]) -> str:
-    """The error of a run after damage, "" if there is none; the numbers are then those of before."""
+    """Returns the error of a run after damage; without one, "", and the numbers are those of before."""
     root = home / "runs"
     (path,) = root.glob(what)
     expected = numbers(finished / "runs")

@@ -42,7 +42,7 @@ CPU = torch.device("cpu")
 
 
 class Rooms(DepthDataset):
-    """Frames of 14×14 that are made when they are read; so many that held features have to make room."""
+    """Frames of 14×14 made when they are read, more than the features that can be held."""
 
     def frames(self, split: str) -> Sequence[FrameId]:
         return [FrameId(f"{split}-{i}", f"scene-{i}") for i in range(64 if split == "train" else IMAGES)]

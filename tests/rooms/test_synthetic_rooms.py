@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny import PATIENCE_S
 
 from spd_bench.api import FrameId
 from spd_bench.errors import ConfigError, DataError
@@ -462,7 +463,7 @@ def script(tmp_path: Path, end: str) -> list[str]:
 def test_two_processes_may_start_together(tmp_path: Path) -> None:
     command = script(tmp_path, 'if __name__ == "__main__":\n    ensure(*job)')
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    messages = [process.communicate(timeout=60)[1] for process in both]
+    messages = [process.communicate(timeout=PATIENCE_S)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert cache.is_sound(tmp_path / "folder" / "train.h5")
     # One of them rendered, the other waited for it.
@@ -478,13 +479,15 @@ def test_daemon_renders_without_children(tmp_path: Path) -> None:
         child.join()
         sys.exit(child.exitcode)
     """
-    assert subprocess.run(script(tmp_path, end), check=False, timeout=60).returncode == 0
+    assert subprocess.run(script(tmp_path, end), check=False, timeout=PATIENCE_S).returncode == 0
     assert cache.is_sound(tmp_path / "folder" / "train.h5")
 
 
 def test_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     # Its rendering processes import it, and would wait for ever for the lock that it holds.
-    done = subprocess.run(script(tmp_path, "ensure(*job)"), check=False, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(
+        script(tmp_path, "ensure(*job)"), check=False, timeout=PATIENCE_S, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith("so that processes can import it")
     assert "DataError" in done.stderr

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SMALL, write_frames
+from tiny import SMALL, write_frames, write_suite
 
 from spd_baselines.bilinear_mlp import BilinearMLP
 from spd_baselines.constant import Constant
@@ -20,30 +20,25 @@ from spd_bench.run.quarantine import undisturbed
 from spd_bench.run.request import Request
 from spd_bench.store import records
 
-SUITE = (
-    "\nsuite: tiny\n"
-    + SMALL
-    + """\
-data:
-  dataset: {{use: rgbd_folder, root: {root}}}
-  image_size: [28, 28]
-  augment: {{enabled: false}}
-train: {{steps: 2, batch_size: 2, queries: 4, precision: fp32, validations: 1}}
-eval: {{protocol: full_frame, k: [8], k1_draws: 1}}
-seeds: [0, 1]
-axes: {{}}
-baselines: [constant, bilinear_mlp]
-report: {{primary: {{metric: absrel, k: 8}}, family: []}}
-"""
-)
+SUITE = {
+    "base": SMALL,
+    "side": 28,
+    "steps": 2,
+    "lr": "1e-4",
+    "queries": 4,
+    "marks": 1,
+    "ks": "[8]",
+    "draws": 1,
+    "seeds": "[0, 1]",
+    "baselines": "[constant, bilinear_mlp]",
+}
 
 
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A suite of two models and a constant on twenty frames of 24×32."""
     write_frames(tmp_path / "frames")
-    path = tmp_path / "tiny.yaml"
-    path.write_text(SUITE.format(root=tmp_path / "frames"), encoding="utf-8")
+    path = write_suite(tmp_path / "tiny.yaml", tmp_path / "frames", **SUITE)
     monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
     monkeypatch.setattr(registry, "_GIVEN_UP", {})
     return path
@@ -128,7 +123,7 @@ def test_without_the_base_there_is_nothing_to_compare(suite: Path) -> None:
     with pytest.raises(PluginError, match=f"small: {cause}") as caught:
         experiment(suite, Watch(given_up={"small": cause}))
     assert caught.value.exit_code == 2
-    assert caught.value.where == f"{suite}:3:1"
+    assert caught.value.where == f"{suite}:2:1"
     with pytest.raises(PluginError, match=r'b1 "local_tokens" of .* cannot be imported: worker'):
         experiment(suite, Watch(given_up={"b1 local_tokens": cause}))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from tiny import V13, write_frames
+from tiny import leave_out_costs, write_frames, write_suite
 
 from spd_bench.cli import main
 from spd_bench.errors import BusyError, DataError
@@ -25,22 +25,7 @@ from spd_bench.train.callback import Callback
 from spd_bench.train.training import Training
 from spd_components.encoders.patch_descriptors import PatchDescriptors
 
-SUITE = (
-    "\nsuite: tiny\n"
-    + V13
-    + """\
-data:
-  dataset: {{use: rgbd_folder, root: {root}}}
-  image_size: [56, 56]
-  augment: {{enabled: false}}
-train: {{steps: 4, batch_size: 2, queries: 8, lr: 1e-3, precision: fp32, validations: 2}}
-eval: {{protocol: full_frame, k: [1, 8], k1_draws: 2}}
-seeds: [0]
-axes: {{leave_one_out: [b3]}}
-baselines: [constant]
-report: {{primary: {{metric: absrel, k: 8}}}}
-"""
-)
+SUITE = {"axes": "{leave_one_out: [b3]}", "baselines": "[constant]", "report": "{primary: {metric: absrel, k: 8}}"}
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +36,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def suite(tmp_path: Path, frames: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(SUITE.format(root=frames), encoding="utf-8")
-    return path
+    return write_suite(tmp_path / "tiny.yaml", frames, **SUITE)
 
 
 @pytest.fixture
@@ -63,8 +46,29 @@ def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out_costs(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, frames: Path) -> tuple[Path, str]:
+    """A folder with the suite and its finished runs, and the table that was printed."""
+    home = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_costs(patch)
+        return home, run(write_suite(home / "tiny.yaml", frames, **SUITE)).table
+
+
+@pytest.fixture
+def done(finished: tuple[Path, str], suite: Path) -> Path:
+    """The suite, with finished runs beside it that a test may change."""
+    shutil.copytree(finished[0] / "runs", suite.parent / "runs")
+    return suite
+
+
+@pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Every training step that is taken."""
+    """The list of all training steps that are taken."""
     steps: list[int] = []
     original = Training.advance
 
@@ -82,7 +86,7 @@ def run(suite: Path, *sets: str) -> Finished:
 
 
 def outcome(suite: Path, root: Path, progress: Any = None) -> Outcome:
-    """What the base's only job comes to."""
+    """Runs the base's only job and returns its outcome."""
     experiment = plan.Experiment(choose.choose(Request(suite=str(suite))).suite)
     return Runner(experiment, root, torch.device("cpu")).run(experiment.jobs[0], progress or Callback())
 
@@ -100,16 +104,13 @@ def test_a_suite_ends_in_a_table_that_its_folders_can_rebuild(suite: Path) -> No
     assert comparison.provenance["torch"] == torch.__version__.split("+")[0] or comparison.provenance["torch"]
 
 
-@pytest.mark.usefixtures("no_tracking")
-def test_what_is_done_is_not_done_again(suite: Path, trainings: list[int]) -> None:
-    first = run(suite)
-    assert trainings == [0, 1, 2, 3] * 2  # v13 and no-b3; a constant has no steps
-    second = run(suite)
-    assert len(trainings) == 8
-    assert second.table == first.table
+@pytest.mark.usefixtures("no_costs")
+def test_what_is_done_is_not_done_again(done: Path, finished: tuple[Path, str], trainings: list[int]) -> None:
+    assert run(done).table == finished[1]
+    assert trainings == []
 
 
-@pytest.mark.usefixtures("no_tracking")
+@pytest.mark.usefixtures("no_costs")
 def test_views_that_never_come_again_are_encoded_once_for_all_models(
     suite: Path, trainings: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +138,7 @@ def test_views_that_never_come_again_are_encoded_once_for_all_models(
     assert run(new).table == finished.table
 
 
-@pytest.mark.usefixtures("no_tracking")
+@pytest.mark.usefixtures("no_costs")
 @pytest.mark.parametrize("new_views", [False, True])
 def test_two_ways_to_compute_one_baseline_share_its_training(
     suite: Path, trainings: list[int], new_views: bool
@@ -160,22 +161,21 @@ def test_two_ways_to_compute_one_baseline_share_its_training(
     assert trainings == []
 
 
-@pytest.mark.usefixtures("no_tracking")
-def test_another_k_is_scored_without_training_again(suite: Path, trainings: list[int]) -> None:
-    run(suite)
-    run(suite, "eval.k=[1, 8, 32]")
-    assert len(trainings) == 8
-    assert collect(suite.parent / "runs").ks == (1, 8, 32)
+@pytest.mark.usefixtures("no_costs")
+def test_another_k_is_scored_without_training_again(done: Path, trainings: list[int]) -> None:
+    run(done, "eval.k=[1, 8, 32]")
+    assert trainings == []
+    assert collect(done.parent / "runs").ks == (1, 8, 32)
 
 
-@pytest.mark.usefixtures("no_tracking")
-def test_another_seed_trains_and_both_are_kept(suite: Path, trainings: list[int]) -> None:
-    run(suite)
-    run(suite, "seeds=[0, 1]")
-    assert len(trainings) == 16
-    assert collect(suite.parent / "runs").row("v13").seeds == (0, 1)
+@pytest.mark.usefixtures("no_costs")
+def test_another_seed_trains_and_both_are_kept(done: Path, trainings: list[int]) -> None:
+    run(done, "seeds=[0, 1]")
+    assert trainings == [0, 1, 2, 3] * 2  # v13 and no-b3 with the new seed; a constant has no steps
+    assert collect(done.parent / "runs").row("v13").seeds == (0, 1)
 
 
+@pytest.mark.usefixtures("no_costs")
 def test_an_interrupted_training_goes_on_to_the_same_numbers(suite: Path, tmp_path: Path, trainings: list[int]) -> None:
     undisturbed = outcome(suite, tmp_path / "a")
 
@@ -195,7 +195,7 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(suite: Path, tmp_pa
     assert (resumed.log or {})["rows"] == (undisturbed.log or {})["rows"]
 
 
-@pytest.mark.usefixtures("no_tracking")
+@pytest.mark.usefixtures("no_costs")
 def test_a_composition_that_fails_fails_alone(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from spd_components.blocks.skip import SkipB3
 
@@ -215,7 +215,7 @@ def test_a_composition_that_fails_fails_alone(suite: Path, monkeypatch: pytest.M
     assert "Traceback" in told.read_text(encoding="utf-8")
 
 
-@pytest.mark.usefixtures("no_tracking")
+@pytest.mark.usefixtures("no_costs")
 def test_predictions_that_are_not_finite_are_a_failure(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from spd_baselines.constant import Constant
 
@@ -236,6 +236,7 @@ def identity(suite: Path, *sets: str, index: int = 0) -> tuple[str, str]:
     return job.train_id, job.eval_id
 
 
+@pytest.mark.usefixtures("no_costs")
 @pytest.mark.parametrize(
     "change",
     [
@@ -256,6 +257,7 @@ def test_what_training_depends_on_changes_its_identity(suite: Path, change: str)
     assert identity(suite, change)[0] != identity(suite)[0]
 
 
+@pytest.mark.usefixtures("no_costs")
 @pytest.mark.parametrize("change", ["eval.k=[8]", "eval.k1_draws=3", "eval.seed=1"])
 def test_what_only_evaluation_depends_on_changes_only_that_identity(suite: Path, change: str) -> None:
     before, after = identity(suite), identity(suite, change, "report.primary.k=8")
@@ -263,11 +265,13 @@ def test_what_only_evaluation_depends_on_changes_only_that_identity(suite: Path,
     assert after[1] != before[1]
 
 
+@pytest.mark.usefixtures("no_costs")
 @pytest.mark.parametrize("change", ["train.workers=1", "report.primary.k=1", "base.name=other"])
 def test_what_changes_no_number_changes_no_identity(suite: Path, change: str) -> None:
     assert identity(suite, change) == identity(suite)
 
 
+@pytest.mark.usefixtures("no_costs")
 def test_data_and_component_versions_are_part_of_the_identity(
     suite: Path, tmp_path: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +328,7 @@ def test_plan_says_what_run_would_do_and_writes_nothing(suite: Path, capsys: pyt
     assert not root.exists()
 
 
+@pytest.mark.usefixtures("no_costs")
 def test_a_damaged_record_is_one_clear_error(suite: Path, tmp_path: Path) -> None:
     done = outcome(suite, tmp_path / "a")
     (done.folder / "checkpoint.pt").write_bytes(b"not a checkpoint")
@@ -334,6 +339,7 @@ def test_a_damaged_record_is_one_clear_error(suite: Path, tmp_path: Path) -> Non
     assert "Traceback" not in again.failure
 
 
+@pytest.mark.usefixtures("no_costs")
 def test_run_records_hold_what_a_number_came_from(suite: Path, tmp_path: Path) -> None:
     done = outcome(suite, tmp_path / "a")
     record = json.loads((done.folder / "run.json").read_text(encoding="utf-8"))
@@ -358,7 +364,7 @@ def complaint(suite: Path, own: Path) -> DataError:
     return caught.value
 
 
-@pytest.mark.usefixtures("no_tracking")
+@pytest.mark.usefixtures("no_costs")
 def test_corrupt_images_are_all_named_before_anything_is_trained(suite: Path, own_frames: Path) -> None:
     for number, folder in (("003", "rgb"), ("017", "depth")):
         path = own_frames / folder / f"{number}.png"
@@ -369,14 +375,14 @@ def test_corrupt_images_are_all_named_before_anything_is_trained(suite: Path, ow
     assert "017.png" in told
 
 
-@pytest.mark.usefixtures("no_tracking")
+@pytest.mark.usefixtures("no_costs")
 def test_depth_in_the_wrong_unit_is_refused_before_anything_is_trained(suite: Path, own_frames: Path) -> None:
     for path in (own_frames / "depth").iterdir():
         Image.fromarray((np.asarray(Image.open(path)) / 10).astype(np.uint16)).save(path)  # centimetres
     assert "depth_scale" in str(complaint(suite, own_frames))
 
 
-@pytest.mark.usefixtures("no_tracking")
+@pytest.mark.usefixtures("no_costs")
 def test_too_few_valid_pixels_are_refused_before_anything_is_trained(suite: Path, own_frames: Path) -> None:
     depth = np.zeros((48, 64), np.uint16)
     depth[:2] = 2000  # 128 pixels; validation scores 256
@@ -386,8 +392,7 @@ def test_too_few_valid_pixels_are_refused_before_anything_is_trained(suite: Path
     assert "128 valid pixels" in told
 
 
-@pytest.mark.usefixtures("no_tracking")
-def test_data_is_checked_once(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(suite)
+@pytest.mark.usefixtures("no_costs")
+def test_data_is_checked_once(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spd_bench.run.inputs.check_frames", lambda *args, **kw: pytest.fail("checked again"))
-    run(suite)
+    run(done)

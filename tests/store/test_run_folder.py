@@ -3,32 +3,27 @@
 import re
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny import SMALL, write_frames
+from tiny import ON_DISK, SMALL, write_frames, write_suite
 
 from spd_bench.errors import EXIT_CODES
 from spd_bench.run import session
+from spd_bench.run.request import Request
 from spd_bench.store import records, run_root
 from spd_bench.tracking.tracker import Tracker
 
 DOCS = Path(__file__).parents[2] / "docs"
-SUITE = (
-    "\nsuite: tiny\n"
-    + SMALL
-    + """\
-data:
-  dataset: {{use: rgbd_folder, root: {root}}}
-  image_size: [28, 28]
-  cache: disk
-  augment: {{enabled: false}}
-train: {{steps: 2, batch_size: 2, queries: 8, lr: 1e-3, precision: fp32, validations: 1}}
-eval: {{protocol: full_frame, k: [1, 8], k1_draws: 2}}
-seeds: [0]
-baselines: [constant]
-report: {{primary: {{metric: absrel, k: 8}}}}
-"""
-)
+SUITE: dict[str, Any] = {
+    "base": SMALL,
+    "side": 28,
+    "more": ON_DISK,
+    "steps": 2,
+    "marks": 1,
+    "baselines": "[constant]",
+    "report": "{primary: {metric: absrel, k: 8}}",
+}
 ELSEWHERE = (
     *(
         "trained/*/val-*/predictions.h5",
@@ -45,12 +40,10 @@ ELSEWHERE = (
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documented")
-    (folder / "tiny.yaml").write_text(SUITE.format(root=write_frames(folder / "frames")), encoding="utf-8")
+    suite = write_suite(folder / "tiny.yaml", write_frames(folder / "frames"), **SUITE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tracker, "start", lambda self, beat=None: None)
-        session.run_suite(
-            str(folder / "tiny.yaml"), profile=None, sets=(), data=None, root=folder / "runs", device="cpu"
-        )
+        session.run_suite(Request(suite=str(suite), root=folder / "runs", device="cpu"))
     return folder / "runs"
 
 

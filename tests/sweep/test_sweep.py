@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import leave_out_costs
 
 from spd_bench import cli
 from spd_bench.errors import ConfigError
@@ -265,8 +266,8 @@ def folder(tiny_suite: Callable[[int], Path]) -> Path:
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every training step that is taken; MLflow has tests of its own."""
-    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
+    """Every training step that is taken."""
+    leave_out_costs(monkeypatch)
     steps: list[int] = []
     original = Training.advance
 

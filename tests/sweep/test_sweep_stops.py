@@ -1,26 +1,24 @@
 """A sweep may be stopped, and any of its trials may end the process: nothing finished is lost, nothing counts twice.
 
-CI stops one sweep twice and crashes one component; SPD_BENCH_RELIABILITY=1 tries every signal, the time limit, a
+The default run stops one sweep and crashes one component; SPD_BENCH_RELIABILITY=1 tries every signal, the time limit, a
 sampler that learns, and every way in which a component can end a process.
 """
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny import PATIENCE_S, Countdown, leave_out_costs, wait_until
 
 from spd_bench.errors import Stopped
 from spd_bench.process.watch import Watch, read_crumb
-from spd_bench.run import session
 from spd_bench.run.plan import Experiment
 from spd_bench.run.runner import Runner
 from spd_bench.sweep.file import Pruner, Sweep, load_sweep
@@ -34,7 +32,9 @@ from spd_bench.sweep.worker import _key, run_sweep
 from spd_bench.train.training import Training
 
 EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
-STEPS = 40
+STEPS = 8
+STANDS_AT = 5
+"""The step of a training at which a worker stands still until it is stopped."""
 SWEEP = """
 sweep: tiny
 suite: tiny.yaml
@@ -49,9 +49,8 @@ LEARNING = SWEEP + "sampler: {use: tpe, startup: 2}\ntrials: 5\n"
 
 
 @pytest.fixture
-def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow has tests of its own."""
-    monkeypatch.setattr(session.Tracker, "start", lambda self, beat=None: None)
+def no_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out_costs(monkeypatch)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -66,7 +65,7 @@ def run_here(folder: Path, runs: str, watch: Watch | None = None) -> SweepSummar
 
 
 def results(root: Path) -> dict[str, Any]:
-    """Everything that a sweep has found and that is not a time: trials, weights, logs and numbers of the test split."""
+    """Returns every result of a sweep but times: trials, weights, logs and the scores of the test split."""
     summary = show_sweep("tiny", root=root)
     trials = [(trial.state, trial.values, trial.objectives, trial.notes["difference"]) for trial in summary.trials]
     weights, rows = {}, {}
@@ -93,12 +92,14 @@ def _no_process_stays() -> Iterator[None]:
     STARTED.clear()
 
 
-def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *options: str, stand_after: int | None = None) -> "subprocess.Popen[str]":
     """`spd-bench sweep`, in a process group of its own as a terminal has it, without MLflow, which takes long."""
     for name in ("tmp", "site"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "site" / "mlflow.py").write_text("raise ImportError('left out of this test')")
+    (folder / "site" / "sitecustomize.py").write_text(SITE)
     environment = os.environ | {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(folder / "site"), "TERM": "dumb"}
+    environment |= {"STAND_AFTER": str(stand_after)}
     code = "from spd_bench.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "sweep", "sweep.yaml", "--device", "cpu", *options],
@@ -113,23 +114,33 @@ def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
     return process
 
 
-def stage_of(folder: Path) -> str:
-    """Where the worker that runs now says that it is."""
-    stages = [crumb.stage for path in (folder / "tmp").glob("spd-bench-*/crumb") if (crumb := read_crumb(path))]
-    return stages[0] if stages else ""
+SITE = """
+import glob, os, time
+from spd_bench.process.watch import Watch
+
+def at(self, stage, before=Watch.at):
+    before(self, stage)
+    trained = len(glob.glob("runs/trained/*/done.json"))
+    if stage == "training at step STANDS_AT" and str(trained) == os.environ.get("STAND_AFTER"):
+        while not self.stopping:
+            time.sleep(0.02)
+        self.check()
+
+Watch.at = at
+""".replace("STANDS_AT", str(STANDS_AT))
+"""With STAND_AFTER finished trainings, the work stands still in the middle of the next one."""
 
 
 def await_training(folder: Path, process: "subprocess.Popen[str]", trained: int) -> None:
-    """Waits until so many trainings are finished and the next one has begun."""
-    while process.poll() is None:
-        stage = stage_of(folder)
-        training = re.fullmatch(
-            r"training at step ([3-9]|1\d)", stage
-        )  # the last stage of the one before stays a while
-        if training and len(list((folder / "runs" / "trained").glob("*/done.json"))) == trained:
-            return
-        time.sleep(0.002)
-    raise AssertionError(f"it ended before: {process.communicate()}")
+    """Returns once the worker stands in the training after this many finished ones."""
+
+    def stands() -> bool:
+        assert process.poll() is None, process.communicate()
+        crumbs = map(read_crumb, (folder / "tmp").glob("spd-bench-*/crumb"))
+        there = any(crumb is not None and crumb.stage == f"training at step {STANDS_AT}" for crumb in crumbs)
+        return there and len(list((folder / "runs" / "trained").glob("*/done.json"))) == trained
+
+    wait_until(stands, "for a training")
 
 
 def interrupt(folder: Path, process: "subprocess.Popen[str]") -> None:
@@ -138,10 +149,7 @@ def interrupt(folder: Path, process: "subprocess.Popen[str]") -> None:
 
 
 def outlast(folder: Path, process: "subprocess.Popen[str]") -> None:
-    """Lets the time limit pass while all of it stands still, so that it is still in the middle of a training."""
-    os.killpg(process.pid, signal.SIGSTOP)
-    time.sleep(TIME_LIMIT_S)
-    os.killpg(process.pid, signal.SIGCONT)
+    """Nothing: the time limit passes while the worker stands still."""
 
 
 def signalled(name: str) -> Callable[[Path, "subprocess.Popen[str]"], None]:
@@ -163,7 +171,7 @@ STOPS = {
 @pytest.mark.parametrize(
     ("text", "steps", "stops"),
     [
-        (RANDOM, STEPS, ["SIGTERM", "SIGINT"]),
+        (RANDOM, STEPS, ["SIGTERM", "SIGINT"] if EVERYTHING else ["SIGTERM"]),
         pytest.param(
             LEARNING,
             3 * STEPS,
@@ -173,7 +181,7 @@ STOPS = {
     ],
     ids=["random", "tpe"],
 )
-@pytest.mark.usefixtures("no_mlflow")
+@pytest.mark.usefixtures("no_costs")
 def test_a_sweep_that_is_stopped_ends_as_an_undisturbed_one(
     tiny_suite: Callable[[int], Path], text: str, steps: int, stops: list[str]
 ) -> None:
@@ -183,10 +191,10 @@ def test_a_sweep_that_is_stopped_ends_as_an_undisturbed_one(
     for trained, reason in enumerate(stops):
         stop, code = STOPS[reason]
         limit = ("--time-limit", f"{TIME_LIMIT_S}s") if stop is outlast else ()
-        process = start(folder, *limit)
+        process = start(folder, *limit, stand_after=trained)
         await_training(folder, process, trained)
         stop(folder, process)
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == code, err
         assert f"stopped by {reason}; the same command goes on from here:\n  spd-bench sweep" in err
         assert not list((folder / "tmp").iterdir())
@@ -199,7 +207,7 @@ def test_a_sweep_that_is_stopped_ends_as_an_undisturbed_one(
         assert (summary.count("waiting"), summary.count("running"), summary.count("failed")) == (1, 0, 0)
 
     process = start(folder)
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     total = len(results(folder / "undisturbed")["trials"])
     assert f"{total} of {total} trials: {total} complete" in out
@@ -228,11 +236,12 @@ class Bad(CalibratedInverse):
                 raise KeyError("the plugin's own")
         return super().forward(state, scene)
 """
+STALL_S = 60 if EVERYTHING else 600
 ENDINGS = {
     "segv": "worker was killed by SIGSEGV while training at step 1 (bad_plugin.py:",
     "raises": 'KeyError: "the plugin\'s own"',
     "exits": "worker ended with exit code 0 without a word while training at step 1",
-    "hangs": "worker made no progress for 60 s while training at step 1 (bad_plugin.py:",
+    "hangs": f"worker made no progress for {STALL_S} s while training at step 1 (bad_plugin.py:",
 }
 
 
@@ -252,8 +261,8 @@ def test_a_component_that_ends_the_process_costs_its_trial_alone(tiny_suite: Cal
         f"space: {{depth_head.how: {{choice: [{', '.join(endings)}, ok]}}}}\n"
         "objective: {metric: absrel, k: 256}\nsampler: grid\n",
     )
-    process = start(folder, "--stall", "60")
-    out, err = process.communicate(timeout=800)
+    process = start(folder, "--stall", str(STALL_S))
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     assert "Traceback" not in out + err
     summary = show_sweep("tiny", root=folder / "runs")
@@ -270,21 +279,6 @@ def test_a_component_that_ends_the_process_costs_its_trial_alone(tiny_suite: Cal
 
 
 # in this process
-
-
-class Countdown(Watch):
-    """Stops the work the n-th time that it says where it is; `stages` is what it said."""
-
-    def __init__(self, n: int = 10**9) -> None:
-        super().__init__()
-        self.left, self.stages = n, list[str]()
-
-    def at(self, stage: str) -> None:
-        self.stages.append(stage)
-        self.left -= 1
-        if self.left == 0:
-            self.stop("SIGTERM")
-        super().at(stage)
 
 
 def test_a_pruner_hears_of_every_validation_once_wherever_a_training_is_stopped(
@@ -326,7 +320,7 @@ def test_a_pruner_hears_of_every_validation_once_wherever_a_training_is_stopped(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_mlflow")
+@pytest.mark.usefixtures("no_costs")
 def test_what_has_ended_a_process_fails_at_once_where_it_comes_again(
     tiny_suite: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import PATIENCE_S, wait_until
 
 from spd_bench.errors import ConfigError
 from spd_bench.sweep.show import show_sweep
@@ -35,7 +35,7 @@ import os, time
 from spd_bench.model import compose
 from spd_bench.sweep import study, worker
 from spd_bench.train.training import Training
-study.HEARTBEAT_S, study.GRACE_S, worker.POLL_S = 0.5, 8, 0.3
+study.HEARTBEAT_S, study.GRACE_S, worker.POLL_S = 0.5, 15, 0.3
 compose.check = lambda *args, **more: None  # slow, and tested elsewhere
 advance = Training.advance
 def told(training, *args, **more):
@@ -78,7 +78,7 @@ def _no_worker_stays() -> Iterator[None]:
 
 
 def worker(sweep: Path, *options: str) -> subprocess.Popen[str]:
-    """Starts one, under a supervisor as always; MLflow is nobody's business here."""
+    """Starts a worker under its supervisor, without MLflow."""
     folder = sweep.parent
     (folder / "slow.py").write_text(SLOW, encoding="utf-8")
     (folder / "mlflow.py").write_text("raise ImportError('left out of this test')", encoding="utf-8")
@@ -101,7 +101,7 @@ def steps(sweep: Path) -> list[str]:
 
 
 def worker_of(sweep: Path, supervisor: "subprocess.Popen[str]") -> int:
-    """The process that works for a supervisor."""
+    """Returns the id of the process that works for a supervisor."""
     lines = (sweep.parent / "workers.txt").read_text(encoding="utf-8").splitlines()
     workers = dict(map(int, line.split()) for line in lines)
     return workers[supervisor.pid]
@@ -115,25 +115,18 @@ def is_gone(process: int) -> bool:
         return True
 
 
-def wait_for(what: Any, seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.1)
-
-
 def kill_two_of_four(sweep: Path, *options: str) -> list[str]:
-    """Two workers die in the middle of their first trials; two come to the end. What these printed."""
+    """Kills two workers in the middle of their first trials; returns what the two others print to their end."""
     doomed = [worker(sweep, *options) for _ in range(2)]
-    wait_for(lambda: len(steps(sweep)) >= 3 or any(process.poll() is not None for process in doomed), 200)
+    wait_until(lambda: len(steps(sweep)) >= 3 or any(process.poll() is not None for process in doomed))
     assert [process.poll() for process in doomed] == [None, None], [process.communicate() for process in doomed]
     others = [worker(sweep, *options) for _ in range(2)]
     for process in doomed:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if sys.platform == "linux":  # elsewhere a worker that is stuck in C outlives its supervisor
-            wait_for(partial(is_gone, worker_of(sweep, process)), 15)
-    done = [process.communicate(timeout=240) for process in others]
+            wait_until(partial(is_gone, worker_of(sweep, process)))
+    done = [process.communicate(timeout=PATIENCE_S) for process in others]
     assert [process.returncode for process in others] == [0, 0], done
     return [out for out, _ in done]
 
@@ -155,8 +148,12 @@ def check_nothing_lost_nothing_twice(sweep: Path, storage: str | None = None) ->
     assert len(tested) == 1  # the chosen trial's, once
 
 
+EVERYTHING = os.environ.get("SPD_BENCH_RELIABILITY") == "1"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.skipif(not EVERYTHING, reason="for nox -s reliability; test_sweep.py loses workers in one process")
 def test_two_of_four_workers_are_killed_and_nothing_is_lost_or_done_twice(sweep: Path) -> None:
     printed = kill_two_of_four(sweep)
     assert all("5 of 5 trials: 5 complete" in out for out in printed)
@@ -164,7 +161,7 @@ def test_two_of_four_workers_are_killed_and_nothing_is_lost_or_done_twice(sweep:
 
 
 def server_programs() -> Path | None:
-    """The folder of PostgreSQL's server programs."""
+    """Returns the folder of PostgreSQL's server programs, None without a server."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     on_path = shutil.which("initdb")
     return found[-1].parent if found else Path(on_path).resolve().parent if on_path else None
@@ -172,7 +169,7 @@ def server_programs() -> Path | None:
 
 @pytest.fixture
 def postgres() -> Iterator[str]:
-    """Address of a real server of this test's own."""
+    """Starts a real server for one test and yields its address."""
     psycopg = pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
     programs = server_programs()
     if programs is None:
@@ -189,7 +186,7 @@ def postgres() -> Iterator[str]:
         server = [programs / "postgres", "-D", folder / "data", *options]
         with subprocess.Popen(server, stderr=subprocess.DEVNULL, cwd=folder, **user) as process:
             try:
-                wait_for(lambda: answers(psycopg, folder), 60)
+                wait_until(lambda: answers(psycopg, folder))
                 yield f"postgresql://spd@/postgres?host={folder}"
             finally:
                 process.send_signal(signal.SIGINT)
@@ -204,7 +201,7 @@ def answers(psycopg: Any, folder: Path) -> bool:
 
 
 def postgres_user() -> dict[str, Any]:
-    """Whom the server runs as: it refuses to be root."""
+    """Returns the user and group of the server process, as it refuses to run as root."""
     if os.getuid() != 0:
         return {}
     import pwd
@@ -217,6 +214,7 @@ def postgres_user() -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.timeout(600)
 def test_workers_share_a_sweep_on_postgresql(sweep: Path, postgres: str) -> None:
     kill_two_of_four(sweep, "--storage", postgres)
@@ -224,12 +222,11 @@ def test_workers_share_a_sweep_on_postgresql(sweep: Path, postgres: str) -> None
     assert not (sweep.parent / "runs" / "sweeps.db").exists()
 
 
+@pytest.mark.extra
 def test_a_database_that_cannot_be_reached_is_one_clear_error_soon(tmp_path: Path) -> None:
     pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
-    started = time.monotonic()
     with pytest.raises(ConfigError) as caught:
         Database("postgresql://me:secret@127.0.0.1:1/none", tmp_path)
-    assert time.monotonic() - started < 10
     assert "secret" not in str(caught.value)
     assert "127.0.0.1" in str(caught.value)
 
