@@ -1,4 +1,4 @@
-"""The commands `data inspect` and `data prepare`."""
+"""The commands `data inspect`, `data points` and `data prepare`."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,14 @@ import typer.core
 
 from spd_bench.cli.app import data_app
 from spd_bench.cli.options import (
+    DataOption,
     DataOptionOption,
     DatasetOption,
     JsonOption,
+    ProfileOption,
+    SetOption,
     option_values,
+    overrides,
 )
 
 
@@ -36,6 +40,26 @@ def data_inspect(
     typer.echo(json.dumps(found.plain(), indent=1, ensure_ascii=False) if as_json else "\n".join(found.lines()))
     if found.problems:
         raise typer.Exit(3)
+
+
+@data_app.command("points")
+def data_points(
+    suite: Annotated[str, typer.Argument(help="Suite whose test points are written.")] = "v13_ablation",
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    data: DataOption = None,
+    dataset: DatasetOption = None,
+    option: DataOptionOption = None,
+    out: Annotated[Path, typer.Option("--out", help="JSONL file to write.")] = Path("points.jsonl"),
+) -> None:
+    """Write a suite's test points with their true depth, one line of JSON per frame (DepthVLM-Bench's form)."""
+    from spd_bench.external.points import write_points
+    from spd_bench.run.choose import choose_data
+    from spd_bench.run.request import Request
+
+    request = Request(suite=suite, profile=profile, sets=overrides(set_, dataset, option), data=data)
+    written = write_points(choose_data(request), out)
+    typer.echo(f"{written}\nscore answers:  spd-bench score ANSWERS.jsonl --name NAME, with depth replaced by them")
 
 
 @data_app.command("prepare")

@@ -110,7 +110,7 @@ def export(
 
 @app.command()
 def score(
-    predictions: Annotated[Path, typer.Argument(help=".npy or HDF5 stack, folder of maps, or a run's predictions.h5.")],
+    predictions: Annotated[Path, typer.Argument(help="Stack, folder of maps, .jsonl, or a run's predictions.h5.")],
     name: Annotated[str, typer.Option("--name", help="What tables call it.")],
     suite: Annotated[
         str, typer.Option("--suite", help="Suite whose data, protocol and points apply.")
@@ -126,12 +126,23 @@ def score(
         str, typer.Option("--align", help="none, lsq_disparity, lsq_depth or median, fitted to the ground truth.")
     ] = "none",
     gt_aligned: Annotated[bool, typer.Option("--gt-aligned", help="They were aligned to ground truth before.")] = False,
-    key: Annotated[str | None, typer.Option("--dataset-key", help="Name of the array in an HDF5 file.")] = None,
+    crop: Annotated[
+        str | None, typer.Option("--crop", help="Rows and columns that the maps show, such as 45:471,41:601, or none.")
+    ] = None,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Score implausible predictions all the same; the row says so.")
+    ] = False,
+    points: Annotated[
+        Path | None, typer.Option("--points", help="JSONL of points and true depths to score at instead.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Also what other toolboxes would print, and why.")] = False,
+    key: Annotated[str | None, typer.Option("--dataset-key", help="Name of the array in a .npz or HDF5 file.")] = None,
     names: Annotated[Path | None, typer.Option("--names", help="Frame names of a stack, one a line.")] = None,
     runs: RootOption = RUNS,
 ) -> None:
     """Score the predictions of another program as a suite scores its own, and add them to its comparisons."""
-    from spd_bench.external.score import score_predictions, table
+    from spd_bench.external.score import score_predictions
+    from spd_bench.external.table import table
     from spd_bench.run.choose import choose_data
     from spd_bench.run.display import counting
     from spd_bench.run.request import Request
@@ -146,8 +157,12 @@ def score(
             quantity=quantity,
             align=align,
             gt_aligned=gt_aligned,
+            crop=crop,
+            as_is=as_is,
             dataset_key=key,
             names=names,
+            points=points,
+            explain=explain,
             on_image=on_image,
         )
     typer.echo(table(scored))

@@ -42,9 +42,13 @@ class FittedAlignment:
     """Scale and shift of one image's predictions, in depth or in disparity as `how` says."""
 
     how: How
+    """Rule of the fit."""
     quantity: Quantity
+    """What the predictions are."""
     scale: float
+    """Factor of the fit."""
     shift: float
+    """Constant of the fit; 0 for the median."""
 
     @classmethod
     def fit(cls, how: How, quantity: Quantity, predicted_V: Values, truth_m_V: Values) -> "FittedAlignment":

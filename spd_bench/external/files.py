@@ -1,14 +1,15 @@
 """Reads dense predictions of another program from files: one map per test frame, matched by name where there are names.
 
     stack.npy       [N, H, W], in the order of the test split, or of a list of names given with it
-    stack.h5        one array [N, H, W]; with `frames` [N] beside it, matched by those names
-    folder/         one .npy, .png, .tif or .tiff per frame
+    stack.npz       one such array, with `frames` [N] beside it or without; or one map [H, W] per frame, by its name
+    stack.h5        one such array; with `frames` [N] beside it, matched by those names
+    folder/         one .npy, .npz, .h5, .png, .tif, .tiff, .pfm or .exr per frame
 
-A name is the frame's own, with or without `_` in place of `/`, or ends in `rgb_NUMBER` as file names of the BTS lineage
-do. Missing, surplus and doubtful names are errors: no frame is ever dropped.
+How names are matched: `names.match`. Missing and doubtful names are errors; predictions of other frames are counted.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,25 +18,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_bench.data.reading.hdf5 import holds_own_bytes, open_hdf5, reading
-from spd_bench.data.reading.images import DEPTH_MODES, LARGEST_SIDE, open_image
+from spd_bench.api import FrameId
+from spd_bench.data.reading.depth_files import read_values
+from spd_bench.data.reading.hdf5 import reading
 from spd_bench.errors import ConfigError, DataError
+from spd_bench.external import containers
+from spd_bench.external.containers import HDF5, NAMES, check, one_channel
+from spd_bench.external.names import match
 
-IMAGES = (".png", ".tif", ".tiff")
-SUFFIXES = (".npy", *IMAGES)
-SHOWN = 10
-"""Names that an error lists; the rest are counted."""
+IMAGES = (".png", ".tif", ".tiff", ".pfm", ".exr")
+SUFFIXES = (".npy", ".npz", *HDF5, *IMAGES)
+KEYED = (".npz", *HDF5)
+"""Files that hold several arrays, each under a key."""
 
 
 @dataclass(frozen=True)
 class Maps:
-    """One predicted map per frame, in the order of the frames asked for.
-
-    what: the form that they came in. read: frame number → [H, W] in file units, NaN where an image holds 0.
-    """
+    """One predicted map per frame, in the order of the frames asked for."""
 
     what: str
+    """The form that they came in."""
     read: Callable[[int], NDArray[np.floating[Any]]]
+    """Frame number → [H, W] in file units, NaN where an image holds 0."""
+    by_place: bool = False
+    """Whether the order of the maps alone says which frame each belongs to."""
 
 
 def check_there(source: Path) -> None:
@@ -47,109 +53,99 @@ def check_there(source: Path) -> None:
 
 
 def open_maps(
-    source: Path, frames: Sequence[str], *, dataset_key: str | None = None, names: Path | None = None
+    source: Path, frames: Sequence[FrameId], *, dataset_key: str | None = None, names: Path | None = None
 ) -> Maps:
     """The maps at `source` for these frames.
 
-    dataset_key: which array of an HDF5 file, where it holds several. names: text file with one frame name per line, in
-    the order of the stack. Raises DataError for anything but exactly one map per frame, ConfigError for an option
+    dataset_key: which array of a `.npz` or HDF5 file, where it holds several. names: text file with one frame name per
+    line, in the order of the stack. Raises DataError for anything but one map per frame, ConfigError for an option
     that does not go with the form of `source`.
     """
     suffix = source.suffix.lower()
     check_there(source)
-    if dataset_key is not None and suffix not in (".h5", ".hdf5"):
-        raise ConfigError("only HDF5 files have keys", where=str(source), hint="leave --dataset-key out")
     if source.is_dir():
         if names is not None:
             raise ConfigError("files in a folder have names already", where=str(source), hint="leave --names out")
-        return _folder(source, frames)
+        return _folder(source, frames, dataset_key)
+    if dataset_key is not None and suffix not in KEYED:
+        raise ConfigError("only .npz and HDF5 files have keys", where=str(source), hint="leave --dataset-key out")
     if suffix == ".npy":
-        return _stack(_array(source), "NumPy", frames, _lines(names), str(source))
-    if suffix in (".h5", ".hdf5"):
+        return _stack(containers.npy(source), "NumPy", frames, _lines(names), str(source))
+    if suffix == ".npz":
+        return _npz(source, frames, dataset_key, names)
+    if suffix in HDF5:
         with reading("its arrays", str(source)):
             return _hdf5(source, frames, dataset_key, names)
     raise DataError(
-        f"expected .npy, .h5, .hdf5 or a folder, found {source.suffix or 'a file without extension'}",
+        f"expected {', '.join(('.npy', *KEYED))} or a folder, found {source.suffix or 'a file without extension'}",
         where=str(source),
         hint="save one array [N, H, W], or one file per frame in a folder",
     )
 
 
-def match(keys: Sequence[str], frames: Sequence[str], *, where: str) -> list[int]:
-    """Which of `keys` names each frame. DataError unless keys and frames are paired one to one without doubt."""
-    named: dict[str, list[int]] = {}
-    for number, key in enumerate(keys):
-        for form in {key, _bts_number(key)} - {None}:
-            named.setdefault(str(form), []).append(number)
-    found = [_candidates(named, frame) for frame in frames]
-    doubtful = [f"{f} ({', '.join(keys[n] for n in some)})" for f, some in zip(frames, found, strict=True) if some[1:]]
-    missing = [frame for frame, some in zip(frames, found, strict=True) if not some]
-    used = [number for some in found for number in some]
-    shared = [frame for frame, some in zip(frames, found, strict=True) if any(used.count(n) > 1 for n in some)]
-    surplus = [key for number, key in enumerate(keys) if number not in used]
-    for problem, listed in (
-        ("frames have more than one prediction", doubtful),
-        ("frames share a prediction with another frame", shared),
-        (f"of {len(frames)} test frames have no prediction", missing),
-        ("predictions belong to no test frame", surplus),
-    ):
-        if listed:
-            raise DataError(
-                f"{len(listed)} {problem}: {shortlist(listed)}",
-                where=where,
-                hint=f"name predictions by frame, such as {frames[0]}; one for each frame of the test split",
-            )
-    return [some[0] for some in found]
-
-
-def shortlist(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def _candidates(named: dict[str, list[int]], frame: str) -> list[int]:
-    """Keys of a frame: by its own name, else by the number in BTS-like names."""
-    own = {number for form in (frame, frame.replace("/", "_")) for number in named.get(form, ())}
-    return sorted(own) or named.get(f"rgb_{frame.rpartition('/')[2].removeprefix('rgb_')}", [])
-
-
-def _bts_number(key: str) -> str | None:
-    """`rgb_00045` of `bathroom_rgb_00045` and `bathroom/rgb_00045`."""
-    before, mark, number = key.rpartition("rgb_")
-    return f"rgb_{number}" if mark and number.isdigit() and before[-1:] in ("", "/", "_") else None
-
-
 # ---------------------------------------------------------------------------------------------- folders
 
 
-def _folder(root: Path, frames: Sequence[str]) -> Maps:
-    """One file per frame, at any depth. Files with other extensions are not looked at."""
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+def _folder(root: Path, frames: Sequence[FrameId], key: str | None) -> Maps:
+    """One file per frame, at any depth. Files with other extensions are not read."""
+    files = sorted(path for path in root.rglob("*") if not path.name.startswith(".") and path.is_file())
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
+    others = Counter(path.suffix.lower() or "without extension" for path in files if path not in set(paths))
+    count = ", ".join(f"{suffix} {number}" for suffix, number in others.most_common())
+    besides = f"; {others.total()} files with other extensions were not read ({count})" if others else ""
     keys = [path.relative_to(root).with_suffix("").as_posix() for path in paths]
-    chosen = [paths[number] for number in match(keys, frames, where=str(root))]
+    matched = match(keys, frames, where=str(root), besides=besides)
+    chosen = [paths[number] for number in matched.order]
     kinds = ", ".join(sorted({path.suffix.lower() for path in chosen}))
-    return Maps(f"one {kinds} per frame", lambda index: _file(chosen[index]))
+    more = f", {len(matched.surplus)} files of other frames left out" if matched.surplus else ""
+    return Maps(f"one {kinds} per frame{more}", lambda index: _file(chosen[index], key))
 
 
-def _file(path: Path) -> NDArray[np.floating[Any]]:
-    if path.suffix.lower() in IMAGES:
+def _file(path: Path, key: str | None) -> NDArray[np.floating[Any]]:
+    suffix = path.suffix.lower()
+    if suffix in IMAGES:
         return _image(path)
-    array = _array(path)
-    _check(array, 2, str(path))
+    if suffix in HDF5:
+        with reading("its map", str(path)):
+            store = containers.hdf5(path)
+            flat = {name: own for name in store if (own := containers.own(store, name)) is not None}
+            chosen = _key(key, [name for name, array in flat.items() if _is_map(array.shape)], list(store), path)
+            array = flat[chosen][()]
+    elif suffix == ".npz":
+        headers = containers.npz_headers(path)
+        fits = [name for name, (shape, _) in headers.items() if _is_map(shape)]
+        array = containers.npz(path, _key(key, fits, list(headers), path))
+    else:
+        array = containers.npy(path)
+    array = one_channel(array, 2)
+    check(array, 2, str(path))
     return _floating(array)
 
 
-def _image(path: Path) -> NDArray[np.floating[Any]]:
-    """Greyscale with 16 bits or more; 0 in an integer image is no prediction."""
-    image = open_image(path)
-    if image.mode not in DEPTH_MODES:
+def _is_map(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[2]))
+
+
+def _key(wanted: str | None, fits: Sequence[str], all_keys: Sequence[str], path: Path) -> str:
+    """The key asked for, or the only one that fits."""
+    if wanted is not None and wanted not in all_keys:
         raise DataError(
-            f"expected one channel of 16 bits or more, found PIL mode {image.mode}",
+            f'expected an array "{wanted}" in the file itself, found none (it has {", ".join(all_keys)})',
             where=str(path),
-            hint="8-bit images are scaled and rounded for display and cannot be scored; write 16-bit PNG or .npy",
+            hint="choose another --dataset-key",
         )
-    values = np.asarray(image)
+    if wanted is None and len(fits) != 1:
+        raise DataError(
+            f"expected one array of predictions, found {', '.join(fits) or 'none'} (of {', '.join(all_keys)})",
+            where=str(path),
+            hint="choose one with --dataset-key",
+        )
+    return wanted or fits[0]
+
+
+def _image(path: Path) -> NDArray[np.floating[Any]]:
+    """Stored numbers of 16 bits or more; 0 in an integer image is no prediction."""
+    values = read_values(path)
     floating = _floating(values)
     return floating if values.dtype.kind == "f" else np.where(values == 0, np.nan, floating)
 
@@ -157,22 +153,25 @@ def _image(path: Path) -> NDArray[np.floating[Any]]:
 # ------------------------------------------------------------------------------------------------ stacks
 
 
-def _stack(array: Any, form: str, frames: Sequence[str], names: Sequence[str] | None, where: str) -> Maps:
+def _stack(array: Any, form: str, frames: Sequence[FrameId], names: Sequence[str] | None, where: str) -> Maps:
     """Maps of one array [N, H, W], by name if there are names, else by position."""
-    _check(array, 3, where)
+    array = one_channel(array, 3)
+    check(array, 3, where)
     what = f"{form} array of {'×'.join(map(str, array.shape))}"
     if names is not None:
         if len(names) != len(array):
             raise DataError(f"{len(names)} names for {len(array)} maps", where=where, hint="name each map once")
-        order = match([_without_suffix(name) for name in names], frames, where=where)
-        return Maps(f"{what}, by frame name", partial(_map_of, array, order, where))
+        matched = match([_without_suffix(name) for name in names], frames, where=where)
+        more = f", {len(matched.surplus)} maps of other frames left out" if matched.surplus else ""
+        return Maps(f"{what}, by frame name{more}", partial(_map_of, array, matched.order, where))
     if len(array) != len(frames):
         raise DataError(
             f"expected one map for each of {len(frames)} test frames, found {len(array)}",
             where=where,
-            hint="give the frames' names too (--names, or `frames` in HDF5) to see which are missing or surplus",
+            hint="give the frames' names too (--names, or `frames` in .npz and HDF5), of test frames and others",
         )
-    return Maps(f"{what}, in the order of the test split", partial(_map_of, array, range(len(frames)), where))
+    read = partial(_map_of, array, range(len(frames)), where)
+    return Maps(f"{what}, in the order of the test split", read, by_place=True)
 
 
 def _map_of(array: Any, order: Sequence[int], where: str, index: int) -> NDArray[np.floating[Any]]:
@@ -180,58 +179,43 @@ def _map_of(array: Any, order: Sequence[int], where: str, index: int) -> NDArray
         return _floating(array[order[index]])
 
 
-def _array(path: Path) -> Any:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header cannot claim more than the file has
-    except Exception as error:  # damaged headers raise OSError, ValueError, EOFError, tokenize.TokenError, ...
-        raise DataError(
-            f"expected a NumPy array without pickled objects, found a damaged or foreign file ({error})",
-            where=str(path),
-            hint="save it again with numpy.save",
-        ) from error
+def _npz(path: Path, frames: Sequence[FrameId], key: str | None, names: Path | None) -> Maps:
+    headers = containers.npz_headers(path)
+    stacks = [name for name, (shape, _) in headers.items() if len(shape) >= 3 and not _is_map(shape)]
+    maps = [name for name, (shape, _) in headers.items() if _is_map(shape)]
+    if maps and not stacks and key is None and names is None:
+        matched = match([_without_suffix(name) for name in maps], frames, where=str(path))
+        more = f", {len(matched.surplus)} of other frames left out" if matched.surplus else ""
+        chosen = [maps[number] for number in matched.order]
+        return Maps(f".npz with one map per frame{more}", partial(_npz_map, path, chosen))
+    array = containers.npz(path, _key(key, stacks or maps, list(headers), path))
+    listed = _lines(names)
+    stored = next((name for name in NAMES if name in headers and headers[name][1].kind == "U"), None)
+    if listed is None and stored is not None:
+        listed = [str(name) for name in containers.npz(path, stored)]
+    return _stack(array, ".npz", frames, listed, str(path))
 
 
-def _hdf5(path: Path, frames: Sequence[str], key: str | None, names: Path | None) -> Maps:
-    store = open_hdf5(path, kind="HDF5")
-    stacks = [name for name in store if _own(store, name) is not None and store[name].ndim == 3]
+def _npz_map(path: Path, keys: Sequence[str], index: int) -> NDArray[np.floating[Any]]:
+    array = one_channel(containers.npz(path, keys[index]), 2)
+    check(array, 2, str(path))
+    return _floating(array)
+
+
+def _hdf5(path: Path, frames: Sequence[FrameId], key: str | None, names: Path | None) -> Maps:
+    store = containers.hdf5(path)
+    held = {name: array for name in store if (array := containers.own(store, name)) is not None}
+    stacks = [name for name, array in held.items() if array.ndim == 3 or (array.ndim == 4 and 1 in array.shape[1:])]
     if key is None and len(stacks) != 1:
-        found = ", ".join(stacks) or "none"
         raise DataError(
-            f"expected one array [N, H, W], found {found}", where=str(path), hint="choose one with --dataset-key"
-        )
-    array = _own(store, key or stacks[0])
-    if array is None:
-        raise DataError(
-            f'expected an array "{key}" in the file itself, found none (it has {", ".join(store)})',
+            f"expected one array [N, H, W], found {', '.join(stacks) or 'none'}",
             where=str(path),
-            hint="choose another --dataset-key",
+            hint="choose one with --dataset-key",
         )
-    listed = _lines(names) or _names_in(store, str(path))
+    chosen = _key(key, stacks, list(held), path)
+    array = held[chosen] if held[chosen].ndim == 3 else held[chosen][()]
+    listed = _lines(names) or containers.hdf5_names(store, str(path))
     return _stack(array, "HDF5", frames, listed, str(path))
-
-
-def _own(store: Any, key: str) -> Any:
-    """An array whose bytes lie in this very file, else None: HDF5 can point a name, or storage, at any other file."""
-    import h5py
-
-    if key not in store or not isinstance(store.get(key, getlink=True), h5py.HardLink):
-        return None
-    return store[key] if holds_own_bytes(store[key]) else None
-
-
-def _names_in(store: Any, where: str) -> list[str] | None:
-    import h5py
-
-    names = _own(store, "frames")
-    if names is None:
-        return None
-    if names.ndim != 1 or h5py.check_string_dtype(names.dtype) is None:
-        raise DataError(
-            f"expected `frames` as a list of names, found {names.dtype} of shape {names.shape}",
-            where=where,
-            hint="write the frames' names as strings, or remove `frames`",
-        )
-    return [str(name) for name in names.asstr()[()]]
 
 
 def _lines(path: Path | None) -> list[str] | None:
@@ -247,26 +231,6 @@ def _lines(path: Path | None) -> list[str] | None:
 
 def _without_suffix(name: str) -> str:
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in (*SUFFIXES, ".jpg", ".jpeg") else name
-
-
-# ------------------------------------------------------------------------------------------------ values
-
-
-def _check(array: Any, axes: int, where: str) -> None:
-    """DataError for an array of other axes, or of too few bits to hold depth."""
-    sides: Iterable[int] = array.shape[-2:]
-    if array.ndim != axes or not all(0 < side <= LARGEST_SIDE for side in sides):
-        raise DataError(
-            f"expected shape {'[N, H, W]' if axes == 3 else '[H, W]'}, found {list(array.shape)}",
-            where=where,
-            hint="remove axes of length one; predictions have one channel",
-        )
-    if array.dtype.kind not in "iuf" or array.dtype.itemsize < 2:
-        raise DataError(
-            f"expected floating point, or integers of 16 bits or more, found {array.dtype}",
-            where=where,
-            hint="8-bit values are scaled and rounded for display and cannot be scored",
-        )
 
 
 def _floating(values: Any) -> NDArray[np.floating[Any]]:

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from tiny import PATIENCE_S
 
 from spd_bench import cli
+from spd_bench.api import FrameId
 from spd_bench.data.reading import untrusted
 from spd_bench.data.reading.archives import tar_members, zip_members
 from spd_bench.data.reading.frames import read_depth_m
@@ -40,7 +41,7 @@ from spd_components.encoders.dav2_sizes import SIZES
 from spd_components.encoders.dav2_weights import read_tensors, read_weights
 
 MOST_MEMORY = 2**30
-FRAMES = ["a", "b"]
+FRAMES = [FrameId("a", "a"), FrameId("b", "b")]
 CANARY = Path("canary")
 
 

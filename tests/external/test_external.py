@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from spd_bench.api import FrameId
 from spd_bench.errors import ConfigError, DataError, StateError
 from spd_bench.external.alignment import FittedAlignment, inverse
-from spd_bench.external.files import match
-from spd_bench.external.score import Scored, score_predictions, table
+from spd_bench.external.names import match
+from spd_bench.external.result import Scored
+from spd_bench.external.score import score_predictions
+from spd_bench.external.table import table
 from spd_bench.report.collect import collect
 from spd_bench.report.comparison import notes
 from spd_bench.report.html import html_report
@@ -229,7 +232,11 @@ def test_names_and_not_places_say_which_frame_a_map_is_of(
     listed.write_text("\n".join(their_names) + "\n")
     perfect(score(stack(tmp_path / "c.npy", shuffled), names=listed))
     # negative control: without names the order of the split is believed
-    assert score(stack(tmp_path / "d.npy", shuffled)).values["absrel", 8] > 0.1
+    believed = score(stack(tmp_path / "d.npy", shuffled), as_is=True)
+    assert believed.values["absrel", 8] > 0.1
+    assert (
+        "AS IS, though 4 of 4 maps fit another frame's truth better: map 0 that of frame 00018" in believed.difference
+    )
 
 
 def test_missing_surplus_and_doubtful_names_are_listed(
@@ -240,10 +247,12 @@ def test_missing_surplus_and_doubtful_names_are_listed(
     assert "2 of 4 test frames have no prediction: 00018, 00019" in said
     assert "name predictions by frame, such as 00016" in said
     more = folder(tmp_path / "b", [*names, "00003", "rgb_00004"], [*truth, *truth[:2]], np.save, ".npy")
-    assert "2 predictions belong to no test frame: 00003, rgb_00004" in refused(score, more)
+    perfect(score(more))  # a folder of all predictions: those of other frames are left out, and counted
+    assert "one .npy per frame, 2 files of other frames left out" in score(more).difference
     twice = folder(tmp_path / "c", names, truth, np.save, ".npy")
     np.save(twice / "rgb_00016.npy", truth[0])
-    assert "1 predictions belong to no test frame: rgb_00016" in refused(score, twice)
+    assert "1 frames have more than one prediction: 00016 (00016, rgb_00016)" in refused(score, twice)
+    (twice / "rgb_00016.npy").unlink()
     floats(twice / "00017.tif", truth[1])
     assert "1 frames have more than one prediction: 00017 (00017, 00017)" in refused(score, twice)
     assert "4 names for 3 maps" in refused(score, hdf5(tmp_path / "d.h5", depth=truth[:3], frames=names))
@@ -253,8 +262,9 @@ def test_missing_surplus_and_doubtful_names_are_listed(
 
 
 def test_names_are_paired_one_to_one_or_not_at_all() -> None:
-    assert match(["b_1", "a/1"], ["a/1", "b/1"], where="x") == [1, 0]
-    assert match(["x_rgb_2", "rgb_1"], ["s/1", "s/2"], where="x") == [1, 0]
+    frames = [FrameId("a/1", "a"), FrameId("b/1", "b")]
+    assert match(["b_1", "a/1"], frames, where="x").order == (1, 0)
+    assert match(["x_rgb_2", "rgb_1"], [FrameId("s/1", "s"), FrameId("s/2", "s")], where="x").order == (1, 0)
     for keys, said in (
         (["rgb_1"], "2 frames share a prediction with another frame: a/1, b/1"),
         (["rgb_1", "x/rgb_1"], r"2 frames have more than one prediction: a/1 \(rgb_1, x/rgb_1\)"),
@@ -262,7 +272,7 @@ def test_names_are_paired_one_to_one_or_not_at_all() -> None:
         (["argb_1", "b/1"], "1 of 2 test frames have no prediction: a/1"),
     ):
         with pytest.raises(DataError, match=said):
-            match(keys, ["a/1", "b/1"], where="x")
+            match(keys, frames, where="x")
 
 
 # values
@@ -302,8 +312,8 @@ def test_other_units_and_normalised_depth_are_refused(
 ) -> None:
     source = stack(tmp_path / "a.npy", factor * truth)
     said = refused(score, source)
-    assert "expected metric depth with a median of 0.3 to 20 m, found" in said
-    assert "--unit mm" in said
+    assert f"the median of prediction / truth is {factor:.4g}" in said
+    assert f"with --unit {'mm' if factor == 1000 else f'{factor:.4g}'} it would be 1;" in said
     assert "--align" in said
     scored = score(source, unit=f"{factor:g}")  # the same files with their unit
     assert scored.values["absrel", 8] < 1e-6
@@ -314,7 +324,7 @@ def test_eight_bits_are_refused(score: Callable[..., Scored], truth: Maps, names
     byte = (25 * truth).astype(np.uint8)
     said = refused(score, folder(tmp_path / "a", names, byte, lambda p, m: Image.fromarray(m).save(p), ".png"))
     assert "found PIL mode L" in said
-    assert "8-bit images are scaled and rounded for display" in said
+    assert "8-bit depth is scaled and rounded for display" in said
     assert "found uint8" in refused(score, stack(tmp_path / "b.npy", byte))
     assert "found uint8" in refused(score, hdf5(tmp_path / "c.h5", depth=byte))
 
@@ -343,8 +353,9 @@ def test_a_map_of_another_size_is_read_at_pixel_centres(
 def test_a_map_on_its_side_is_refused(score: Callable[..., Scored], truth: Maps, tmp_path: Path) -> None:
     said = refused(score, stack(tmp_path / "a.npy", truth.transpose(0, 2, 1)))
     assert "the map is 32×24, the frame 24×32: rows and columns are exchanged" in said
-    assert "expected shape [N, H, W], found [4, 24, 32, 1]" in refused(
-        score, stack(tmp_path / "b.npy", truth[..., None])
+    perfect(score(stack(tmp_path / "b.npy", truth[..., None])))  # one channel is one map
+    assert "expected shape [N, H, W], found [4, 24, 32, 2]" in refused(
+        score, stack(tmp_path / "c.npy", np.stack([truth, truth], axis=-1))
     )
 
 
@@ -424,7 +435,9 @@ def test_depth_taken_for_disparity_is_noticed(score: Callable[..., Scored], trut
         ({"quantity": "disparity"}, "disparity has no metres before it is aligned"),
         ({"quantity": "disparity", "align": "median", "unit": "mm"}, "and no unit"),
         ({"name": "../up"}, '"../up" is no name for a row'),
-        ({"dataset_key": "depth"}, "only HDF5 files have keys"),
+        ({"dataset_key": "depth"}, "only .npz and HDF5 files have keys"),
+        ({"crop": "45:471"}, "expected rows and columns such as 45:471,41:601, or none"),
+        ({"crop": "9:5,0:3"}, "expected rows and columns"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -447,7 +460,7 @@ def test_files_that_are_none_are_refused(score: Callable[..., Scored], truth: Ma
     (tmp_path / "c.h5").write_bytes(b"no HDF5 at all")
     assert "expected HDF5" in refused(score, tmp_path / "c.h5")
     (tmp_path / "d.zip").write_bytes(b"")
-    assert "expected .npy, .h5, .hdf5 or a folder, found .zip" in refused(score, tmp_path / "d.zip")
+    assert "expected .npy, .npz, .h5, .hdf5 or a folder, found .zip" in refused(score, tmp_path / "d.zip")
 
 
 def test_hdf5_must_hold_its_one_array_itself(score: Callable[..., Scored], truth: Maps, tmp_path: Path) -> None:

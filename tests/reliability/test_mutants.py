@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny import PATIENCE_S
 
-from spd_bench.api import Encoder, Features, PointDepthModel
+from spd_bench.api import Encoder, Features, FrameId, PointDepthModel
 from spd_bench.data import pack
 from spd_bench.data.features import shards
 from spd_bench.data.features.shards import Damaged, Shard
@@ -183,7 +183,7 @@ def make_foreign_hdf5(path: Path) -> None:
 
 
 def read_foreign_hdf5(path: Path) -> str:
-    maps = open_maps(path, NAMES)
+    maps = open_maps(path, [FrameId(name, name) for name in NAMES])
     arrays = {str(index): maps.read(index) for index in range(3)}
     assert all(array.ndim == 2 and array.dtype == np.float64 for array in arrays.values())
     return digest_of(arrays)

@@ -124,7 +124,7 @@ class NYUBTS(DepthDataset):
         shared = sum(frame.scene in test_scenes for frame in self._frames["train"] + self._frames["val"])
         return (
             f"NYU Depth V2 synced pairs (BTS lineage), Eigen test split: {counts(self._frames)}; "
-            f"raw depth; {self._skipped} list lines without depth skipped; "
+            f"raw depth, rounded down to millimetres; {self._skipped} list lines without depth skipped; "
             f"{shared} training pairs carry the name of a test scene"
         )
 

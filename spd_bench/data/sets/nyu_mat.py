@@ -123,7 +123,10 @@ class NYUEigen(DepthDataset):
     def describe(self) -> str:
         """Counts per split, the kind of depth, and the border."""
         border = ", test images with a black border" if self.config.black_border else ""
-        return f"NYU Depth V2 labelled frames, Eigen split: {counts(self._frames)}; {self.config.depth} depth{border}"
+        return (
+            f"NYU Depth V2 labelled frames, Eigen split: {counts(self._frames)}; "
+            f"{self.config.depth} depth, not rounded{border}"
+        )
 
     def _read(self, field: str, index: int) -> npt.NDArray[Any]:
         with reading(f"{field}[{index}]", str(self._mat)):
