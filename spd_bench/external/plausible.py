@@ -39,7 +39,7 @@ TURNS: dict[str, Turn] = {
 
 
 @dataclass
-class Plausibility:
+class AgainstTruth:
     """What is seen of predictions against their truth, image by image."""
 
     expected: int

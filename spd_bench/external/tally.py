@@ -14,7 +14,7 @@ from spd_bench.errors import DataError
 from spd_bench.external.explain import Explainer
 from spd_bench.external.files import Maps
 from spd_bench.external.names import SHOWN, shortlist
-from spd_bench.external.plausible import Plausibility
+from spd_bench.external.plausible import AgainstTruth
 from spd_bench.external.reading import Reading, read_map, size_of
 from spd_bench.score import score
 from spd_bench.score.judge import Judge
@@ -57,7 +57,7 @@ class Tally:
         """
         everywhere = score.AllPixels(self.judge.metrics, self.judge.protocol)
         per_metre = None if reading.align else reading.per_metre
-        seen = Plausibility(1 if reading.quantity == "depth" else -1, per_metre, maps.by_place)
+        seen = AgainstTruth(1 if reading.quantity == "depth" else -1, per_metre, maps.by_place)
         sizes: dict[str, None] = {}
         problems: list[DataError] = []
         backwards = 0
@@ -98,7 +98,7 @@ class Tally:
         self.all_pixels = everywhere.reported()
         return _describe(maps, reading, list(sizes), seen)
 
-    def _weigh(self, seen: Plausibility, reading: Reading, where: str) -> None:
+    def _weigh(self, seen: AgainstTruth, reading: Reading, where: str) -> None:
         """Raises DataError for what the truth speaks against; with `as_is` it is only kept."""
         doubts = seen.doubts()
         if doubts and not reading.as_is:
@@ -166,7 +166,7 @@ def _all_of(problems: Sequence[DataError], frames: int, where: str) -> DataError
     )
 
 
-def _describe(maps: Maps, reading: Reading, sizes: Sequence[str], seen: Plausibility) -> str:
+def _describe(maps: Maps, reading: Reading, sizes: Sequence[str], seen: AgainstTruth) -> str:
     """The form of the files and everything that was done to their numbers."""
     said = [maps.what]
     if reading.per_metre != 1:
