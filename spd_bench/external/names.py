@@ -18,7 +18,7 @@ AFFIXES = re.compile(
 
 
 @dataclass(frozen=True)
-class Matched:
+class FramePredictions:
     """Predictions found for frames."""
 
     order: tuple[int, ...]
@@ -29,7 +29,7 @@ class Matched:
 
 def match(
     keys: Sequence[str], frames: Sequence[FrameId], *, where: str, besides: str = "", every: bool = True
-) -> Matched:
+) -> FramePredictions:
     """One key for each frame. Names that belong to no frame are left over: predictions of other splits.
 
     A name is the frame's own, with or without `_` in place of `/`; ends in `rgb_NUMBER` as in the BTS lineage; is
@@ -72,7 +72,7 @@ def match(
                 where=where,
                 hint=_hint(keys, frames, missing),
             )
-    return Matched(tuple(some[0] if some else -1 for some in found), surplus)
+    return FramePredictions(tuple(some[0] if some else -1 for some in found), surplus)
 
 
 def shortlist(names: Sequence[str], shown: int = SHOWN) -> str:
