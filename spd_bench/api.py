@@ -245,6 +245,20 @@ FIELDS = {
 """Name in `reads` and `writes` → field of `QueryState`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What a block looked at for each query; `spd-bench inspect` draws it. Whatever does not apply stays empty."""
+
+    points: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Name → places that were read, in the unit square [B, K, N, 2], and their weights [B, K, N]."""
+    groups: tuple[tuple[str, int], ...] = ()
+    """Names and sizes of the groups of tokens that the block appended, in order."""
+    token_shares: tuple[Tensor, ...] = ()
+    """Of each layer, the attention to every token of the query, mean over heads: [B, K, T]."""
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    """Name → a number of each image: [B]."""
+
+
 class Encoder(Component, nn.Module, ABC):
     """Slot `encoder` (§3): image → four frozen feature maps. Never trained, never in a checkpoint."""
 
@@ -328,6 +342,13 @@ class Block(Link):
         and anchors are logged for every block that writes them (`spd_bench.model.diagnose`).
         """
         return {}
+
+    def looked(self, state: QueryState, scene: Scene) -> Looked:
+        """What this block looked at, from the state that it receives; in evaluation mode, without gradients.
+
+        Attention over sites and anchors lie in the state, and are shown for every block that writes them.
+        """
+        return Looked()
 
 
 class PointDepthModel(Component, nn.Module, ABC):

@@ -113,6 +113,11 @@ class Table:
         """Rows per map of the batch."""
         return self.stride * (self.height + 2 * self.pad)
 
+    @property
+    def cells(self) -> tuple[float, float]:
+        """Cells per image along x and y."""
+        return self.width / self.extent[0], self.height / self.extent[1]
+
     def xy_lvl(self, xy: Tensor) -> Tensor:
         """Points of the unit square in cells of this map."""
         return unit_to_level(xy, width=self.width, height=self.height, extent=self.extent)

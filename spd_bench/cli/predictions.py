@@ -1,5 +1,6 @@
 """Commands about predictions: predict, export, and score for those of another program."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from spd_bench.cli.options import (
     DataOptionOption,
     DatasetOption,
     DeviceOption,
+    JsonOption,
     MapFormat,
     ProfileOption,
     RootOption,
@@ -80,6 +82,43 @@ def predict(
     else:
         written = [f"written: {path}" for answer in answers for path in answer.files]
         typer.echo("\n".join(filter(None, ["\n".join(said), table(answers), *written])))
+
+
+@app.command()
+def inspect(
+    run_: Annotated[str, typer.Argument(help="Folder of a run, SUITE/COMPOSITION, SUITE, or SWEEP.", metavar="RUN")],
+    image: Annotated[Path, typer.Option("--image", help="The image.")],
+    at: Annotated[str, typer.Option("--at", help="The point, in pixels of the image as given.", metavar="U,V")],
+    save: Annotated[Path | None, typer.Option("--save", help="Picture to write, .png or .svg.")] = None,
+    as_json: JsonOption = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the run; default: the lowest.")] = None,
+    runs: RootOption = RUNS,
+    device: DeviceOption = "auto",
+) -> None:
+    """Show what a run looked at for one point: anchors and samples, attention, shares of tokens, calibration.
+
+    For data sets there is `spd-bench data inspect`.
+    """
+    from spd_bench.ask.pictures import as_rgb
+    from spd_bench.inside.picture import check_form, write_picture
+    from spd_bench.inside.trace import look_inside
+    from spd_bench.predict.answers import about, caption
+    from spd_bench.predict.load import load_run
+    from spd_bench.predict.questions import parse_point
+
+    point = parse_point(at)
+    if save is not None:
+        check_form(save)
+    model = load_run(run_, root=runs, seed=seed, device=device)
+    image_HW3 = as_rgb(image)
+    inside = look_inside(model, model.encode(image_HW3), point)
+    if save is not None:
+        write_picture(save, image_HW3, inside, title=caption(model.run, run_))
+    if as_json:
+        found = {"run": about(model.run, run_), "image": str(image), **inside.plain()}
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        typer.echo("\n".join([caption(model.run, run_), *inside.lines(), *([f"written: {save}"] if save else [])]))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from spd_bench.api import (
     ComponentConfig,
     Dims,
     Level,
+    Looked,
     Pyramid,
     QueryState,
     Scene,
@@ -24,7 +25,7 @@ from spd_bench.api import (
     TokenPart,
 )
 from spd_bench.fused import forms, neighbourhoods
-from spd_bench.geometry import Table, neighbourhood
+from spd_bench.geometry import Table, constant, neighbourhood
 from spd_components.blocks.layers import fourier
 
 R_MAX = 6.0
@@ -202,6 +203,21 @@ class L1Tokens(Block):
             "offset_saturated": float((offset_BKT2.abs() > SATURATED * R_MAX).float().mean()),
         }
 
+    def looked(self, state: QueryState, scene: Scene) -> Looked:
+        """Where the learned offsets lead, each of weight 1, and the groups of tokens."""
+        l1: Table = scene.prepared[self.slot].l1
+        points = {}
+        if self.learned:
+            offset_BKT2 = self._learned_offsets(l1.read(l1.xy_lvl(state.xy_BK2)), state.xy_BK2)
+            xy_BKT2 = state.xy_BK2[:, :, None] + offset_BKT2 / constant(l1.cells, like=offset_BKT2)
+            points["learned offsets"] = xy_BKT2, torch.ones_like(xy_BKT2[..., 0])
+        return Looked(points=points, groups=self._groups())
+
+    def _groups(self) -> tuple[tuple[str, int], ...]:
+        """Names and sizes of the groups of tokens, in their order."""
+        ring = self.side**2 - (not self.centre_is_token)
+        return (("L1 around", ring), *((("L1 learned", self.learned),) if self.learned else ()))
+
 
 def _without_centre(x: Tensor, *, dim: int) -> Tensor:
     """The cells around the centre of a row-major neighbourhood (R-01)."""
@@ -278,6 +294,10 @@ class LocalTokens(L1Tokens):
         # in place: a second copy of all tokens would double the cost
         tokens_BKTD += maps.embedding_TD.to(tokens_BKTD.dtype)
         return self._seed(centre_BKC, xy_BK2), tokens_BKTD
+
+    def _groups(self) -> tuple[tuple[str, int], ...]:
+        """As for L1 alone, then the neighbourhoods of the other levels."""
+        return (*super()._groups(), ("L2", self.side**2), ("L3", self.side**2), ("L4", 9))
 
     def _embeddings(self) -> Tensor:
         """`LocalMaps.embedding_TD`."""

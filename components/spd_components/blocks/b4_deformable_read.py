@@ -17,10 +17,10 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene, StandardTokens, TokenPart
+from spd_bench.api import Block, ComponentConfig, Dims, Looked, Pyramid, QueryState, Scene, StandardTokens, TokenPart
 from spd_bench.fused import forms, products
 from spd_bench.fused.deformable_read import FusedRead, Weights
-from spd_bench.geometry import Stack, batch_offset, weighted_rows
+from spd_bench.geometry import Stack, batch_offset, constant, weighted_rows
 from spd_components.blocks.layers import fourier
 from spd_components.routing.anchors import site_centres
 
@@ -218,6 +218,22 @@ class DeformableRead(Block):
             "offset_spread_cells": float(torch.stack([x_QT, y_QT]).std(1, correction=0).mean()),
             "weight_entropy": float(entropy) / (math.log(self._per_head) or 1),
         }
+
+    def looked(self, state: QueryState, scene: Scene) -> Looked:
+        """The samples of all anchors, level by level, with their weights a; those of an anchor and head sum to 1."""
+        assert state.anchors is not None
+        maps: DeformableMaps = scene.prepared[self.slot]
+        x_QT, y_QT, score_QT = self._samples(state, maps)
+        shape = (*state.anchors.site_BKR.shape, self.dims.heads, len(self.levels), self.samples)
+        offset_BKRNLM2 = torch.stack([x_QT, y_QT], dim=-1).view(*shape, 2)
+        weight_BKRNLM = self._weights(score_QT).view(shape)
+        anchor_BKR2 = maps.site_xy_S2.to(offset_BKRNLM2.dtype)[state.anchors.site_BKR]
+        points = {}
+        for index, (level, table) in enumerate(zip(self.levels, maps.values.levels, strict=True)):
+            offset_BKRNM2 = offset_BKRNLM2[..., index, :, :] / constant(table.cells, like=offset_BKRNLM2)
+            xy_BKRNM2 = anchor_BKR2[:, :, :, None, None] + offset_BKRNM2
+            points[f"samples of L{level}"] = xy_BKRNM2.flatten(2, 4), weight_BKRNLM[..., index, :].flatten(2)
+        return Looked(points=points, groups=(("evidence", state.anchors.site_BKR.shape[-1]),))
 
     def _samples(self, state: QueryState, maps: DeformableMaps) -> tuple[Tensor, Tensor, Tensor]:
         """Δx and Δy in cells of their level, and W^a u + b^a, of every anchor: each [Q = B·K·R, T = N·L·M]."""

@@ -122,14 +122,25 @@ class TokenAttentionLayer(nn.Module):
             mixed_NQD, total_QN1 = training.attend(torch.bmm(query_NQE, key_NED), self._keep(shared), shared)
             return mixed_NQD, total_QN1 if self.training else None
         tokens = [part.standard_BKTD.flatten(0, 1) for part in parts]
-        absorbed_QND = torch.bmm(query_NQE / math.sqrt(self.dims.head), key_NED).transpose(0, 1)
-        score_QNT = torch.cat([torch.bmm(absorbed_QND, part_QTD.transpose(1, 2)) for part_QTD in tokens], dim=-1)
-        alpha_QNT = F.dropout(score_QNT.softmax(-1), self.dropout, self.training)
+        alpha_QNT = F.dropout(self._weights(query_NQE, key_NED, tokens), self.dropout, self.training)
         alphas = alpha_QNT.split([part_QTD.shape[1] for part_QTD in tokens], dim=-1)
         mixed_QND = torch.bmm(alphas[0], tokens[0])
         for alpha_QNt, part_QtD in zip(alphas[1:], tokens[1:], strict=True):
             mixed_QND = torch.baddbmm(mixed_QND, alpha_QNt, part_QtD)
         return mixed_QND.transpose(0, 1), alpha_QNT.sum(-1, keepdim=True) if self.training else None
+
+    def _weights(self, query_NQE: Tensor, key_NED: Tensor, tokens: Sequence[Tensor]) -> Tensor:
+        """a_t of every head over all tokens, given in parts [Q, t, D]: [Q, N, T]."""
+        absorbed_QND = torch.bmm(query_NQE / math.sqrt(self.dims.head), key_NED).transpose(0, 1)
+        score_QNT = torch.cat([torch.bmm(absorbed_QND, part_QTD.transpose(1, 2)) for part_QTD in tokens], dim=-1)
+        return score_QNT.softmax(-1)
+
+    def shares(self, h_BKD: Tensor, parts: Sequence[TokenPart], absorbed: Absorbed) -> Tensor:
+        """Attention of every query to each of its tokens, mean over heads: [B, K, T]."""
+        query_NQE = self.query(self.query_norm(h_BKD)).view(-1, self.dims.heads, self.dims.head).transpose(0, 1)
+        tokens = [part.standard_BKTD.flatten(0, 1) for part in parts]
+        share_QT = self._weights(query_NQE, absorbed.key_NED, tokens).mean(1)
+        return share_QT.view(*h_BKD.shape[:2], -1)
 
     def _shared(self, query_NQE: Tensor, parts: Sequence[TokenPart]) -> list[training.Shared]:
         """The tokens for the fused form with gradients; empty where stock operators run."""

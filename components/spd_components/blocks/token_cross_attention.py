@@ -6,7 +6,7 @@ from typing import ClassVar, cast
 from pydantic import Field
 from torch import nn
 
-from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene
+from spd_bench.api import Block, ComponentConfig, Dims, Looked, Pyramid, QueryState, Scene
 from spd_components.blocks.layers import Absorbed, TokenAttentionLayer
 
 
@@ -41,3 +41,13 @@ class TokenCrossAttention(Block):
         for layer, absorbed in zip(self.layers, scene.prepared[self.slot], strict=True):
             h_BKD = layer(h_BKD, state.tokens, absorbed)
         return replace(state, h_BKD=h_BKD)
+
+    def looked(self, state: QueryState, scene: Scene) -> Looked:
+        """The attention of each layer to the tokens."""
+        assert state.h_BKD is not None
+        assert state.tokens is not None
+        h_BKD, shares = state.h_BKD, []
+        for layer, absorbed in zip(self.layers, scene.prepared[self.slot], strict=True):
+            shares.append(cast(TokenAttentionLayer, layer).shares(h_BKD, state.tokens, absorbed))
+            h_BKD = layer(h_BKD, state.tokens, absorbed)
+        return Looked(token_shares=tuple(shares))

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spd_bench.api import Block, ComponentConfig, Dims, Pyramid, QueryState, Scene
+from spd_bench.api import Block, ComponentConfig, Dims, Looked, Pyramid, QueryState, Scene
 from spd_bench.fused import products
 
 EPSILON = 1e-6
@@ -110,3 +110,8 @@ class CalibratedHead(DepthHead):
             "shift_mean": float(calibration.shift_B1.mean()),
             "shift_spread": float(calibration.shift_B1.std(correction=0)),
         }
+
+    def looked(self, state: QueryState, scene: Scene) -> Looked:
+        """s and b of each image (§5.4)."""
+        calibration: Calibration = scene.prepared[self.slot]
+        return Looked(values={"s": calibration.scale_B1[:, 0], "b": calibration.shift_B1[:, 0]})

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from spd_bench.api import ComponentConfig, Dims, QueryState, Scene
+from spd_bench.api import ComponentConfig, Dims, Looked, QueryState, Scene
 from spd_components.depth_heads.shared import INVERSE_START, DepthHead, inverse_link, inverse_softplus
 
 
@@ -31,3 +31,8 @@ class Uncalibrated(DepthHead):
     def diagnose(self, state: QueryState, scene: Scene) -> Mapping[str, float]:
         """s and b, the same for every image."""
         return {"scale_mean": F.softplus(self.scale).item(), "shift_mean": self.shift.item()}
+
+    def looked(self, state: QueryState, scene: Scene) -> Looked:
+        """s and b, the same for every image."""
+        images = len(state.xy_BK2)
+        return Looked(values={"s": F.softplus(self.scale).expand(images), "b": self.shift.expand(images)})
