@@ -108,6 +108,21 @@ def smoke(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """`spd-bench explore` used by a headless Chromium; `-- --screenshots FOLDER` keeps what it looked like."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        session.skip("no Chromium is installed here: apt-get install chromium")
+    session.install("--editable", ".[dev,explore]", "playwright", *WITHIN)
+    args, shots = list(session.posargs), "1"
+    if "--screenshots" in args:
+        at = args.index("--screenshots")
+        shots = str(Path(args[at + 1]).resolve())
+        Path(shots).mkdir(parents=True, exist_ok=True)
+        del args[at : at + 2]
+    session.run("pytest", "tests/explore", *args, env={"SPD_BENCH_BROWSER": shots, "OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """The decoder's speed and memory, refusals and small calls as ratios with limits; for an idle machine."""
     session.install("--editable", ".", *WITHIN)

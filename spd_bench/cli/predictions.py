@@ -1,4 +1,4 @@
-"""Commands about predictions: predict, export, and score for those of another program."""
+"""Commands about predictions: predict, inspect, explore, export, and score for those of another program."""
 
 import json
 from pathlib import Path
@@ -119,6 +119,28 @@ def inspect(
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
     else:
         typer.echo("\n".join([caption(model.run, run_), *inside.lines(), *([f"written: {save}"] if save else [])]))
+
+
+@app.command()
+def explore(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Runs, as predict --run names them; default: every row of the suite that ran last.", metavar="RUN"
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the runs; default: the lowest of each.")] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes any free one.")] = 0,
+    runs: RootOption = RUNS,
+    device: DeviceOption = "auto",
+) -> None:
+    """Open a page on this machine: click into an image and read the depth there by each run, the truth and the error.
+
+    Prints the address, which ends in a token; only this machine is answered.
+    """
+    from spd_bench.explore.command import explore as serve_page
+
+    serve_page(names or (), root=runs, seed=seed, device=device, port=port, tell=say)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from spd_bench.data.reading.archives import Span
 from spd_bench.errors import DataError
@@ -75,10 +75,15 @@ def decode_image(source: Path | BytesIO, *, where: str) -> Image.Image:
         raise
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, TypeError, ...
         raise DataError(
-            f"expected an image, found a damaged or foreign file ({error})",
+            f"expected an image, found a damaged or foreign file ({_cause(error)})",
             where=where,
             hint="copy or download the file again",
         ) from error
+
+
+def _cause(error: Exception) -> str:
+    """What a decoder says; not the address of a buffer, which PIL names where no decoder knows the file."""
+    return "no known image format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def refuse_turned(image: Image.Image | bytes, where: str) -> None:
