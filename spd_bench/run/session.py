@@ -19,6 +19,7 @@ from spd_bench.process.locks import suite_lock
 from spd_bench.process.watch import Watch
 from spd_bench.report.collect import collect, curves, watched
 from spd_bench.report.comparison import Comparison
+from spd_bench.pictures.album import Album
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
 from spd_bench.report.verdicts import Verdicts, judged
@@ -27,6 +28,7 @@ from spd_bench.run.build_order import BuildOrder
 from spd_bench.run.display import Display, stderr_console
 from spd_bench.run.example import example_command
 from spd_bench.run.outcome import Outcome
+from spd_bench.run.pictures import suite_album
 from spd_bench.run.preview import title
 from spd_bench.run.provenance import command_of, provenance
 from spd_bench.run.record import suite_record, write_suite_record
@@ -105,7 +107,8 @@ def _run(chosen: choose.Chosen, root: Path, device: torch.device, console: Conso
         watch.at("writing the report")
         comparison = collect(root, chosen.suite.suite)
         verdicts = judged(root, chosen.suite.suite)
-        report = _report(root, chosen.suite, comparison, verdicts)
+        album = suite_album(runner, outcomes, _stem(root, chosen.suite))
+        report = _report(root, chosen.suite, comparison, verdicts, album)
     table = render(comparison, format="terminal", verdicts=verdicts)
     example = "" if outcomes[0].failure else example_command(root, experiment)
     return Finished(table, report, tracker.store, failed, starved=starved, example=example)
@@ -189,7 +192,7 @@ def _stem(root: Path, suite: Suite) -> Path:
     return root / "reports" / suite.suite
 
 
-def _report(root: Path, suite: Suite, comparison: Comparison, verdicts: Verdicts | None) -> Path:
+def _report(root: Path, suite: Suite, comparison: Comparison, verdicts: Verdicts | None, album: Album | None) -> Path:
     """Writes the page, the tables as Markdown, CSV and JSON, and the resolved configuration; returns the page."""
     stem = _stem(root, suite)
     resolved = json.dumps(suite.dump(), indent=1, ensure_ascii=False)
@@ -198,5 +201,8 @@ def _report(root: Path, suite: Suite, comparison: Comparison, verdicts: Verdicts
         files.write_text(stem.with_suffix(suffix), render(comparison, format=form, verdicts=verdicts) + "\n")
     page = stem.with_suffix(".html")
     drawn, diagnosed = curves(root, suite.suite), watched(root, suite.suite)
-    files.write_text(page, html_report(comparison, drawn, configuration=resolved, verdicts=verdicts, watched=diagnosed))
+    text = html_report(
+        comparison, drawn, configuration=resolved, verdicts=verdicts, watched=diagnosed, album=album
+    )
+    files.write_text(page, text)
     return page

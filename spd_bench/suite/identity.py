@@ -35,6 +35,8 @@ IDENTITY: Mapping[str, str] = {
     "report.primary.k": _REPORT,
     "report.family": _REPORT,
     "report.equivalence": _REPORT,
+    "report.pictures.rows": _REPORT,
+    "report.pictures.columns": _REPORT,
     "profiles": _MERGED,
     "fallback.profile": _MERGED,
 }

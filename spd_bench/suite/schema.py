@@ -334,6 +334,15 @@ class Primary(Section):
     """Number of query points, one of eval.k."""
 
 
+class Pictures(Section):
+    """What the report shows of single test images."""
+
+    rows: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
+    """Names of rows to show beside the base, * is a wildcard; without any the best other row and the worst ablation."""
+    columns: Annotated[int, Field(ge=0, le=640)] = 160
+    """Most pixels in a row of a dense rendering, each a query point; 0 draws no pictures."""
+
+
 class Report(Section):
     """The primary metric, and the comparisons that get verdicts."""
 
@@ -343,6 +352,8 @@ class Report(Section):
     """Axes whose comparisons get a verdict; the correction for multiplicity counts them."""
     equivalence: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the base's value below which a difference does not matter. Declare it before you see results."""
+    pictures: Pictures = Pictures()
+    """Depth of single test images beside each other."""
 
 
 class Checks(Section):
