@@ -15,7 +15,7 @@ from spd_bench.pictures import colour
 from spd_bench.pictures.choose import Contrast
 from spd_bench.pictures.scene import PictureScene
 
-POINT_RADIUS = 1
+POINT_RADIUS = 2
 """A scored point covers a square of 2·radius + 1 pixels."""
 
 
@@ -59,7 +59,7 @@ def _figure(scene: PictureScene, rows: Sequence[str], base: str, reasons: Sequen
     limit = colour.error_limit(errors.values())
     panels = []
     if base in drawn:
-        shown = with_points(scene.image_hw3, scene.uv_P2, drawn[base].error_P, limit)
+        shown = with_points(scene.image_rc3, scene.uv_P2, drawn[base].error_P, limit)
         panels.append(Panel(_uri(colour.jpeg(shown), "jpeg"), f"scored points by error of {base}"))
     panels.append(Panel(_uri(colour.png(colour.depth_colours(scene.truth_m_hw, near_m, far_m))), "ground truth"))
     for row, rendering in drawn.items():

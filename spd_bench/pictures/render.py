@@ -9,8 +9,12 @@ from PIL import Image
 
 from spd_bench.api import Features, PointDepthModel, Scene
 from spd_bench.data.batches import ScoredImage, unit_points
+from spd_bench.data.resizing import unit_range
 from spd_bench.pictures.colour import component_colours
 from spd_bench.pictures.scene import PictureScene, Rendering
+
+PHOTO_COLUMNS = 320
+"""Most pixels in a row of the photograph that scored points are drawn on."""
 
 
 class Grid(NamedTuple):
@@ -37,15 +41,18 @@ class Grid(NamedTuple):
 
 
 def picture_scene(image: ScoredImage, depth_m_HW: NDArray[np.floating], *, columns: int) -> PictureScene:
-    """A test image without renderings: the picture and the truth on the grid, and the scored points of draw 0."""
-    grid = Grid.of(*depth_m_HW.shape, columns=columns)
-    small = Image.fromarray(image.image_3HW.permute(1, 2, 0).numpy())
-    small = small.resize((len(grid.u_w), len(grid.v_h)), Image.Resampling.BICUBIC)
+    """A test image without renderings: a small photograph, the scored points of draw 0, and the truth on the grid."""
+    height, width = depth_m_HW.shape
+    grid = Grid.of(height, width, columns=columns)
+    size = min(width, PHOTO_COLUMNS), round(height * min(width, PHOTO_COLUMNS) / width)
+    shown_3HW = (unit_range(image.image_3HW).clamp(0, 1) * 255).round().to(torch.uint8)
+    small = Image.fromarray(shown_3HW.permute(1, 2, 0).numpy())
+    small = small.resize(size, Image.Resampling.BICUBIC)
     return PictureScene(
         frame=image.frame.frame,
-        image_hw3=np.array(small),
+        image_rc3=np.array(small),
         truth_m_hw=depth_m_HW[np.ix_(grid.v_h, grid.u_w)].astype(np.float32),
-        uv_P2=((image.uv_img_P2[image.draw_P == 0] + 0.5) / grid.step).astype(np.float32),
+        uv_P2=((image.uv_img_P2[image.draw_P == 0] + 0.5) * (size[0] / width)).astype(np.float32),
         renderings={},
     )
 

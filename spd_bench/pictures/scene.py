@@ -37,12 +37,12 @@ class PictureScene:
 
     frame: str
     """Name of the frame."""
-    image_hw3: NDArray[np.uint8]
-    """The image at the size of the renderings: [h, w, 3]."""
+    image_rc3: NDArray[np.uint8]
+    """The image, made small: [r, c, 3]."""
     truth_m_hw: NDArray[np.float32]
-    """True depth in metres at the same pixels, 0 where unknown: [h, w]."""
+    """True depth in metres at the pixels of the renderings, 0 where unknown: [h, w]."""
     uv_P2: NDArray[np.float32]
-    """Scored points in pixels of `image_hw3`, x first: [P, 2]."""
+    """Scored points in pixels of `image_rc3`, x first: [P, 2]."""
     renderings: Mapping[str, Rendering]
     """Row → its rendering."""
 
@@ -53,7 +53,7 @@ def save(path: Path, scenes: Mapping[int, PictureScene]) -> str:
     index: dict[str, object] = {}
     for number, scene in scenes.items():
         rows = {}
-        for name in ("image_hw3", "truth_m_hw", "uv_P2"):
+        for name in ("image_rc3", "truth_m_hw", "uv_P2"):
             arrays[f"{number}/{name}"] = getattr(scene, name)
         for position, (row, rendering) in enumerate(scene.renderings.items()):
             key = f"{number}/{position}"
@@ -108,7 +108,7 @@ def _scene(number: str, about: Mapping[str, object], array: Reader) -> PictureSc
     }
     return PictureScene(
         frame=str(about["frame"]),
-        image_hw3=np.asarray(array(f"{number}/image_hw3"), np.uint8),
+        image_rc3=np.asarray(array(f"{number}/image_rc3"), np.uint8),
         truth_m_hw=np.asarray(array(f"{number}/truth_m_hw"), np.float32),
         uv_P2=np.asarray(array(f"{number}/uv_P2"), np.float32),
         renderings=renderings,

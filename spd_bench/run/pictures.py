@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from spd_bench.api import PointDepthModel
 from spd_bench.data.batches import ScoredImages
 from spd_bench.data.queries import depth_edges
-from spd_bench.data.views import unit_range
+from spd_bench.data.resizing import unit_range
 from spd_bench.errors import SpdError, shortage
 from spd_bench.pictures.album import Album, album
 from spd_bench.pictures.breakdown import Share, by_part, near_edges
@@ -22,7 +21,7 @@ from spd_bench.pictures.render import picture_scene, rendering
 from spd_bench.pictures.scene import PictureScene, Rendering
 from spd_bench.pictures.scene import load as load_scenes
 from spd_bench.pictures.scene import save as save_scenes
-from spd_bench.run.folder import Evaluation
+from spd_bench.run.folder import TEST, SplitEvaluation
 from spd_bench.run.outcome import Outcome
 from spd_bench.run.runner import Runner
 from spd_bench.score import score
@@ -94,7 +93,7 @@ def _album(runner: Runner, scored: Mapping[str, Outcome], stem: Path) -> Album |
 
 
 def _evaluation(outcome: Outcome) -> Path:
-    return outcome.folder / Evaluation.test(outcome.job).name / "predictions.h5"
+    return outcome.folder / SplitEvaluation.test(outcome.job).name / "predictions.h5"
 
 
 def _candidate(runner: Runner, outcome: Outcome, predictions: Predictions) -> Candidate:
@@ -110,33 +109,41 @@ def _candidate(runner: Runner, outcome: Outcome, predictions: Predictions) -> Ca
 def _draw(
     runner: Runner, scored: Mapping[str, Outcome], base: str, chosen: Sequence[Contrast]
 ) -> tuple[dict[int, PictureScene], NDArray[np.bool_]]:
-    """The chosen images with a rendering by each row that shows them, and which scored points are near edges: [I, P]."""
-    suite = runner.experiment.suite
-    images = runner.inputs.images("test", max_k=max(suite.eval.k), k1_draws=suite.eval.k1_draws)
+    """The chosen images with a rendering by each row that shows them; which scored points are near edges, [I, P]."""
+    columns = runner.experiment.suite.report.pictures.columns
     wanted: dict[str, set[int]] = {base: set()}
     for contrast in chosen:
         indices = set(contrast.images.values())
         wanted[base] |= indices
         wanted.setdefault(contrast.row, set()).update(indices)
-    columns = suite.report.pictures.columns
-    scenes = {
-        index: picture_scene(images[index], _depth_m(images, index), columns=columns) for index in sorted(wanted[base])
-    }
+    scenes: dict[int, PictureScene] = {}
+    near_edge_IP = np.empty((0, 0), np.bool_)
     for row, indices in wanted.items():
         model = runner.model(scored[row].job, trained=True).eval()
+        images = _test_images(runner, model)
+        if row == base:
+            near_edge_IP = _near_edges(runner, images)
+            scenes = {
+                index: picture_scene(images[index], _depth_m(images, index), columns=columns) for index in indices
+            }
         for index in sorted(indices):
             runner.watch.at(f"drawing image {index + 1} by {row}")
             drawn = _rendering(runner, model, images, index, columns=columns, levels=row == base)
             scenes[index] = replace(scenes[index], renderings={**scenes[index].renderings, row: drawn})
-    return scenes, _near_edges(runner, images)
+    return {index: scenes[index] for index in sorted(scenes)}, near_edge_IP
+
+
+def _test_images(runner: Runner, model: PointDepthModel) -> ScoredImages:
+    about = runner.experiment.suite.eval
+    return runner.inputs.images(model, TEST, max_k=max(about.k), k1_draws=about.k1_draws)
 
 
 def _rendering(
     runner: Runner, model: PointDepthModel, images: ScoredImages, index: int, *, columns: int, levels: bool
 ) -> Rendering:
     image = images[index]
-    shown_13HW = unit_range(image.image_3HW[None].to(runner.device))
-    features = runner.inputs.frozen(model).of([image.view], shown_13HW)
+    maps = runner.inputs.frozen(model).of([image.view], unit_range(image.image_3HW[None].to(runner.device)))
+    features = replace(maps, frame_size=image.frame_size)
     return rendering(model, features, image, _depth_m(images, index), columns=columns, levels=levels)
 
 

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError
 from spd_bench.model.device import device_named
+from spd_bench.pictures.album import Album
 from spd_bench.process.boundary import from_json, to_json
 from spd_bench.process.locks import suite_lock
 from spd_bench.process.watch import Watch
 from spd_bench.report.collect import collect, curves, watched
 from spd_bench.report.comparison import Comparison
-from spd_bench.pictures.album import Album
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
 from spd_bench.report.verdicts import Verdicts, judged
@@ -201,8 +201,6 @@ def _report(root: Path, suite: Suite, comparison: Comparison, verdicts: Verdicts
         files.write_text(stem.with_suffix(suffix), render(comparison, format=form, verdicts=verdicts) + "\n")
     page = stem.with_suffix(".html")
     drawn, diagnosed = curves(root, suite.suite), watched(root, suite.suite)
-    text = html_report(
-        comparison, drawn, configuration=resolved, verdicts=verdicts, watched=diagnosed, album=album
-    )
+    text = html_report(comparison, drawn, configuration=resolved, verdicts=verdicts, watched=diagnosed, album=album)
     files.write_text(page, text)
     return page

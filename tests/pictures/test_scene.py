@@ -30,7 +30,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     read = load(tmp_path / "a.npz")[4]
     assert read.frame == written.frame
-    for name in ("image_hw3", "truth_m_hw", "uv_P2"):
+    for name in ("image_rc3", "truth_m_hw", "uv_P2"):
         assert (getattr(read, name) == getattr(written, name)).all()
     assert list(read.renderings) == ["v13", "no-b3"]
     for row, rendering in written.renderings.items():
@@ -72,11 +72,11 @@ def test_relative_error_is_signed_and_unknown_without_truth() -> None:
 
 
 def test_points_lie_where_they_were_scored() -> None:
-    image = np.full((5, 7, 3), 100, np.uint8)
-    drawn = panels.with_points(image, np.array([[3.5, 2.5]]), np.array([1.0]), 1.0)
+    image = np.full((7, 9, 3), 100, np.uint8)
+    drawn = panels.with_points(image, np.array([[4.5, 3.5]]), np.array([1.0]), 1.0)
     assert (drawn[0, 0] == 60).all()  # dimmed to 0.6
     changed = np.argwhere((drawn != 60).any(-1))
-    assert (changed.min(0).tolist(), changed.max(0).tolist()) == ([1, 2], [3, 4])  # 3×3 around row 2, column 3
+    assert (changed.min(0).tolist(), changed.max(0).tolist()) == ([1, 2], [5, 6])  # 5×5 around row 3, column 4
 
 
 def test_levels_are_drawn_for_rows_that_have_them() -> None:
