@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from spd_bench import registry
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
-from spd_bench.data.plausible import Finding, Plausibility
+from spd_bench.data.plausible import Plausibility, Suspicion
 from spd_bench.data.preflight import drawn_from, layout_of, open_dataset, refuse_malformed
 from spd_bench.data.reading.frames import FARTHEST_M, check_indoor_depth
 from spd_bench.data.sets.packed import PackedFrames, as_millimetres
@@ -224,7 +224,7 @@ def inspect_data(
     )
 
 
-def _noted(findings: Sequence[Finding]) -> list[str]:
+def _noted(findings: Sequence[Suspicion]) -> list[str]:
     return [finding.note for finding in findings if not finding.is_problem]
 
 

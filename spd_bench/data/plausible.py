@@ -39,7 +39,7 @@ FACTORS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Suspicion:
     """Something about all frames: an error to show as a problem, or a note, with places."""
 
     error: DataError
@@ -88,7 +88,7 @@ class Plausibility:
         if self.units_per_metre is not None:
             self._add_values(known_m_N, depth_m_HW)
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Suspicion]:
         """What there is to say, problems and notes."""
         if not self._medians_m:
             return self._same_pictures()
@@ -133,11 +133,11 @@ class Plausibility:
 
     # ------------------------------------------------------------------------------------------------- judging
 
-    def _finding(self, message: str, hint: str, *, problem: bool, places: tuple[str, ...] = ()) -> Finding:
+    def _finding(self, message: str, hint: str, *, problem: bool, places: tuple[str, ...] = ()) -> Suspicion:
         said = "the unit is assumed" if self.assumed else "the unit was given"
-        return Finding(DataError(f"{message}; {said}", hint=hint), problem, places)
+        return Suspicion(DataError(f"{message}; {said}", hint=hint), problem, places)
 
-    def _far_away(self) -> list[Finding]:
+    def _far_away(self) -> list[Suspicion]:
         share = self._far / self._looked_at
         if share < FAR_NOTE:
             return []
@@ -145,14 +145,14 @@ class Plausibility:
         hint = self._unit_hint()
         return [self._finding(message, hint, problem=share > (FAR_SHARE if self.assumed else 0.5))]
 
-    def _median(self) -> list[Finding]:
+    def _median(self) -> list[Suspicion]:
         median_m = self._median_m()
         if ROOM_M[0] <= median_m <= ROOM_M[1]:
             return []
         message = f"the median depth is {median_m:.3f} m, which is not that of rooms ({ROOM_M[0]:g} to {ROOM_M[1]:g} m)"
         return [self._finding(message, self._unit_hint(), problem=self.assumed)]
 
-    def _common_factor(self) -> list[Finding]:
+    def _common_factor(self) -> list[Suspicion]:
         pixels = self._values["pixels"]
         if self._values["others"] or not pixels or len(self._distinct) < LEAST_DISTINCT:
             return []
@@ -165,7 +165,7 @@ class Plausibility:
         message = f"the stored values are multiples of {factor}, {known}"
         return [self._finding(message, self._unit_hint(factor), problem=self.assumed)]
 
-    def _constant(self) -> list[Finding]:
+    def _constant(self) -> list[Suspicion]:
         """A largest value that most frames have at many pixels, as what means unknown has."""
         value, frames = next(iter(self._constants.most_common(1)), (0, 0))
         if 2 * frames <= self._frames or self.units_per_metre is None or len(self._distinct) < LEAST_DISTINCT:
@@ -174,15 +174,15 @@ class Plausibility:
         at_m = value / self.units_per_metre
         message = f"the largest value, {value} ({at_m:.3f} m), stands at {share:.1%} of the known pixels"
         hint = f"if it means unknown, add it to the values that do: --option 'invalid=[0, 65535, {value}]'"
-        return [Finding(DataError(message, hint=hint), at_m >= self.max_m)]
+        return [Suspicion(DataError(message, hint=hint), at_m >= self.max_m)]
 
-    def _exchanged_bytes(self) -> list[Finding]:
+    def _exchanged_bytes(self) -> list[Suspicion]:
         if 2 * self._swapped <= self._frames:
             return []
         message = f"in {self._swapped} of {self._frames} frames the stored values are smooth only with bytes exchanged"
-        return [Finding(DataError(message, hint="write the depth again in the byte order of its format"), True)]
+        return [Suspicion(DataError(message, hint="write the depth again in the byte order of its format"), True)]
 
-    def _other_sequences(self) -> list[Finding]:
+    def _other_sequences(self) -> list[Suspicion]:
         medians = {scene: float(np.median(values)) for scene, values in self._medians_m.items()}
         middle = median_low(medians.values())
         apart = {s: m for s, m in medians.items() if not 1 / SEQUENCES_APART < m / middle < SEQUENCES_APART}
@@ -193,7 +193,7 @@ class Plausibility:
         hint = "if their files have another unit, keep them in a data set of their own, with its --option depth_scale=N"
         return [self._finding(message, hint, problem=self.assumed, places=places)]
 
-    def _same_pictures(self) -> list[Finding]:
+    def _same_pictures(self) -> list[Suspicion]:
         across = [each for each in self._pictures.values() if len({split for split, _ in each}) > 1]
         within = sum(len(each) - 1 for each in self._pictures.values()) - sum(len(each) - 1 for each in across)
         found = []
@@ -202,9 +202,11 @@ class Plausibility:
             places = tuple(" and ".join(f"{s} frame {first[s]}" for s in SPLITS if s in first) for first in firsts)
             message = f"{len(across)} pictures are in two splits: what is scored was trained on"
             hint = "keep one frame of each picture, or take the copies for one split"
-            found.append(Finding(DataError(message, hint=hint), True, places))
+            found.append(Suspicion(DataError(message, hint=hint), True, places))
         if within:
-            found.append(Finding(DataError(f"{within} frames repeat the picture of another one of their split"), False))
+            found.append(
+                Suspicion(DataError(f"{within} frames repeat the picture of another one of their split"), False)
+            )
         return found
 
     def _median_m(self) -> float:

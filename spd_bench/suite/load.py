@@ -182,7 +182,7 @@ def recognised(path: Path, *, preferred: str | None = None, where: str, hint: st
 
 
 def _advice(path: Path) -> str:
-    """What data sets say of a path that none of them recognises, ready to stand before more."""
+    """What data sets say of a path that no data set recognises, with a space behind it."""
     said = []
     for name in registry.names("dataset"):
         with suppress(registry.PluginError, AttributeError):  # a class that is no DepthDataset has no advice
