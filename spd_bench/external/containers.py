@@ -14,7 +14,7 @@ from spd_bench.data.reading.images import LARGEST_SIDE
 from spd_bench.errors import DataError
 
 HDF5 = (".h5", ".hdf5")
-LARGEST_BYTES = 16 * 2**30
+LARGEST_BYTES = 4 * 2**30
 """An array of a compressed file is held in memory; more than this is refused."""
 NAMES = ("frames", "names")
 """Lists of frame names beside a stack."""

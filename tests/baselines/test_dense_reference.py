@@ -26,6 +26,8 @@ from torch import Tensor
 from spd_baselines import dpt_head
 from spd_baselines.dav2_dense import DAv2Dense
 from spd_baselines.dav2_metric_indoor import DAv2MetricIndoor
+from spd_bench.report.collect import collect
+from spd_bench.report.comparison import notes
 from spd_bench.run import choose, plan, session
 from spd_bench.run.request import Request
 from spd_bench.suite.load import load_suite
@@ -347,6 +349,11 @@ def test_one_suite_holds_both_releases(suite: Path, releases: Path, monkeypatch:
     monkeypatch.setenv(VARIABLE, str(releases))
     finished = session.run_suite(Request(suite=str(suite), root=suite.parent / "runs", device="cpu"))
     assert finished.failed == 0
+    said = [note for note in notes(collect(suite.parent / "runs")) if note.startswith("INPUT")]
+    # 518 · 64/48 = 690.7 = 49.3 · 14; the others see the suite's 56×70
+    seen = "518×686 (aspect kept, shorter side 518, multiples of 14), not the suite's"
+    assert f"INPUT of dav2_metric_indoor: {seen}" in said
+    assert [note.split(":")[1].strip() for note in said] == [seen] * 3
     experiment = plan.Experiment(choose.choose(Request(suite=str(suite))).suite)
     aligned = {c.baseline.plain()["alignment"]: experiment.is_gt_aligned(c) for c in experiment.compositions[3:]}
     assert aligned == {"lsq_disparity": True, "none": False}

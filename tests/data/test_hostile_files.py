@@ -41,7 +41,7 @@ from spd_components.encoders.dav2_sizes import SIZES
 from spd_components.encoders.dav2_weights import read_tensors, read_weights
 
 MOST_MEMORY = 2**30
-FRAMES = [FrameId("a", "a"), FrameId("b", "b")]
+FRAMES = ["a", "b"]
 CANARY = Path("canary")
 
 
@@ -323,7 +323,7 @@ def test_hdf5(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> Non
     if "did not come to its end" in message:
         monkeypatch.setattr(untrusted, "LONGEST_S", 0.5)
     assert_refused(open_hdf5, tmp_path / "x.h5", message)
-    assert_refused(lambda path: open_maps(path, FRAMES), tmp_path / "x.h5", message)
+    assert_refused(lambda path: open_maps(path, [FrameId(name, name) for name in FRAMES]), tmp_path / "x.h5", message)
 
 
 def test_hdf5_that_names_itself_and_holds_references_is_sound(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_hdf5_that_names_itself_and_holds_references_is_sound(tmp_path: Path) ->
 
 def test_a_pickle_in_hdf5_is_bytes(tmp_path: Path) -> None:
     hdf5(pickled_attribute)(tmp_path / "x.h5")
-    assert_refused(lambda path: open_maps(path, FRAMES), tmp_path / "x.h5")
+    assert_refused(lambda path: open_maps(path, [FrameId(name, name) for name in FRAMES]), tmp_path / "x.h5")
 
 
 def test_a_file_that_hangs_or_crashes_the_library_costs_its_examiner_alone(
@@ -617,7 +617,7 @@ PREDICTIONS: dict[str, tuple[str, Make]] = {
         ),
     ),
     "folder-lacks-one": ("x", in_folder("a.npy")),
-    "folder-has-more": ("x", in_folder("a.npy", "b.npy", "c.npy")),
+    "folder-has-two-for-one": ("x", in_folder("a.npy", "b.npy", "pred_b.npy")),
     "folder-is-empty": ("x", in_folder()),
 }
 
@@ -626,7 +626,7 @@ PREDICTIONS: dict[str, tuple[str, Make]] = {
 def test_predictions(tmp_path: Path, case: str) -> None:
     name, make = PREDICTIONS[case]
     make(tmp_path / name)
-    assert_refused(lambda path: open_maps(path, FRAMES), tmp_path / name)
+    assert_refused(lambda path: open_maps(path, [FrameId(name, name) for name in FRAMES]), tmp_path / name)
 
 
 # ------------------------------------------------------------------------------------------------ by command
