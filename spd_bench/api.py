@@ -446,6 +446,8 @@ class DepthDataset(Component, ABC):
     truth: str = "raw"
     """Kind of ground truth, checked against the protocol (R-24). raw: a sensor's depth, 0 in holes; filled: holes
     in-painted; rendered: exact."""
+    generic: ClassVar[bool] = False
+    """Whether a layout that is recognised too is the better answer, as it knows the data set."""
     assumed: str = ""
     """What is assumed of the files, such as their unit, and the option that says it; "" if nothing is. `describe` says
     it too, so that it stands above every table."""

@@ -170,6 +170,8 @@ def recognised(path: Path, *, preferred: str | None = None, where: str, hint: st
     _refuse_absent(path, where)
     able = [name for name in registry.names("dataset") if _recognises(name, path)]
     able = [name for name in able if name.rpartition(":")[2] not in able or ":" not in name]  # a plugin's, of our name
+    special = [name for name in able if not getattr(registry.load("dataset", name), "generic", False)]
+    able = special or able
     if preferred in able:
         able = [preferred]
     if len(able) != 1:

@@ -49,6 +49,11 @@ from spd_bench.testing import (
     PatchEncoder,
 )
 
+INDOOR = (
+    "ultralytics_depth", "scannet", "sun_rgbd", "diode", "ibims1", "hypersim", "arkitscenes", "replica", "seven_scenes",
+)  # fmt: skip
+"""Published layouts; `tests/data/test_indoor.py` sets the kit on files of each."""
+
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "encoder/dav2_small": {"random_weights": True},
     "dataset/synthetic_rooms": {
@@ -62,6 +67,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "baseline/spd_v13_literal": {"r": 5},  # 12 sites of L4 on the kit's small image
     "dataset/rgbd_folder": {"root": "/no/such/folder"},
     "dataset/packed": {"root": "/no/such/folder"},
+    **{f"dataset/{name}": {"root": "/no/such/folder"} for name in INDOOR},
 }
 """What a component has to be constructed with, where its defaults do not fit."""
 

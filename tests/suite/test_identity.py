@@ -325,6 +325,15 @@ DATA: Mapping[str, Mapping[str, str]] = {
     "nyu_marigold": {},
     "nyu_densedepth": {},
     "packed": {},
+    "ultralytics_depth": {},
+    "scannet": {},
+    "sun_rgbd": {},
+    "diode": {},
+    "ibims1": {},
+    "hypersim": {},
+    "arkitscenes": {},
+    "replica": {},
+    "seven_scenes": {},
 }
 """Data set → option that its digest does not hold in itself, though it is no place, and why."""
 

@@ -30,6 +30,7 @@ class RGBDFolder(DepthDataset):
     """
 
     places = frozenset({"root"})
+    generic = True
 
     class Config(ComponentConfig):
         """Where the frames lie, how files are named and scaled, and how sequences are split."""

@@ -1,0 +1,1 @@
+"""Layouts of published indoor data sets, each with its own facts: unit, void values, registration, splits, scenes."""
