@@ -106,9 +106,9 @@ class Plausibility:
 
     def _add_picture(self, split: str, name: str, image_HW3: NDArray[np.uint8]) -> None:
         first = image_HW3[0, 0]
-        if (image_HW3[::8, ::8] == first).all() and (image_HW3 == first).all():
+        if (image_HW3[::8, ::8] == first).all() and (image_HW3[::4] == first).all():
             return  # one colour shows nothing that could be known again
-        digest = hashlib.blake2b(np.ascontiguousarray(image_HW3).data, digest_size=16).digest()
+        digest = hashlib.blake2b(np.ascontiguousarray(image_HW3[::4]).data, digest_size=16).digest()
         self._pictures.setdefault(digest, []).append((split, name))
 
     def _add_values(self, known_m_N: NDArray[Any], depth_m_HW: NDArray[Any]) -> None:
