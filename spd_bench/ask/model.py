@@ -92,7 +92,7 @@ class RunModel:
 
         points: [N, 2] in pixels of the image as given, u to the right, v down. Whole numbers mean centres of pixels
         (R-03), so the image spans −0.5 … width − 0.5. A point gets the same depth, to the bit, whichever other points
-        are asked for. on_points: called after each block of points.
+        are asked for, unless the model says otherwise (`points_are_independent`). on_points: called after each block.
 
         Raises ConfigError for a point outside the image and for a scene of another model, NoDepth for an answer that
         is not finite.

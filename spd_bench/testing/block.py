@@ -72,6 +72,28 @@ class BlockContract(TrainedContract):
         if state.anchors is not None:
             _require_anchors(state.anchors, sites)
 
+    def test_shows_what_it_looked_at(self) -> None:
+        """`looked` gives places [B, K, N, 2] and weights, shares that sum to 1, and as many tokens as it appends."""
+        module: Any = self.built()
+        example = self.example()
+        scene, before = self.scene(module, example.pyramid), example.state
+        with torch.no_grad():
+            looked, after = module.looked(before, scene), module(before, scene)
+        for name, (xy_BKN2, weight_BKN) in looked.points.items():
+            require_shape(f"places of {name}", xy_BKN2, (BATCH, QUERIES, xy_BKN2.shape[2], 2))
+            require_shape(f"weights of {name}", weight_BKN, tuple(xy_BKN2.shape[:3]))
+        given = sum(part.tokens_BKTD.shape[2] for part in before.tokens or ())
+        for share_BKT in looked.token_shares:
+            require_shape("shares of tokens", share_BKT, (BATCH, QUERIES, given))
+            equal({"": share_BKT.sum(-1)}, {"": torch.ones_like(share_BKT[..., 0])}, "the sum of the shares of tokens")
+        if looked.groups:
+            kept = len(before.tokens or ()) if "tokens" in self.component.reads else 0
+            appended = sum(part.tokens_BKTD.shape[2] for part in (after.tokens or ())[kept:])
+            named = sum(size for _, size in looked.groups)
+            require(named == appended, f"groups name {named} tokens, {appended} are appended")
+        for name, value in looked.values.items():
+            require_shape(name, value, (BATCH,))
+
     def test_reads_only_what_it_declares(self) -> None:
         """It writes the same values when it gets only the fields that it declares to read."""
         module, example = self.built(), self.example()

@@ -31,6 +31,7 @@ from spd_bench.api import (
     Frame,
     FrameId,
     Level,
+    Looked,
     Neck,
     PointDepthModel,
     Pyramid,
@@ -378,6 +379,21 @@ class HasLooseConfig(Good):
 HasLooseConfig.__doc__ = None
 
 
+class NamesMissingTokens(Good):
+    """Shows a group of tokens, but appends none."""
+
+    def looked(self, state: QueryState, scene: Scene) -> Looked:
+        return Looked(groups=(("mine", 3),))
+
+
+class SharesAreNotWhole(Good):
+    """Shows shares of the attention that sum to a half."""
+
+    def looked(self, state: QueryState, scene: Scene) -> Looked:
+        count = sum(part.tokens_BKTD.shape[2] for part in state.tokens or ())
+        return Looked(token_shares=(torch.full((*state.xy_BK2.shape[:2], count), 0.5 / count),))
+
+
 class RoutesOutside(Block):
     """Anchors one past the last site, with a gate that scales."""
 
@@ -411,6 +427,8 @@ class RoutesOutside(Block):
         (KeepsWeightsElsewhere, {"state_dict_holds_everything"}),
         (DrawsFromNumpy, {"initial_weights_follow_the_seed"}),
         (NamesUnknownThings, {"fits_the_chain", "reads_only_what_it_declares"}),
+        (NamesMissingTokens, {"shows_what_it_looked_at"}),
+        (SharesAreNotWhole, {"shows_what_it_looked_at"}),
         (HasLooseConfig, {"says_what_it_is", "config_is_strict", "every_option_is_described"}),
     ],
 )

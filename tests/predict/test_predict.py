@@ -15,6 +15,8 @@ from PIL import Image
 
 import spd_bench
 from spd_bench import RunModel, cli
+from spd_bench.errors import ConfigError
+from spd_bench.sweep.tables import SweepSummary, TrialRow
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,27 @@ def test_a_run_has_several_names(predict: Predict, photo: Path, trained: Path, f
     (folder,) = (trained / "trained").glob("v13-s0-*")
     named = predict(photo, "--run", form.format(root=trained, folder=folder.name), "--at", "1,1", "--format", "csv")
     assert rows(named) == rows(predict(photo, "--run", "tiny/v13", "--at", "1,1", "--format", "csv"))
+
+
+def test_a_sweep_means_its_best_trial(
+    predict: Predict, photo: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study whose best trial is the run of seed 1."""
+    (folder,) = (trained / "trained").glob("v13-s1-*")
+    trial = TrialRow(number=4, state="complete", values={}, notes={"folder": str(folder.relative_to(trained))})
+    summary = SweepSummary(
+        study="lambda", about={}, directions={}, total=1, trials=[trial], best=[trial], importances={}
+    )
+
+    def shown(name: str | None, *, root: Path) -> SweepSummary:
+        if name != "lambda":
+            raise ConfigError(f"no sweep {name}")
+        return summary
+
+    monkeypatch.setattr("spd_bench.sweep.show.show_sweep", shown)
+    found = rows(predict(photo, "--run", "lambda", "--at", "1,1", "--format", "csv"))
+    assert found == rows(predict(photo, "--run", folder, "--at", "1,1", "--format", "csv"))
+    assert found != rows(predict(photo, "--run", "tiny", "--at", "1,1", "--format", "csv"))
 
 
 @pytest.mark.parametrize(
