@@ -143,6 +143,7 @@ class Branching(torch.nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_onnx_answers_as_the_run_does(model: RunModel, photo: Path, tmp_path: Path) -> None:
     """At 1, 2, 64 and 300 points by one file; ONNX Runtime and, where it is installed, OpenVINO."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
