@@ -21,6 +21,7 @@ RELIABILITY = (
 
 EXTRAS = (
     "tests/components/test_encoder_backends.py",
+    "tests/export/test_export.py",
     "tests/predict/test_predict.py",
     "tests/sweep/test_sweep_workers.py",
 )
@@ -41,8 +42,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def extras(session: nox.Session) -> None:
-    """The tests that need an extra: OpenVINO, videos, and sweeps on a real PostgreSQL server where there can be one."""
-    session.install("--editable", ".[openvino,postgres,video]", "pytest", "pytest-timeout", *WITHIN)
+    """The tests that need an extra: OpenVINO, ONNX, videos, and sweeps on a PostgreSQL server where one can be."""
+    session.install("--editable", ".[openvino,postgres,video,export]", "pytest", "pytest-timeout", *WITHIN)
     lacking = _install_postgresql(session)
     # -rs lists what was skipped and why
     session.run("pytest", "-rs", "-m", "extra", *EXTRAS, *session.posargs, env={"OMP_NUM_THREADS": "1"})

@@ -142,6 +142,7 @@ class Branching(torch.nn.Module):
         return x if bool(x.sum() > 1) else -x
 
 
+@pytest.mark.extra
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_onnx_answers_as_the_run_does(model: RunModel, photo: Path, tmp_path: Path) -> None:
