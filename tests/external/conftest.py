@@ -41,7 +41,13 @@ report: {{primary: {{metric: absrel, k: 8}}}}
 
 
 @pytest.fixture(scope="session")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+def room(room_file: Path) -> Suite:
+    """The suite, loaded."""
+    return load_suite(room_file)
+
+
+@pytest.fixture(scope="session")
+def room_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fifteen frames, three of them for the test; depth rises to the right and downwards, in waves of its own."""
     root = tmp_path_factory.mktemp("room")
     for folder in ("rgb", "depth"):
@@ -54,7 +60,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Suite:
         Image.fromarray(depth_mm.astype(np.uint16)).save(root / "depth" / f"{i:05d}.png")
     path = root / "room.yaml"
     path.write_text(ROOM.format(root=root), encoding="utf-8")
-    return load_suite(path)
+    return path
 
 
 @pytest.fixture
