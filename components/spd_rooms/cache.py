@@ -127,7 +127,8 @@ def _header(digest: str) -> bytes:
 def _clear_debris(path: Path) -> None:
     """Removes temporary files of killed processes; the caller holds the lock, so no process is writing them."""
     for left in path.parent.glob(f".{path.name}.tmp-*"):
-        left.unlink()
+        if left.name.rpartition("-")[2].isdigit() and left.is_file() and not left.is_symlink():
+            left.unlink()
 
 
 def _require_space(folder: Path, needed: int) -> None:

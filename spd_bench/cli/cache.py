@@ -24,7 +24,7 @@ from spd_bench.cli.options import (
     overrides,
     request,
 )
-from spd_bench.cli.output import table
+from spd_bench.cli.output import say, table
 from spd_bench.errors import ConfigError
 
 
@@ -97,14 +97,20 @@ def cache_rm(
         raise ConfigError("give one of KEY, --all, --older-than and --to-limit", where="cache rm")
     cache = _cache(runs)
     if key is not None:
-        typer.echo(f"removed {cache.remove(key).key}")
+        typer.echo(f"removed {cache.remove(key, tell=_removing).key}")
         return
     if older_than is not None:
-        removal = cache.remove_older(older_than)
+        removal = cache.remove_older(older_than, tell=_removing)
+    elif to_limit is not None:
+        removal = cache.remove_to(to_limit * 1e9, tell=_removing)
     else:
-        removal = cache.remove_all() if to_limit is None else cache.remove_to(to_limit * 1e9)
+        removal = cache.remove_all(tell=_removing)
     freed = sum(entry.bytes for entry in removal.removed) / 1e6
     typer.echo(f"removed {len(removal.removed)} ({freed:.1f} MB), left {len(removal.in_use)} in use")
+
+
+def _removing(entry: Any) -> None:
+    say(f"removing {entry.key} ({entry.what}, {entry.views} views, {entry.bytes / 1e6:.1f} MB)")
 
 
 def _cache(runs: Path) -> Any:

@@ -203,6 +203,8 @@ def sync(runs: RootOption = RUNS) -> None:
     if not runs.is_dir():
         raise ConfigError("there is no such folder", where=f"--runs {runs}", hint="name the folder of all runs")
     store = MlflowStore(runs).shown
+    if calls := tracker.queued(runs):
+        say(f"{runs / tracker.QUEUE}: {calls} calls that an earlier version queued go once everything is logged")
     # single folders come last: a sweep's trial shows its folder
     found = chain(
         folders.suites(runs, store), sweeps.entries(runs), measure.entries(runs), folders.single_folders(runs)

@@ -12,12 +12,13 @@ import logging
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from spd_bench.data.sets import packed
 from spd_bench.data.sets.packed import PackedFrames, PackRecord
 from spd_bench.errors import BusyError, ConfigError, DataError, ResourceError
 from spd_bench.store import files, records, sealed
+from spd_bench.store.removal import TEMPORARY, own_files, remove_own
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ PART_FRAMES = 128
 PART_BYTES = 64 * 2**20
 """A part has at most so many frames and so many bytes before compression; it bounds the memory of a process."""
 RECORD = "source.json"
+PART = r"part-[0-9]{5}\.h5"
+"""Names of parts, as a regular expression."""
 WHOLE = ".whole.h5.tmp"
 GO_ON = "the same command goes on from here"
 OTHER_NAME = "give another name, or delete it"
@@ -104,7 +108,7 @@ def pack_dataset(data: DepthDataset, output: Path, *, name: str, workers: int, o
             if not (folder / RECORD).exists() or _recorded(folder)["identity"] == _identity(about):
                 _delete(folder)
             return Packed(output, count, output.stat().st_size, already=True)
-        files.clear_debris(folder, locked=True)
+        remove_own(folder, [TEMPORARY], folder_too=False)
         plan = _plan(data, about, folder)
         missing = [part for part in plan.parts if not part.is_whole()]
         found = len(plan.rows) - sum(len(part.rows) for part in missing)
@@ -461,11 +465,8 @@ def _told(where: Path) -> AbstractContextManager[None]:
 
 def _delete(folder: Path) -> None:
     """Removes the parts of a pack that is whole, their record last, and the folder unless others keep files in it."""
-    if (folder / RECORD).exists():
-        files.clear_debris(folder, locked=True)
-        for part in folder.glob("part-*.h5"):
-            files.remove(part)
+    if own_files(folder, [re.escape(RECORD)]):
+        remove_own(folder, [TEMPORARY, PART], folder_too=False)
         files.sync_folder(folder)  # parts that come back after a power cut still have their record
-        files.remove(folder / RECORD)
-    with suppress(OSError):
-        folder.rmdir()
+        remove_own(folder, [re.escape(RECORD)], folder_too=False)
+    remove_own(folder, [])

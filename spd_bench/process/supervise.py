@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 from spd_bench.errors import TIME_LIMIT, ConfigError, ResourceError, SpdError, Stopped, WorkerBug
 from spd_bench.process.watch import Crumb, read_crumb
 from spd_bench.process.worker import CRUMB, ENDED, FAULT
+from spd_bench.store.removal import is_own_folder, own_files, remove_own
 
 STALL_S = 600.0
 """Seconds without a heartbeat after which the work counts as hung."""
@@ -35,6 +35,8 @@ POLL_S = 0.25
 LIBRARY = Path(os.__file__).parent
 STDERR = 2
 """File descriptor of what a worker, and so a plugin, prints; standard output is the command's."""
+LOCK = r"\..+\.lock"
+"""Names of the lock files of a run root, as a regular expression."""
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
@@ -108,8 +110,8 @@ def made(root: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if new and root.is_dir() and all(path.name.endswith(".lock") for path in root.iterdir()):
-            shutil.rmtree(root, ignore_errors=True)
+        if new and is_own_folder(root) and set(root.iterdir()) == set(own_files(root, [LOCK])):
+            remove_own(root, [LOCK])
 
 
 class _Worker:

@@ -37,6 +37,7 @@ from spd_bench.run.runner import Runner
 from spd_bench.run.track import tracked
 from spd_bench.store import files
 from spd_bench.store.records import UNFINISHED
+from spd_bench.store.removal import clear_debris
 from spd_bench.suite.schema import Suite
 from spd_bench.tracking.tracker import Tracker
 
@@ -141,7 +142,7 @@ def _run_steps(chosen: choose.Chosen, root: Path, device: torch.device, console:
 
 
 def _check_data(runner: Runner, console: Console) -> None:
-    files.clear_debris(runner.root)
+    clear_debris(runner.root)
     with Display(console) as display:
         runner.check_data(display)
 

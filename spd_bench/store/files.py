@@ -80,7 +80,7 @@ def make_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file; a missing one is ignored."""
+    """Removes a file, or a link and not what it points to; a missing one is ignored."""
     with translate_os_errors(path):
         try:
             os.unlink(path)
@@ -88,32 +88,24 @@ def remove(path: Path) -> None:
             return
 
 
-def clear_debris(folder: Path, *, locked: bool = False) -> None:
-    """Removes what killed processes of this machine left half-written in a folder and those below it.
-
-    locked: the caller holds the lock of the folder, so that nothing is being written there: removes what processes of
-    other machines left as well, in the folder alone.
-    """
-    if locked:
-        for left in folder.glob(".*.tmp"):
-            remove(left)
-        return
-    ours = re.compile(rf"\..*\.{re.escape(_node())}-(\d+)-[0-9a-f]{{8}}\.tmp")
-    for path in folder.rglob(".*.tmp"):
-        if (written := ours.fullmatch(path.name)) and not _is_alive(int(written[1])):
-            remove(path)
+def remove_folder(folder: Path) -> None:
+    """Removes an empty folder; one that is missing, or that another process has put a file into, is ignored."""
+    with suppress(OSError):
+        os.rmdir(folder)
 
 
 def _temporary(name: str) -> str:
     """A temporary name that no other process, and no earlier attempt of this one, uses."""
-    return f".{name}.{_node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    return f".{name}.{node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
 
 
-def _node() -> str:
+def node() -> str:
+    """The name of this machine, as temporary files carry it."""
     return re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine runs."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spd_bench.errors import ResourceError, SpdError
-from spd_bench.store import files
 from spd_bench.store.addresses import without_password
+from spd_bench.store.removal import own_files, remove_own
 from spd_bench.tracking.entry import TrackedRun
 from spd_bench.tracking.mlflow_store import MlflowStore, import_mlflow
 
@@ -28,6 +28,8 @@ IMPORT_S = 120.0
 BEAT_S = 0.5
 QUEUE = "untold"
 """Folder below a run root in which earlier versions queued calls to MLflow."""
+CALL = r"[0-9]{20}-[0-9]+-[0-9]{6}\.json"
+"""Names of the calls there, as a regular expression."""
 REFUSALS = 3
 """Entries in a row that fail before `sync` gives up."""
 
@@ -195,17 +197,12 @@ def sync(run_root: Path, entries: Iterable[TrackedRun]) -> Synced:
 
 def queued(run_root: Path) -> int:
     """How many calls an earlier version has queued."""
-    return sum(1 for _ in (run_root / QUEUE).glob("*.json"))
+    return len(own_files(run_root / QUEUE, [CALL]))
 
 
 def _drop_queue(run_root: Path) -> int:
     """Removes an earlier version's queue; returns how many calls were in it."""
-    calls = sorted((run_root / QUEUE).glob("*.json"))
-    for path in calls:
-        files.remove(path)
-    if calls:
-        (run_root / QUEUE).rmdir()
-    return len(calls)
+    return remove_own(run_root / QUEUE, [CALL]).files if queued(run_root) else 0
 
 
 def _reason(error: Exception) -> str:

@@ -563,7 +563,7 @@ def test_a_key_is_found_by_its_beginning_or_refused(tmp_path: Path, three: list[
     cache = FeatureCache(tmp_path)
     with pytest.raises(ConfigError, match='no key begins with "zz"'):
         cache.find("zz")
-    with pytest.raises(ConfigError, match='3 keys begin with ""'):
+    with pytest.raises(ConfigError, match="the key is empty"):
         cache.find("")
     assert cache.find(three[1]).key == three[1]
     path = tmp_path / three[1] / "val-00000.h5"

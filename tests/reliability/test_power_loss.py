@@ -354,7 +354,7 @@ def quick() -> Iterator[None]:
         patch.setattr(meter, "macs", lambda call: 0.0)
         patch.setattr(meter, "peak_memory", lambda call, device: 0)
         patch.setattr(figures, "draw", lambda fill: "<svg></svg>")
-        patch.setattr(files, "_is_alive", lambda process: False)
+        patch.setattr(files, "is_alive", lambda process: False)
         advance = Training.advance
 
         def counted(training: Any, *args: Any, **more: Any) -> float:

@@ -18,6 +18,7 @@ from tiny import SMALL
 from spd_bench.errors import ResourceError, StateError
 from spd_bench.run.request import Request
 from spd_bench.store import files, records, sealed
+from spd_bench.store.removal import clear_debris
 
 
 class Recorder:
@@ -101,11 +102,11 @@ def test_debris_of_processes_that_ended_is_cleared_and_no_others(tmp_path: Path)
     ended.wait()
     dead, alive, foreign = (
         tmp_path / f".a.{name}-0123abcd.tmp"
-        for name in (f"{files._node()}-{ended.pid}", f"{files._node()}-{os.getpid()}", f"elsewhere-{ended.pid}")
+        for name in (f"{files.node()}-{ended.pid}", f"{files.node()}-{os.getpid()}", f"elsewhere-{ended.pid}")
     )
     for path in (dead, alive, foreign, tmp_path / ".notes.tmp"):
         path.write_bytes(b"half")
-    files.clear_debris(tmp_path)
+    clear_debris(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {alive.name, foreign.name, ".notes.tmp"}
 
 

@@ -95,7 +95,9 @@ def test_sync_logs_every_finished_folder_that_mlflow_lacks_and_once(
 
     root = folder / "r u%20n#s?1&a+b"
     (root / "untold").mkdir()
-    records.write_record(root / "untold" / "0001-1-000001.json", {"call": "close", "run": "untold-1", "store": "x"})
+    records.write_record(
+        root / "untold" / "00001764523012345678-77-000001.json", {"call": "close", "run": "untold-1", "store": "x"}
+    )
 
     # two rows and their suite; each row's folder is shown by its row
     said = synced(root, monkeypatch, capsys)

@@ -254,7 +254,7 @@ def test_a_queue_of_an_earlier_version_is_said_and_then_removed(
 ) -> None:
     (tmp_path / QUEUE).mkdir()
     for number in range(3):
-        (tmp_path / QUEUE / f"0000{number}.json").write_text("{}", encoding="utf-8")
+        (tmp_path / QUEUE / f"00001764523012345678-77-00000{number}.json").write_text("{}", encoding="utf-8")
     tracker = Tracker(tmp_path)
     tracker.start()
     tracker.finish()
@@ -269,7 +269,7 @@ def test_a_queue_of_an_earlier_version_is_said_and_then_removed(
 
 def test_a_queue_stays_while_something_is_refused(tmp_path: Path, store: Store) -> None:
     (tmp_path / QUEUE).mkdir()
-    (tmp_path / QUEUE / "00001.json").write_text("{}", encoding="utf-8")
+    (tmp_path / QUEUE / "00001764523012345678-77-000001.json").write_text("{}", encoding="utf-8")
 
     def refuse() -> None:
         raise ConnectionError("gone")
@@ -277,7 +277,7 @@ def test_a_queue_stays_while_something_is_refused(tmp_path: Path, store: Store) 
     store.act = refuse
     with pytest.raises(ResourceError):
         sync(tmp_path, [entry("a")])
-    assert (tmp_path / QUEUE / "00001.json").exists()
+    assert (tmp_path / QUEUE / "00001764523012345678-77-000001.json").exists()
 
 
 def test_time_is_not_lost_while_a_store_is_slow(tmp_path: Path, store: Store) -> None:

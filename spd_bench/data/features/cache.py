@@ -1,7 +1,7 @@
 """What lies in the cache of frozen features (`data.feature_shelf`), whether it is whole, and making room."""
 
+import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ from typing import Any
 
 from filelock import Timeout
 
-from spd_bench.data.features.shelf import ABOUT, KEY_DIGITS, FeaturesRecord, in_use, lock_of
+from spd_bench.data.features.shelf import ABOUT, KEY_DIGITS, SHARD, USE, FeaturesRecord, in_use, lock_of
 from spd_bench.errors import BusyError, ConfigError, did_you_mean
-from spd_bench.store import sealed
+from spd_bench.store import records, sealed
+from spd_bench.store.removal import TEMPORARY, is_own_folder, own_files, remove_own
 
 
 def size_of(count: int) -> str:
@@ -34,6 +35,9 @@ class CacheEntry:
     last_used: float
 
 
+Tell = Callable[[CacheEntry], None]
+
+
 @dataclass(frozen=True)
 class Removal:
     """What `FeatureCache` removed, and what it left because a process uses it."""
@@ -49,14 +53,21 @@ class FeatureCache:
         self.root = root
 
     def entries(self) -> list[CacheEntry]:
-        """Every folder, the one used last first."""
-        if not self.root.is_dir():
-            return []
-        folders = [path.parent for path in self.root.glob(f"*/{ABOUT}")]
-        return sorted((_entry(folder) for folder in folders), key=lambda entry: (-entry.last_used, entry.key))
+        """Every folder of features, the one used last first; links and folders of others are none."""
+        if self.root.is_symlink():
+            raise ConfigError(
+                f"this is a link to {os.readlink(self.root)}",
+                where=str(self.root),
+                hint="--runs names the folder above the features themselves",
+            )
+        folders = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        found = [_entry(folder) for folder in folders if _is_own(folder)]
+        return sorted(found, key=lambda entry: (-entry.last_used, entry.key))
 
     def find(self, key: str) -> CacheEntry:
-        """The entry whose key begins so; ConfigError if there is none or several."""
+        """The entry whose key begins so; ConfigError if there is none or several, or the key is empty."""
+        if not key.strip():
+            raise ConfigError("the key is empty", where=str(self.root), hint="`spd-bench cache ls` lists the keys")
         entries = self.entries()
         found = [entry for entry in entries if entry.key.startswith(key)]
         if len(found) != 1:
@@ -70,7 +81,7 @@ class FeatureCache:
         A run that reads such a shard drops it and builds it again.
         """
         entries = [self.find(key)] if key else self.entries()
-        shards = [shard for entry in entries for shard in sorted(entry.folder.glob("*.h5"))]
+        shards = [shard for entry in entries for shard in own_files(entry.folder, [SHARD])]
         damaged = []
         for done, shard in enumerate(shards, start=1):
             if not _is_whole(shard):
@@ -78,22 +89,26 @@ class FeatureCache:
             on_shard(done, len(shards))
         return damaged
 
-    def remove(self, key: str) -> CacheEntry:
-        """Removes the entry whose key begins so; BusyError where a process builds it or reads from it."""
+    def remove(self, key: str, *, tell: Tell = lambda entry: None) -> CacheEntry:
+        """Removes the entry whose key begins so; BusyError where a process builds it or reads from it.
+
+        tell: here and below gets each entry before it is removed.
+        """
         entry = self.find(key)
-        if not _remove(entry):
+        if not _remove(entry, tell):
             raise BusyError("a process builds it or reads from it", where=str(entry.folder))
         return entry
 
-    def remove_all(self) -> Removal:
+    def remove_all(self, *, tell: Tell = lambda entry: None) -> Removal:
         """Removes every entry that no process uses."""
-        return _remove_each(self.entries())
+        return _remove_each(self.entries(), tell)
 
-    def remove_older(self, days: float) -> Removal:
+    def remove_older(self, days: float, *, tell: Tell = lambda entry: None) -> Removal:
         """Removes what was last used longer ago, and is not in use."""
-        return _remove_each([entry for entry in self.entries() if time.time() - entry.last_used > days * 86400])
+        found = [entry for entry in self.entries() if time.time() - entry.last_used > days * 86400]
+        return _remove_each(found, tell)
 
-    def remove_to(self, limit_bytes: float) -> Removal:
+    def remove_to(self, limit_bytes: float, *, tell: Tell = lambda entry: None) -> Removal:
         """Removes what was used longest ago and is not in use, until the rest takes no more than this."""
         entries = self.entries()
         total = sum(entry.bytes for entry in entries)
@@ -102,7 +117,7 @@ class FeatureCache:
         for entry in reversed(entries):
             if total <= limit_bytes:
                 break
-            if _remove(entry):
+            if _remove(entry, tell):
                 removed.append(entry)
                 total -= entry.bytes
             else:
@@ -111,7 +126,7 @@ class FeatureCache:
 
 
 def _entry(folder: Path) -> CacheEntry:
-    shards = list(folder.glob("*.h5"))
+    shards = own_files(folder, [SHARD])
     about = FeaturesRecord.read(folder)
     return CacheEntry(
         key=folder.name,
@@ -123,6 +138,17 @@ def _entry(folder: Path) -> CacheEntry:
         bytes=sum(shard.stat().st_size for shard in shards),
         last_used=(folder / ABOUT).stat().st_mtime,
     )
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder has the mark of features: its name is the key of what its record, or a shard, says it holds."""
+    if not is_own_folder(folder) or not own_files(folder, [re.escape(ABOUT)]):
+        return False
+    about = FeaturesRecord.read(folder)
+    if about is not None and records.sha256(about.identity)[:KEY_DIGITS] == folder.name:
+        return True
+    marks = [_mark(shard) for shard in own_files(folder, [SHARD])]
+    return any(mark is not None and mark[1][:KEY_DIGITS] == folder.name for mark in marks)
 
 
 def _words(identity: Mapping[str, Any]) -> str:
@@ -151,14 +177,14 @@ def _is_whole(shard: Path) -> bool:
     return sealed.is_whole(shard, mark[0])
 
 
-def _remove_each(entries: Sequence[CacheEntry]) -> Removal:
-    outcomes = [(entry, _remove(entry)) for entry in entries]
+def _remove_each(entries: Sequence[CacheEntry], tell: Tell) -> Removal:
+    outcomes = [(entry, _remove(entry, tell)) for entry in entries]
     return Removal(
         tuple(entry for entry, gone in outcomes if gone), tuple(entry for entry, gone in outcomes if not gone)
     )
 
 
-def _remove(entry: CacheEntry) -> bool:
+def _remove(entry: CacheEntry, tell: Tell) -> bool:
     """Deletes a folder unless a process uses it. What describes it goes last, so that a rest still shows."""
     lock = lock_of(entry.folder)
     try:
@@ -166,11 +192,10 @@ def _remove(entry: CacheEntry) -> bool:
     except Timeout:
         return False
     try:
-        if in_use(entry.folder):
+        if not _is_own(entry.folder) or in_use(entry.folder):
             return False
-        for path in [*entry.folder.glob("*.h5"), *entry.folder.glob(".*.tmp"), entry.folder / ABOUT]:
-            path.unlink(missing_ok=True)
-        shutil.rmtree(entry.folder, ignore_errors=True)
+        tell(entry)
+        remove_own(entry.folder, [SHARD, TEMPORARY, USE, re.escape(ABOUT)])
     finally:
         lock.release()
     return True

@@ -36,6 +36,7 @@ from spd_bench.data.resizing import unit_range
 from spd_bench.data.views import View, Views
 from spd_bench.errors import ConfigError, StateError
 from spd_bench.store import files, records
+from spd_bench.store.removal import TEMPORARY, own_files, remove_own
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ ENCODED_TOGETHER = {"cuda": 8}
 shards, so that a shard's bits do not depend on what else is built."""
 ABOUT = "about.json"
 KEY_DIGITS = 16
+SHARD = r"[^.].*-[0-9]{5}\.h5"
+USE = r"\.use-[0-9]+-[0-9a-f]{8}\.lock"
+"""Names of shards and of the marks of who reads, as regular expressions."""
 GO_ON = "finished shards stay, the same command goes on from them"
 
 
@@ -229,7 +233,7 @@ class Shelf:
         """
         self.hold()
         with self._lock():
-            files.clear_debris(self.folder, locked=True)
+            remove_own(self.folder, [TEMPORARY], folder_too=False)
             self._build(self._missing(passes), workers=workers, on_done=on_done)
 
     def _build(self, slots: Sequence[_Slot], *, workers: int, on_done: Callable[[int], None]) -> None:
@@ -340,7 +344,7 @@ def _words_in(holder: Path) -> str:
 def in_use(folder: Path) -> bool:
     """Whether a process reads there; only for who holds the lock. Marks of processes that ended are removed."""
     busy = False
-    for path in folder.glob(".use-*.lock"):
+    for path in own_files(folder, [USE]):
         mark = FileLock(path)
         try:
             mark.acquire(timeout=0)
@@ -348,7 +352,7 @@ def in_use(folder: Path) -> bool:
             busy = True
         else:
             mark.release()
-            path.unlink(missing_ok=True)
+            files.remove(path)
     return busy
 
 
