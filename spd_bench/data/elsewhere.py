@@ -28,6 +28,7 @@ class TestElsewhere(DepthDataset):
                 hint="the two data sets hold the same frames; use one of them",
             )
         self.truth = other.truth
+        self.assumed = "; ".join(dict.fromkeys(part.assumed for part in (data, other) if part.assumed))
         self.stand_in = "; ".join(dict.fromkeys(part.stand_in for part in (data, other) if part.stand_in))
 
     def frames(self, split: str) -> Sequence[FrameId]:

@@ -45,6 +45,8 @@ class Suspicion:
     error: DataError
     is_problem: bool
     places: tuple[str, ...] = ()
+    of_pictures: bool = False
+    """Whether it is about colour; all others are about the unit of depth."""
 
     @property
     def note(self) -> str:
@@ -202,7 +204,7 @@ class Plausibility:
             places = tuple(" and ".join(f"{s} frame {first[s]}" for s in SPLITS if s in first) for first in firsts)
             message = f"{len(across)} pictures are in two splits: what is scored was trained on"
             hint = "keep one frame of each picture, or take the copies for one split"
-            found.append(Suspicion(DataError(message, hint=hint), True, places))
+            found.append(Suspicion(DataError(message, hint=hint), True, places, of_pictures=True))
         if within:
             found.append(
                 Suspicion(DataError(f"{within} frames repeat the picture of another one of their split"), False)

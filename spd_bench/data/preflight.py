@@ -3,6 +3,7 @@
 A corrupt file should not be found after hours.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from spd_bench.api import SPLITS, DepthDataset, Frame, FrameId
+from spd_bench.data.plausible import Plausibility
 from spd_bench.errors import ConfigError, DataError
 from spd_bench.protocol import Protocol
 from spd_bench.suite.checks import check_options, load_component
 from spd_bench.suite.load import recognised
 from spd_bench.suite.schema import Choice
+
+log = logging.getLogger(__name__)
 
 SHOWN = 10
 """Problems that are listed; the rest are counted."""
@@ -48,7 +52,8 @@ def check_frames(
     """Reads every frame of every split and counts its valid pixels.
 
     Raises DataError listing the frames that cannot be read, have fewer valid pixels than training asks for (`queries`),
-    or, in val and test, fewer inside the protocol's crop than are scored (`max_k`). Raises it too for an empty split.
+    or, in val and test, fewer inside the protocol's crop than are scored (`max_k`). Raises it too for an empty split,
+    and where the unit is assumed and depth does not look like rooms in it. A picture in two splits is logged.
     """
     frames = [(split, frame) for split in SPLITS for frame in data.frames(split)]
     empty = [split for split in SPLITS if not data.frames(split)]
@@ -56,12 +61,16 @@ def check_frames(
         hint = "a layout of test frames alone is named as data.test" if "test" not in empty else "use more frames"
         raise DataError(f"no frames in split {', '.join(empty)}", where=data.describe(), hint=hint)
     problems = []
+    seen = Plausibility(data.units_per_metre, bool(data.assumed), protocol.max_m)
     for done, (split, frame) in enumerate(frames, start=1):
         try:
-            _check(data.read(frame), frame, split, protocol, queries=queries, max_k=max_k)
+            read = data.read(frame)
+            seen.add(split, frame.frame, frame.scene, read.image_HW3, read.depth_m_HW)
+            _check(read, frame, split, protocol, queries=queries, max_k=max_k)
         except DataError as error:
             problems.append(error)
         on_frame(done, len(frames))
+    _refuse_implausible(seen, data)  # which may be why frames have too few pixels
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -69,6 +78,15 @@ def check_frames(
         more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         listed = "\n  ".join(["", *lines, *more])
         raise DataError(f"{len(problems)} of {len(frames)} frames cannot be used:{listed}")
+
+
+def _refuse_implausible(seen: Plausibility, data: DepthDataset) -> None:
+    """Raises DataError for the first problem if the unit is assumed; logs what is known of pictures."""
+    for finding in seen.findings():
+        if finding.is_problem and finding.of_pictures:
+            log.warning("%s; %s", finding.note, finding.error.hint)
+        elif finding.is_problem and data.assumed:
+            raise finding.error.at(data.describe())
 
 
 def refuse_malformed(frame: Frame, where: str) -> None:

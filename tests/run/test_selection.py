@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny import SMALL, write_frames
 
-from spd_bench.errors import ConfigError
+from spd_bench.errors import ConfigError, DataError
 from spd_bench.run import session
 from spd_bench.run.preview import plan_suite
 from spd_bench.run.request import Request
@@ -79,3 +81,20 @@ def test_batches_larger_than_the_training_split_are_refused_once(suite: Path) ->
     session.run_suite(Request(suite=str(suite), sets=("train.batch_size=7",), root=root, device="cpu"))
     sets = ("axes.leave_one_out=null", "axes.grid.train.batch_size=[2,8]")
     assert session.run_suite(Request(suite=str(suite), sets=sets, root=root, device="cpu")).failed == 1
+
+
+def test_a_run_is_refused_where_an_assumed_unit_is_implausible(suite: Path) -> None:
+    root = suite.parent / "runs"
+    for path in (suite.parent / "frames" / "depth").iterdir():  # 5000 file units in one metre
+        Image.fromarray((np.asarray(Image.open(path)).astype(np.uint32) * 5).astype(np.uint16)).save(path)
+    with pytest.raises(DataError) as caught:
+        session.run_suite(Request(suite=str(suite), root=root, device="cpu"))
+    assert "beyond the protocol's 10 m" in caught.value.message
+    assert "5000 (median" in (caught.value.hint or "")
+    assert "ASSUMED" in (caught.value.where or "")
+    assert not (root / "trained").exists()
+    finished = session.run_suite(
+        Request(suite=str(suite), sets=("--option depth_scale=5000",), root=root, device="cpu")
+    )
+    assert finished.failed == 0
+    assert "5000 units per metre, unknown are" in finished.table  # above the table, as the user said it
