@@ -52,15 +52,17 @@ def _converted(program: Any, inputs: list[str], outputs: list[str]) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's remarks on what it does not need, such as torchvision."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 class _Runtime:
