@@ -334,7 +334,7 @@ class Primary(Section):
     """Number of query points, one of eval.k."""
 
 
-class Pictures(Section):
+class ReportPictures(Section):
     """What the report shows of single test images."""
 
     rows: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
@@ -352,7 +352,7 @@ class Report(Section):
     """Axes whose comparisons get a verdict; the correction for multiplicity counts them."""
     equivalence: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the base's value below which a difference does not matter. Declare it before you see results."""
-    pictures: Pictures = Pictures()
+    pictures: ReportPictures = ReportPictures()
     """Depth of single test images beside each other."""
 
 

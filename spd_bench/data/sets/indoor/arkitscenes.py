@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from spd_bench.data.sets.indoor.base import PublishedFolder, Row
+from spd_bench.data.sets.indoor.base import FrameFiles, PublishedFolder
 from spd_bench.data.sets.rgbd_layouts import nearest_stamps
 
 
@@ -30,7 +30,7 @@ class ARKitScenes(PublishedFolder):
         return any(next(Path(path).glob(f"{f}/*/lowres_depth"), None) for f in ("Training", "Validation"))
 
     @classmethod
-    def rows(cls, root: Path, config: Any) -> list[Row]:
+    def rows(cls, root: Path, config: Any) -> list[FrameFiles]:
         """Video by video."""
         found = []
         for folder, split in (("Training", "train"), ("Validation", "test")):
@@ -38,5 +38,5 @@ class ARKitScenes(PublishedFolder):
                 color = {path.stem.rpartition("_")[2]: path for path in (video / config.color).glob("*.png")}
                 depth = {path.stem.rpartition("_")[2]: path for path in (video / config.depth).glob("*.png")}
                 for stamp, partner in nearest_stamps(list(color), list(depth)).items():
-                    found.append(Row(f"{video.name}/{stamp}", video.name, color[stamp], depth[partner], split))
+                    found.append(FrameFiles(f"{video.name}/{stamp}", video.name, color[stamp], depth[partner], split))
         return found

@@ -30,7 +30,7 @@ WHOLE_SCENES = 10
 
 
 @dataclass(frozen=True)
-class Row:
+class FrameFiles:
     """One frame: its files, its scene, and its split where the data set has splits of its own."""
 
     name: str
@@ -79,10 +79,10 @@ class PublishedFolder(DepthDataset):
 
     @classmethod
     @abstractmethod
-    def rows(cls, root: Path, config: Any) -> Sequence[Row]:
+    def rows(cls, root: Path, config: Any) -> Sequence[FrameFiles]:
         """Every frame below `root` that has both files."""
 
-    def depth_m(self, row: Row) -> npt.NDArray[np.float32]:
+    def depth_m(self, row: FrameFiles) -> npt.NDArray[np.float32]:
         """Depth along the axis in metres, [H, W], 0 where unknown, before masks are applied."""
         return read_depth_m(row.depth, scale=self.scale, invalid=self.invalid)
 
@@ -129,7 +129,7 @@ class PublishedFolder(DepthDataset):
         said = f"; {', '.join(options)}" if options else ""
         return f"{self.about}: {counts}; {self.scale:g} units per metre, {self.truth} depth; {self.facts}{said}"
 
-    def _split(self, rows: Sequence[Row]) -> dict[str, list[FrameId]]:
+    def _split(self, rows: Sequence[FrameFiles]) -> dict[str, list[FrameId]]:
         found: dict[str, list[FrameId]] = {split: [] for split in SPLITS}
         shares = self.config.shares
         own = any(row.split for row in rows)

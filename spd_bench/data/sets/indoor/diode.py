@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spd_bench.data.sets.indoor.base import PublishedFolder, Row
+from spd_bench.data.sets.indoor.base import FrameFiles, PublishedFolder
 from spd_bench.errors import DataError
 
 
@@ -32,7 +32,7 @@ class DIODE(PublishedFolder):
         return any(next(Path(path).glob(f"{s}/*/scene_*/scan_*/*_depth.npy"), None) for s in ("val", "train"))
 
     @classmethod
-    def rows(cls, root: Path, config: Any) -> list[Row]:
+    def rows(cls, root: Path, config: Any) -> list[FrameFiles]:
         """By folder; a scene is a place, with several scans."""
         found = []
         for folder, split in (("train", "train"), ("val", "test")):
@@ -42,10 +42,10 @@ class DIODE(PublishedFolder):
                     mask = depth.with_name(depth.name.replace("_depth.npy", "_depth_mask.npy"))
                     if color.is_file() and mask.is_file():
                         name = color.relative_to(root).with_suffix("").as_posix()
-                        found.append(Row(name, depth.parents[1].name, color, depth, split, (mask,)))
+                        found.append(FrameFiles(name, depth.parents[1].name, color, depth, split, (mask,)))
         return found
 
-    def depth_m(self, row: Row) -> npt.NDArray[np.float32]:
+    def depth_m(self, row: FrameFiles) -> npt.NDArray[np.float32]:
         """The array without its third axis of length one."""
         try:
             stored = np.load(row.depth, allow_pickle=False)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from spd_bench.data.reading.hdf5 import open_hdf5, own_dataset, reading
-from spd_bench.data.sets.indoor.base import PublishedFolder, Row
+from spd_bench.data.sets.indoor.base import FrameFiles, PublishedFolder
 from spd_bench.errors import DataError
 
 
@@ -36,7 +36,7 @@ class Hypersim(PublishedFolder):
         return next(Path(path).glob("ai_*/images/scene_cam_*_geometry_hdf5"), None) is not None
 
     @classmethod
-    def rows(cls, root: Path, config: Any) -> list[Row]:
+    def rows(cls, root: Path, config: Any) -> list[FrameFiles]:
         """Every frame with a tone-mapped preview."""
         found = []
         for depth in sorted(root.glob("ai_*/images/scene_cam_*_geometry_hdf5/frame.*.depth_meters.hdf5")):
@@ -45,10 +45,10 @@ class Hypersim(PublishedFolder):
             if color.is_file():
                 scene, camera = depth.parents[2].name, depth.parent.name.removesuffix("_geometry_hdf5")
                 volume = re.sub(r"_\d+$", "", scene)
-                found.append(Row(f"{scene}/{camera}/{depth.name.split('.')[1]}", volume, color, depth))
+                found.append(FrameFiles(f"{scene}/{camera}/{depth.name.split('.')[1]}", volume, color, depth))
         return found
 
-    def depth_m(self, row: Row) -> npt.NDArray[np.float32]:
+    def depth_m(self, row: FrameFiles) -> npt.NDArray[np.float32]:
         """Depth along the axis from the distances in the file."""
         where = str(row.depth)
         with reading("dataset", where):

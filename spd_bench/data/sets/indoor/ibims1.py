@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from spd_bench.data.sets.indoor.base import PublishedFolder, Row, pairs_in
+from spd_bench.data.sets.indoor.base import FrameFiles, PublishedFolder, pairs_in
 
 
 class IBims1(PublishedFolder):
@@ -19,10 +19,10 @@ class IBims1(PublishedFolder):
         return all((Path(path) / name).is_dir() for name in ("rgb", "depth", "mask_invalid"))
 
     @classmethod
-    def rows(cls, root: Path, config: Any) -> list[Row]:
+    def rows(cls, root: Path, config: Any) -> list[FrameFiles]:
         """Every frame is a scene of its own."""
         masks = [root / name for name in ("mask_invalid", "mask_transp") if (root / name).is_dir()]
         return [
-            Row(color.stem, color.stem, color, depth, "test", tuple(mask / depth.name for mask in masks))
+            FrameFiles(color.stem, color.stem, color, depth, "test", tuple(mask / depth.name for mask in masks))
             for color, depth in pairs_in(root / "rgb", root / "depth")
         ]

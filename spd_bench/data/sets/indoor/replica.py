@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from spd_bench.data.sets.indoor.base import PublishedFolder, Row
+from spd_bench.data.sets.indoor.base import FrameFiles, PublishedFolder
 
 
 class Replica(PublishedFolder):
@@ -20,7 +20,7 @@ class Replica(PublishedFolder):
         return any(next(Path(path).glob(f"{above}results/depth*.png"), None) for above in ("", "*/"))
 
     @classmethod
-    def rows(cls, root: Path, config: Any) -> list[Row]:
+    def rows(cls, root: Path, config: Any) -> list[FrameFiles]:
         """Room by room."""
         found = []
         for above in ("", "*/"):
@@ -28,5 +28,5 @@ class Replica(PublishedFolder):
                 color = depth.with_name(depth.name.replace("depth", "frame").replace(".png", ".jpg"))
                 room = depth.parents[1].name
                 if color.is_file():
-                    found.append(Row(f"{room}/{color.stem.removeprefix('frame')}", room, color, depth))
+                    found.append(FrameFiles(f"{room}/{color.stem.removeprefix('frame')}", room, color, depth))
         return found

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from spd_bench.data.sets.indoor.base import PublishedFolder, Row, pairs_in
+from spd_bench.data.sets.indoor.base import FrameFiles, PublishedFolder, pairs_in
 
 
 class ScanNetExport(PublishedFolder):
@@ -22,14 +22,14 @@ class ScanNetExport(PublishedFolder):
         return any(_is_scan(scan) for scan in _scans(Path(path)))
 
     @classmethod
-    def rows(cls, root: Path, config: Any) -> list[Row]:
+    def rows(cls, root: Path, config: Any) -> list[FrameFiles]:
         """Scan by scan; sceneNNNN_01 and sceneNNNN_00 are of one room."""
         found = []
         for scan in filter(_is_scan, _scans(root)):
             name = scan.relative_to(root).as_posix() if scan != root else scan.name
             scene = re.sub(r"_\d\d$", "", scan.name)
             pairs = pairs_in(scan / "color", scan / "depth")
-            found += [Row(f"{name}/{color.stem}", scene, color, depth) for color, depth in pairs]
+            found += [FrameFiles(f"{name}/{color.stem}", scene, color, depth) for color, depth in pairs]
         return found
 
 

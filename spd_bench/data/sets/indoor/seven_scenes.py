@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spd_bench.data.sets.indoor.base import PublishedFolder, Row
+from spd_bench.data.sets.indoor.base import FrameFiles, PublishedFolder
 
 DEPTH_FOCAL, COLOR_FOCAL = 585.0, 525.0
 ROTATION_33 = np.array(
@@ -46,7 +46,7 @@ class SevenScenes(PublishedFolder):
         return f"depth along the axis, {how}; sequences are scenes; splits of the authors where they lie there"
 
     @classmethod
-    def rows(cls, root: Path, config: Any) -> list[Row]:
+    def rows(cls, root: Path, config: Any) -> list[FrameFiles]:
         """Sequence by sequence, those of TestSplit.txt to score."""
         found = []
         for color in sorted(root.rglob("frame-*.color.*")):
@@ -54,10 +54,10 @@ class SevenScenes(PublishedFolder):
             if depth is not None:
                 sequence = color.parent.relative_to(root).as_posix()
                 name = f"{sequence}/{color.name.split('.')[0]}".removeprefix("./")
-                found.append(Row(name, sequence, color, depth, _split(color.parent)))
+                found.append(FrameFiles(name, sequence, color, depth, _split(color.parent)))
         return found
 
-    def depth_m(self, row: Row) -> npt.NDArray[np.float32]:
+    def depth_m(self, row: FrameFiles) -> npt.NDArray[np.float32]:
         """Depth of the colour camera's pixels, or the file's."""
         depth_m_HW = super().depth_m(row)
         return registered(depth_m_HW) if self.config.register_depth else depth_m_HW

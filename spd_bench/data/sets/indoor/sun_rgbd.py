@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from spd_bench.data.reading.depth_files import read_values
 from spd_bench.data.reading.frames import metres
-from spd_bench.data.sets.indoor.base import PublishedFolder, Row
+from spd_bench.data.sets.indoor.base import FrameFiles, PublishedFolder
 from spd_bench.errors import DataError
 
 
@@ -41,7 +41,7 @@ class SUNRGBD(PublishedFolder):
         return any((each.parent / "image").is_dir() for each in found)
 
     @classmethod
-    def rows(cls, root: Path, config: Any) -> list[Row]:
+    def rows(cls, root: Path, config: Any) -> list[FrameFiles]:
         """One row for each frame's folder."""
         found = []
         for image in sorted(root.rglob("image")):
@@ -50,10 +50,10 @@ class SUNRGBD(PublishedFolder):
             depths = sorted((folder / ("depth" if config.depth == "raw" else "depth_bfx")).glob("*.png"))
             if len(colors) == 1 and len(depths) == 1:
                 name = folder.relative_to(root).as_posix()
-                found.append(Row(name, name, colors[0], depths[0]))
+                found.append(FrameFiles(name, name, colors[0], depths[0]))
         return found
 
-    def depth_m(self, row: Row) -> npt.NDArray[np.float32]:
+    def depth_m(self, row: FrameFiles) -> npt.NDArray[np.float32]:
         """Bits rotated back, millimetres to metres."""
         stored_HW = read_values(row.depth)
         if stored_HW.dtype != np.uint16:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from spd_bench.data.reading.frames import read_depth_m
-from spd_bench.data.sets.indoor.base import PublishedFolder, Row, pairs_in
+from spd_bench.data.sets.indoor.base import FrameFiles, PublishedFolder, pairs_in
 
 
 class UltralyticsDepth(PublishedFolder):
@@ -39,7 +39,7 @@ class UltralyticsDepth(PublishedFolder):
                    for kind in ("images",) for split in ("train", "val"))  # fmt: skip
 
     @classmethod
-    def rows(cls, root: Path, config: Any) -> list[Row]:
+    def rows(cls, root: Path, config: Any) -> list[FrameFiles]:
         """By folder; PNG before .npy of the same name."""
         has_test = (root / "images" / "test").is_dir()
         found = {}
@@ -47,10 +47,12 @@ class UltralyticsDepth(PublishedFolder):
             split = "test" if folder == "val" and not has_test else folder
             for suffix in (".npy", ".png"):
                 for color, depth in pairs_in(root / "images" / folder, root / "depth" / folder, suffix):
-                    found[f"{folder}/{color.stem}"] = Row(f"{folder}/{color.stem}", color.stem, color, depth, split)
+                    found[f"{folder}/{color.stem}"] = FrameFiles(
+                        f"{folder}/{color.stem}", color.stem, color, depth, split
+                    )
         return list(found.values())
 
-    def depth_m(self, row: Row) -> npt.NDArray[np.float32]:
+    def depth_m(self, row: FrameFiles) -> npt.NDArray[np.float32]:
         """Metres from either kind of file."""
         scale = 1.0 if row.depth.suffix == ".npy" else float(self.units_per_metre or 1000)
         return read_depth_m(row.depth, scale=scale, invalid=self.invalid)
