@@ -52,7 +52,8 @@ DataOption = Annotated[
 RootOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.", envvar="SPD_BENCH_RUNS")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 OnlyOption = Annotated[
-    list[str] | None, typer.Option("--only", help="Only these compositions and the base; * is a wildcard; repeatable.")
+    list[str] | None,
+    typer.Option("--only", help="Only these compositions, and the base if any of them trains; repeatable."),
 ]
 SeedsOption = Annotated[
     str | None, typer.Option("--seeds", help="In place of the suite's: numbers and ranges, as 0,1,2 or 0-4.")
