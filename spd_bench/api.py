@@ -58,7 +58,7 @@ class Dims:
     """The sizes that blocks share (§2), defined here alone."""
 
     features: int = 384
-    """Channels of the encoder's maps."""
+    """Channels of the encoder's maps, of each map unless `widths` says otherwise."""
     core: int = 192
     """Width D of the query vector and of tokens."""
     heads: int = 6
@@ -67,6 +67,13 @@ class Dims:
     """Hidden width F of feed-forward layers."""
     pyramid: tuple[int, int, int, int] = (64, 128, 192, 384)
     """Channels of L1 to L4."""
+    widths: tuple[int, int, int, int] | None = None
+    """Channels of each of the encoder's maps, shallow to deep; None: `features` of each."""
+
+    @property
+    def maps(self) -> tuple[int, int, int, int]:
+        """Channels of each of the encoder's maps, shallow to deep."""
+        return self.widths or (self.features,) * 4
 
     @property
     def head(self) -> int:
@@ -110,7 +117,7 @@ class Features:
     """The encoder's four maps of §3, frozen and cacheable."""
 
     maps_BHWC: tuple[Tensor, Tensor, Tensor, Tensor]
-    """Shallow to deep, channels last: each [B, Hp, Wp, C]."""
+    """Shallow to deep, channels last: [B, Hp, Wp, C] on one grid, each with its own C (`Encoder.maps`)."""
     frame_size: tuple[int, int] | None = None
     """Rows and columns of the frames before they were resized for the encoder; None if they were not resized."""
 
@@ -263,9 +270,23 @@ class Encoder(Component, nn.Module, ABC):
     """Slot `encoder` (§3): image → four frozen feature maps. Never trained, never in a checkpoint."""
 
     slot = "encoder"
+    patch: ClassVar[int] = 14
+    """Pixels of a cell's side: both sides of an input are multiples of it, and each cell of a map shows one patch."""
     channels: int = 384
+    """Channels of each of the four maps; where they differ, of the deepest."""
+    widths: tuple[int, int, int, int] | None = None
+    """Channels of each of the four maps, shallow to deep; None: `channels` of each."""
+    prefix_tokens: ClassVar[int] = 0
+    """Tokens before those of the patches (CLS, registers), which are in no map."""
+    licence: ClassVar[str] = ""
+    """Licence of the weights, and what its terms ask of a user; "" where the author gives none."""
     resampling: ClassVar[Resampling] = "antialiased"
     """How frames are resized to the input size before `forward`."""
+
+    @property
+    def maps(self) -> tuple[int, int, int, int]:
+        """Channels of each of the four maps, shallow to deep."""
+        return self.widths or (self.channels,) * 4
 
     @abstractmethod
     def forward(self, image_B3HW: Tensor) -> Features:

@@ -26,7 +26,7 @@ class BilinearMLP(PointDepthModel):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        self.l1_proj = nn.Linear(encoder.channels, 64)
+        self.l1_proj = nn.Linear(encoder.maps[0], 64)
         self.l1_norm = nn.LayerNorm(64)
         self.mlp = nn.Sequential(nn.Linear(64, 192), nn.GELU(), nn.Linear(192, 1))
         self.calib_scale_raw = nn.Parameter(torch.tensor(UNIT_SCALE))

@@ -18,8 +18,7 @@ from spd_bench.api import AspectKept, Features
 from spd_bench.errors import ConfigError
 from spd_bench.geometry import constant, sample, unit_to_level
 
-PATCH = 14
-AUTHORS_INPUT = AspectKept(shorter=518, multiple=PATCH)
+AUTHORS_INPUT = AspectKept(shorter=518, multiple=14)
 """How Depth Anything V2's own inference chooses its input size: 518×686 for a frame of 480×640."""
 
 
@@ -42,12 +41,20 @@ SIZES: dict[int, DPTSize] = {
 
 
 class DPTHead(nn.Module):
-    """Four maps [B, Hp, Wp, C] → one dense map [B, 14·Hp, 14·Wp], through the last layer `output`.
+    """Four maps [B, Hp, Wp, C] → one dense map [B, P·Hp, P·Wp], through the last layer `output`.
 
-    Raises ConfigError for a width C without a released head.
+    patch: the encoder's P, 14 for the released heads. widths: C of each map where they differ; the head has the size
+    that was released for `channels`, the deepest one's. Raises ConfigError for a width without a released head.
     """
 
-    def __init__(self, *, channels: int, output: nn.Module) -> None:
+    def __init__(
+        self,
+        *,
+        channels: int,
+        output: nn.Module,
+        patch: int = 14,
+        widths: tuple[int, int, int, int] | None = None,
+    ) -> None:
         super().__init__()
         from transformers import DepthAnythingConfig
         from transformers.models.depth_anything.modeling_depth_anything import (
@@ -62,7 +69,7 @@ class DPTHead(nn.Module):
                 hint=f"use an encoder with {', '.join(str(known) for known in SIZES)} channels",
             )
         config = DepthAnythingConfig(
-            patch_size=PATCH,
+            patch_size=patch,
             reassemble_hidden_size=channels,
             reassemble_factors=[4, 2, 1, 0.5],
             neck_hidden_sizes=list(size.reassembled),
@@ -70,6 +77,11 @@ class DPTHead(nn.Module):
             head_hidden_size=32,
         )
         self.neck = DepthAnythingNeck(config)
+        if widths is not None:
+            for layer, width, reassembled in zip(
+                self.neck.reassemble_stage.layers, widths, size.reassembled, strict=True
+            ):
+                layer.projection = nn.Conv2d(width, reassembled, kernel_size=1)
         self.head = DepthAnythingDepthEstimationHead(config)
         self.head.activation2 = output
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster

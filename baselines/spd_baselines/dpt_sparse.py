@@ -7,7 +7,8 @@ time. For Hp×Wp cells of features and fusion width C the head is
     G = conv1(up(T))          3×3, C → C/2, zero padding              [8Hp, 8Wp, C/2]  around queries alone
     ρ = output(conv3(relu(conv2(up(G)))))   3×3 and 1×1, to 1         [14Hp, 14Wp]     around queries alone
 
-with up = bilinear, align_corners=True. Two exact rewritings:
+with up = bilinear, align_corners=True, and 14 the encoder's patch (a larger one needs no more cells, a smaller one is
+refused). Two exact rewritings:
 
 **Projections before upsamplings.** Each fusion stage ends in a 1×1 convolution W of its upsampled map. The bilinear
 weights w_j of every output cell sum to one, so W·Σ w_j x_j + b = Σ w_j (W·x_j + b): it runs on a quarter of the
@@ -33,16 +34,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spd_baselines.dpt_head import PATCH, dense_xy
+from spd_baselines.dpt_head import dense_xy
 from spd_baselines.dpt_training import TrainedDPT
 from spd_baselines.output import depth_of
-from spd_bench.api import Features
+from spd_bench.api import Encoder, Features
+from spd_bench.errors import ConfigError
 from spd_bench.geometry import bilinear_weights, constant
 
 QUERY_CHUNK = 512
 """Points of a batch that are decoded together outside training, at about 28 kB each: keeps memory flat in K."""
 T_CELLS, G_CELLS = 4, 8
-"""Cells of T and of G along one side of a patch of 14 pixels."""
+"""Cells of T and of G along one side of a patch."""
+LEAST_PATCH = 14
+"""Smallest patch for which the numbers of cells below suffice: (8Hp−1)/(P·Hp−1) < 4/7."""
 
 
 class DPTSparse(TrainedDPT):
@@ -54,6 +58,14 @@ class DPTSparse(TrainedDPT):
 
     registered = "dpt_sparse"
     trained_as = "dpt_trained"
+
+    def __init__(self, config: TrainedDPT.Config, encoder: Encoder) -> None:
+        super().__init__(config, encoder)
+        if encoder.patch < LEAST_PATCH:
+            raise ConfigError(
+                f"dpt_sparse computes patches of {LEAST_PATCH} pixels or more, this encoder's have {encoder.patch}",
+                hint="use dpt_trained, the same head computed for every pixel",
+            )
 
     def prepare(self, features: Features) -> Tensor:
         """T, which all queries share: [B, 4·Hp, 4·Wp, C], channels last."""
@@ -71,16 +83,17 @@ class DPTSparse(TrainedDPT):
     def _rho(self, map_BHWC: Tensor, image_N: Tensor, xy_N2: Tensor) -> Tensor:
         """ρ in 1/m, read bilinearly between the 2×2 pixels around each point of an image's unit square."""
         rows, columns = (side // T_CELLS for side in map_BHWC.shape[1:3])
+        patch = self.encoder.patch
         size_2 = constant([columns, rows], like=xy_N2, dtype=torch.int64)
-        xy_N2 = dense_xy(xy_N2, width=PATCH * columns, height=PATCH * rows) - 0.5
-        pixel_N2 = torch.minimum(xy_N2.detach().floor().long().clamp_min(0), PATCH * size_2 - 2)
+        xy_N2 = dense_xy(xy_N2, width=patch * columns, height=patch * rows) - 0.5
+        pixel_N2 = torch.minimum(xy_N2.detach().floor().long().clamp_min(0), patch * size_2 - 2)
         rho_N4 = self._pixels(map_BHWC, image_N, pixel_N2, size_2).flatten(1)
         return (rho_N4 * bilinear_weights(xy_N2 - pixel_N2)).sum(-1)
 
     def _pixels(self, map_BHWC: Tensor, image_N: Tensor, pixel_N2: Tensor, size_2: Tensor) -> Tensor:
         """ρ of the dense map at 2×2 pixels, of which `pixel_N2` (x, y) is the upper left: [N, 2, 2] (row, column)."""
         head, dtype = self.dpt.head, torch.promote_types(map_BHWC.dtype, torch.float32)
-        g_N2, to_pixels_N2PS = between(window(pixel_N2, 4), 4, G_CELLS * size_2, PATCH * size_2, dtype)
+        g_N2, to_pixels_N2PS = between(window(pixel_N2, 4), 4, G_CELLS * size_2, self.encoder.patch * size_2, dtype)
         t_N2, to_g_N2PS = between(window(g_N2, 6), 5, T_CELLS * size_2, G_CELLS * size_2, dtype)
         g_NCSS = unpadded(head.conv1, upsampled(patches(map_BHWC, image_N, t_N2, 5), to_g_N2PS))
         hidden_NCPP = F.relu(unpadded(head.conv2, upsampled(g_NCSS, to_pixels_N2PS)))

@@ -12,7 +12,7 @@ from spd_bench.api import ComponentConfig, Encoder, PointDepthModel
 
 def random_head(encoder: Encoder) -> DPTHead:
     """A head with random weights that starts at the typical depth (R-15)."""
-    head = DPTHead(channels=encoder.channels, output=InverseDepth())
+    head = DPTHead(channels=encoder.channels, output=InverseDepth(), patch=encoder.patch, widths=encoder.widths)
     nn.init.constant_(head.head.conv3.bias, INITIAL_BIAS)
     return head
 

@@ -16,10 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from spd_bench.api import ComponentConfig, Encoder, Features, PointDepthModel
+from spd_bench.errors import ConfigError
 from spd_bench.geometry import cell_centres, grid_sample, neighbourhood, unit_to_level
 
 D, N, FFN = 192, 6, 768
 E = D // N
+FEATURES = 384
 CHANNELS = (64, 128, 192, 384)
 R_MAX = 6.0
 
@@ -51,7 +53,7 @@ class NeckLevel(nn.Module):
 
     def __init__(self, channels_out: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(384, channels_out)
+        self.proj = nn.Linear(FEATURES, channels_out)
         self.norm = nn.LayerNorm(channels_out)
 
     def forward(self, resized_BCHW: Tensor) -> Tensor:
@@ -263,6 +265,11 @@ class SPDv13Literal(PointDepthModel):
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__()
+        if encoder.maps != (FEATURES,) * 4:
+            raise ConfigError(
+                f"spd_v13_literal has the paper's sizes: four maps of {FEATURES} channels, found {encoder.maps}",
+                hint="use an encoder of ViT-S width, such as dav2_small, or leave this baseline out",
+            )
         self.config = config
         self.encoder = encoder
         self.neck = Neck()

@@ -108,7 +108,7 @@ def build(parts: Mapping[str, ChosenPart], encoder: Encoder, *, seed: int, ffn: 
     """
     classes = {slot: registry.load(slot, parts[slot].name) for slot in CHAIN}
     _check_chain(classes, parts)
-    dims = Dims(features=encoder.channels, ffn=ffn or Dims.ffn)
+    dims = Dims(features=encoder.channels, widths=encoder.widths, ffn=ffn or Dims.ffn)
     built: dict[str, nn.Module] = {}
     for slot in CHAIN:
         with _initial_weights(seed, slot, parts[slot].name):
@@ -162,10 +162,11 @@ def check(
     Returns the encoder's features (shapes without values), to be passed to the check of other models on that encoder.
     Raises ConfigError with the composition and the problem, PluginError if one component alone causes it.
     """
+    _check_size(model.encoder, image_size, name)
     on_meta = _on_meta(model)
     on_meta.train()
     with torch.random.fork_rng(devices=[]):
-        features = features or on_meta.encode(torch.empty(2, 3, *image_size, device="meta"))
+        features = features or _encoded(on_meta, image_size)
         scene = on_meta.prepare(features)
         for count in (1, 3):
             depth_m_BK = on_meta.decode(scene, torch.empty(2, count, 2, device="meta"))
@@ -173,6 +174,34 @@ def check(
     if model.trained:
         depth_m_BK.sum().backward()
         _check_gradients(on_meta, name)
+    return features
+
+
+def _check_size(encoder: Encoder, image_size: tuple[int, int], name: str) -> None:
+    """Raises ConfigError for an input that is not a whole number of the encoder's patches, two at least, on a side."""
+    patch = encoder.patch
+    if all(side % patch == 0 and side >= 2 * patch for side in image_size):
+        return
+    height, width = image_size
+    fits = "×".join(str(max(round(side / patch), 2) * patch) for side in image_size)
+    raise ConfigError(
+        f"{name}: {type(encoder).__name__} needs sides that are multiples of {patch}, at least {2 * patch}, "
+        f"found data.image_size {height}×{width}",
+        hint=f"set data.image_size to {fits}",
+    )
+
+
+def _encoded(on_meta: PointDepthModel, image_size: tuple[int, int]) -> Features:
+    """The shapes of the encoder's maps; raises PluginError where they are not those that it declares."""
+    encoder = on_meta.encoder
+    features = on_meta.encode(torch.empty(2, 3, *image_size, device="meta"))
+    grid = tuple(side // encoder.patch for side in image_size)
+    expected = [(2, *grid, channels) for channels in encoder.maps]
+    found = [tuple(map_BHWC.shape) for map_BHWC in features.maps_BHWC]
+    if found != expected:
+        raise PluginError(
+            f"{type(encoder).__name__} gave maps of {found}, expected {expected} from its patch and widths"
+        )
     return features
 
 

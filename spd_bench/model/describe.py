@@ -47,6 +47,8 @@ def _describe(entry: registry.Entry) -> str:
     lines += ["", inspect.cleandoc(component.__doc__ or "(no description)"), ""]
     if component.stand_in:
         lines.append(f"STAND-IN: {component.stand_in}")
+    if entry.slot == "encoder":
+        lines += _encoder_facts(component)
     for what in ("reads", "writes"):
         if hasattr(component, what):
             lines.append(f"{what}: {', '.join(sorted(getattr(component, what))) or 'nothing'}")
@@ -56,6 +58,15 @@ def _describe(entry: registry.Entry) -> str:
     lines.append("options:")
     lines += list(_options(component.Config)) or ["  none"]
     return "\n".join(lines)
+
+
+def _encoder_facts(encoder: Any) -> Iterator[str]:
+    """What an encoder says of itself: patch, widths, prefix tokens, licence."""
+    widths = encoder.widths or (encoder.channels,) * 4
+    yield f"patch: {encoder.patch}×{encoder.patch} pixels, both sides of an input are multiples of {encoder.patch}"
+    yield f"channels of the four maps: {', '.join(map(str, widths))}"
+    yield f"tokens before the patches, in no map: {encoder.prefix_tokens}"
+    yield f"licence of the weights: {encoder.licence or 'not given by its author'}"
 
 
 def _parameters(component: Any) -> str:

@@ -22,7 +22,7 @@ from spd_bench.geometry import Table
 from spd_bench.model.compose import ComposedModel
 from spd_bench.model.diagnose import diagnose
 from spd_bench.score.metrics import Metric
-from spd_bench.suite.schema import PATCH, Checks
+from spd_bench.suite.schema import Checks
 
 LOCAL_TOKENS = 91
 """T_unified of §6.1: 32 of L1, 25 of L2, 25 of L3, 9 of L4 (R-01)."""
@@ -93,7 +93,7 @@ def _shape(what: str, tensor: Tensor | None, expected: tuple[int, ...]) -> Check
 def _pyramid(evidence: Evidence, scene: Scene, states: Mapping[str, QueryState]) -> Iterator[CheckResult]:
     """L1 to L4 of §4: 4, 2, 1 and ½ times the patch grid."""
     batch, pyramid = evidence.xy_BK2.shape[0], scene.pyramid
-    rows, columns = (side // PATCH for side in evidence.image_size)
+    rows, columns = (side // evidence.model.encoder.patch for side in evidence.image_size)
     sizes = [(4 * rows, 4 * columns), (2 * rows, 2 * columns), (rows, columns), (rows // 2, columns // 2)]
     levels = (pyramid.l1, pyramid.l2, pyramid.l3, pyramid.l4)
     for number, (level, size, channels) in enumerate(

@@ -77,7 +77,7 @@ def check_components(suite: Suite, *, broken_too: bool = False) -> None:
     for keys, slot, value in choices(suite.dump()):
         with suppress(*passed_over):
             problems += _configure(Choice.read(value), slot, suite, keys)[1]
-    refuse(problems or _option_problems(suite, passed_over))
+    refuse(problems or [*_option_problems(suite, passed_over), *_size_problems(suite, passed_over)])
 
 
 def _configure(choice: Choice, slot: str, suite: Suite | None, keys: Keys) -> tuple[Any, list[SuiteProblem]]:
@@ -108,6 +108,22 @@ def _option_problems(suite: Suite, passed_over: tuple[type[BaseException], ...])
                 for choice in map(Choice.read, rivals):
                     with suppress(*passed_over):
                         yield from _values_of_option(suite, (*above, path), meant.part, choice, meant.option, values)
+
+
+def _size_problems(suite: Suite, passed_over: tuple[type[BaseException], ...]) -> Iterator[SuiteProblem]:
+    """Sides of the input that are no whole number of patches, two at least, of an encoder that the suite names.
+
+    passed_over: as for `_option_problems`.
+    """
+    for name in dict.fromkeys(Choice.read(value).use for _, slot, value in choices(suite.dump()) if slot == "encoder"):
+        with suppress(*passed_over):
+            patch: int = registry.load("encoder", name).patch
+            for index, side in enumerate(suite.data.image_size):
+                if side % patch or side < 2 * patch:
+                    least = "" if side % patch else f" and at least {2 * patch}"
+                    hint = f"encoder {name} sees patches of {patch} pixels: {max(round(side / patch), 2) * patch}, say"
+                    message = f"should be a multiple of {patch}{least}, found {side}"
+                    yield _at(suite.source, ("data", "image_size", index), message, hint)
 
 
 def _values_of_option(

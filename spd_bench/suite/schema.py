@@ -33,8 +33,6 @@ WITHOUT_EFFECT = frozenset({"workers", "validations"})
 """Fields of `Train` that change no number."""
 COMBINATIONS = 1000
 """Largest number of combinations of one crossing."""
-PATCH = 14
-"""Side in pixels of the encoder's patches (§3): an input size is a multiple of it."""
 
 
 def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -91,7 +89,7 @@ class Choice(Section):
 Slug = Annotated[str, Field(pattern=SLUG)]
 Shapes = Literal["pyramid", "precompute", "tokens", "evidence"]
 Count = Annotated[int, Field(ge=1)]
-Side = Annotated[int, Field(ge=2 * PATCH, le=2048, multiple_of=PATCH)]
+Side = Annotated[int, Field(ge=2, le=2048)]
 Jitter = Annotated[float, Field(ge=0, le=1)]
 Component = Annotated[
     Choice,
@@ -178,7 +176,7 @@ class Data(Section):
     test: Component | None = None
     """Another data set, whose test split is scored instead of the first one's."""
     image_size: tuple[Side, Side] = (518, 518)
-    """[height, width] of the network's input (R-23)."""
+    """[height, width] of the network's input (R-23), each a multiple of the encoder's patch: 14 pixels for dav2_*."""
     query_sampler: Component = Choice(use="uniform")
     """How training chooses its query points."""
     augment: Augment = Augment()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from spd_bench.api import Encoder
 from spd_bench.testing.checks import equal, require, require_shape, skip
 from spd_bench.testing.encoder import PatchEncoder
-from spd_bench.testing.examples import BATCH, MANY, PATCH, QUERIES, example_points, random_numbers
+from spd_bench.testing.examples import BATCH, MANY, QUERIES, example_points, random_numbers
 from spd_bench.testing.module import TrainedContract
 from spd_bench.testing.trees import only, shuffled
 
@@ -42,7 +42,7 @@ class BaselineContract(TrainedContract):
 
     def example(self) -> BaselineExample:
         """Returns two images of noise and 17 points."""
-        height, width = (cells * PATCH for cells in self.grid)
+        height, width = (cells * self.encoder().patch for cells in self.grid)
         return BaselineExample(random_numbers("image", BATCH, 3, height, width, uniform=True), example_points())
 
     def run(self, module: Any, example: BaselineExample) -> Tensor:

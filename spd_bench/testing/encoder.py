@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from spd_bench.api import Encoder, Features
 from spd_bench.errors import ConfigError
 from spd_bench.testing.checks import equal, fail, require, require_one_digest, require_shape, skip
-from spd_bench.testing.examples import BATCH, PATCH, random_numbers
+from spd_bench.testing.examples import BATCH, random_numbers
 from spd_bench.testing.module import ModuleContract
 from spd_bench.testing.trees import tensors
 
@@ -17,8 +17,14 @@ from spd_bench.testing.trees import tensors
 class EncoderContract(ModuleContract):
     """For the slot encoder. Skipped, with the encoder's own reason, where its weights are missing."""
 
-    image_size: ClassVar[tuple[int, int]] = (70, 98)
-    """Height and width of the test image: multiples of 14."""
+    grid: ClassVar[tuple[int, int]] = (5, 7)
+    """Rows and columns of cells of the test image."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the test image: `grid` times the encoder's patch. A test may set a size of its own."""
+        rows, columns = self.grid
+        return rows * self.component.patch, columns * self.component.patch
 
     def make(self) -> nn.Module:
         """Returns the encoder, frozen as the harness freezes it."""
@@ -32,13 +38,19 @@ class EncoderContract(ModuleContract):
         return random_numbers("image", BATCH, 3, *self.image_size, uniform=True)
 
     def test_gives_four_maps_on_the_grid(self) -> None:
-        """Channels last, one cell per 14 pixels, `channels` wide (§3)."""
+        """Channels last, one cell per patch, as wide as the encoder says (§3)."""
         encoder: Any = self.built()
         maps = self.run(encoder, self.example()).maps_BHWC
         require(len(maps) == 4, f"gives {len(maps)} maps, not 4")
-        rows, columns = (side // PATCH for side in self.image_size)
-        for index, map_BHWC in enumerate(maps):
-            require_shape(f"map {index}", map_BHWC, (BATCH, rows, columns, encoder.channels))
+        rows, columns = (side // encoder.patch for side in self.image_size)
+        for index, (map_BHWC, channels) in enumerate(zip(maps, encoder.maps, strict=True)):
+            require_shape(f"map {index}", map_BHWC, (BATCH, rows, columns, channels))
+
+    def test_says_what_it_is(self) -> None:
+        """`channels` is the width of the deepest map, `patch` positive, `prefix_tokens` not negative."""
+        encoder: Any = self.built()
+        require(encoder.patch > 0 and encoder.prefix_tokens >= 0, f"patch {encoder.patch}, {encoder.prefix_tokens=}")
+        require(encoder.maps[3] == encoder.channels, f"channels is {encoder.channels}, the maps have {encoder.maps}")
 
     def test_is_frozen(self) -> None:
         """No gradient flows, and training mode changes nothing."""
@@ -58,7 +70,7 @@ class EncoderContract(ModuleContract):
         require_one_digest(before, encoder.digest(), other.digest())
 
     def test_refuses_an_image_off_the_grid(self) -> None:
-        """Sides that are no multiples of 14 are a ConfigError, never a silent crop."""
+        """Sides that are no multiples of the patch are a ConfigError, never a silent crop."""
         encoder = self.built()
         height, width = self.image_size
         try:
@@ -69,17 +81,18 @@ class EncoderContract(ModuleContract):
 
 
 class PatchEncoder(Encoder):
-    """A tiny frozen encoder for tests: four fixed linear maps of 14×14 patches."""
+    """A tiny frozen encoder for tests: four fixed linear maps of patches."""
 
     def __init__(self, channels: int = 384) -> None:
         super().__init__()
         self.channels = channels
         random = torch.Generator().manual_seed(0)
-        self.register_buffer("filters", 0.1 * torch.randn(4, channels, 3, 14, 14, generator=random))
+        self.register_buffer("filters", 0.1 * torch.randn(4, channels, 3, self.patch, self.patch, generator=random))
 
     def forward(self, image_B3HW: Tensor) -> Features:
         """Returns the four maps."""
-        maps = [F.conv2d(image_B3HW, filters, stride=14).permute(0, 2, 3, 1) for filters in self.get_buffer("filters")]
+        filters_4C3PP = self.get_buffer("filters")
+        maps = [F.conv2d(image_B3HW, each, stride=self.patch).permute(0, 2, 3, 1) for each in filters_4C3PP]
         return Features((maps[0], maps[1], maps[2], maps[3]))
 
     def digest(self) -> str:

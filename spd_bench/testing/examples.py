@@ -11,8 +11,6 @@ DIMS = Dims(features=20, core=24, heads=3, ffn=40, pyramid=(8, 16, 24, 32))
 BATCH, QUERIES = 2, 17
 MANY = 1024
 """The most queries at which §8 scores an image; models decode them in several chunks."""
-PATCH = 14
-"""Pixels of a cell's side on the encoders' grid (§3)."""
 
 
 def example_points(count: int = QUERIES) -> Tensor:
@@ -23,9 +21,10 @@ def example_points(count: int = QUERIES) -> Tensor:
     return xy_BK2
 
 
-def example_features(channels: int) -> Features:
-    """Returns four random maps of 13×15 cells, float64."""
-    maps = [random_numbers(f"map {index}", BATCH, 13, 15, channels) for index in range(4)]
+def example_features(*channels: int) -> Features:
+    """Returns four random maps of 13×15 cells, float64. channels: those of each map, or one number for all four."""
+    each = channels if len(channels) > 1 else channels * 4
+    maps = [random_numbers(f"map {index}", BATCH, 13, 15, each[index]) for index in range(4)]
     return Features((maps[0], maps[1], maps[2], maps[3]))
 
 

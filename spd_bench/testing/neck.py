@@ -1,6 +1,7 @@
 """The kit for the slot neck."""
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -23,12 +24,20 @@ class NeckContract(TrainedContract):
 
     def example(self) -> Features:
         """Returns four maps of 13×15 cells: odd numbers of rows and columns."""
-        return example_features(self.dims.features)
+        return example_features(*self.dims.maps)
 
     def test_gives_the_pyramid(self) -> None:
         """Four levels, fine to coarse, as wide as `dims.pyramid`; extents are fractions of the image."""
+        self._require_pyramid(self.dims)
+
+    def test_takes_maps_of_their_own_widths(self) -> None:
+        """The same pyramid from maps that differ in width, as some encoders give: `dims.maps`, not `dims.features`."""
+        self._require_pyramid(replace(self.dims, features=36, widths=(12, 20, 28, 36)))
+
+    def _require_pyramid(self, dims: Dims) -> None:
         with torch.no_grad():
-            pyramid: Pyramid = self.run(self.built(), self.example())
+            neck: Any = self.component(self.config, dims).double().eval()
+            pyramid: Pyramid = self.run(neck, example_features(*dims.maps))
         levels = [pyramid.l1, pyramid.l2, pyramid.l3, pyramid.l4]
         for name, level, width in zip(("L1", "L2", "L3", "L4"), levels, self.dims.pyramid, strict=True):
             require_shape(name, level.map_BHWC, (BATCH, level.height, level.width, width))

@@ -30,6 +30,7 @@ from spd_components.encoders.support import PATCH, patch_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+NON_COMMERCIAL = "CC-BY-NC-4.0: no commercial use, name the authors"
 BACKENDS: Mapping[str, type[Backend]] = {"torch": TorchBackend, "openvino": OpenVINOBackend}
 """Option `backend` → backend."""
 
@@ -42,6 +43,8 @@ class DAv2Encoder(Encoder):
     """
 
     version = 3
+    patch = PATCH
+    prefix_tokens = 1  # CLS
     resampling = "opencv"
     places = frozenset({"weights", "repo", "revision", "hub"})
     size: ClassVar[DAv2Size]
@@ -81,7 +84,6 @@ class DAv2Encoder(Encoder):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.channels = self.size.dim
         self._backend = BACKENDS[config.backend](config.precision)
         self.backbone: nn.Module
         if config.random_weights:
@@ -142,7 +144,9 @@ class DAv2Encoder(Encoder):
         mean, std = self.get_buffer("mean_311"), self.get_buffer("std_311")
         normal_B3HW = (image_B3HW.to(mean.dtype) - mean) / std
         taps_BTC = self._backend.taps(self.backbone, normal_B3HW)
-        first, second, third, fourth = (tap[:, 1:].unflatten(1, grid).to(mean.dtype) for tap in taps_BTC)
+        first, second, third, fourth = (
+            tap[:, self.prefix_tokens :].unflatten(1, grid).to(mean.dtype) for tap in taps_BTC
+        )
         return Features((first, second, third, fourth))
 
     def depth_head_state(self) -> Mapping[str, Tensor]:
@@ -169,18 +173,24 @@ class DAv2Small(DAv2Encoder):
     """Depth Anything V2 Small: ViT-S/14, the encoder of §3. Licence Apache-2.0."""
 
     size = SMALL
+    channels = SMALL.dim
+    licence = "Apache-2.0: keep the licence and its notices with copies"
 
 
 class DAv2Base(DAv2Encoder):
     """Depth Anything V2 Base: ViT-B/14. Its weights are CC-BY-NC-4.0, no commercial use."""
 
     size = BASE
+    channels = BASE.dim
+    licence = NON_COMMERCIAL
 
 
 class DAv2Large(DAv2Encoder):
     """Depth Anything V2 Large: ViT-L/14. Its weights are CC-BY-NC-4.0, no commercial use."""
 
     size = LARGE
+    channels = LARGE.dim
+    licence = NON_COMMERCIAL
 
 
 def _refuse_other_release(path: Path, sha256: str, wanted: ReleasedFile) -> None:

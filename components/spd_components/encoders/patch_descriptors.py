@@ -77,6 +77,8 @@ class PatchDescriptors(Encoder):
     """
 
     version = 1
+    patch = PATCH
+    licence = "no weights: formulas, under the licence of this package"
     stand_in = "patch descriptors instead of DAv2-S"
 
     direction_K2: Tensor

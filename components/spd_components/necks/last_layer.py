@@ -10,6 +10,8 @@ class LastLayerNeck(PyramidLevels):
     A fair comparison: the same sizes, resizes and parameters, without the shallow and middle maps.
     """
 
+    sources = (3, 3, 3, 3)
+
     def forward(self, features: Features) -> Pyramid:
         """The pyramid of a batch of images."""
         deep = features.maps_BHWC[3]

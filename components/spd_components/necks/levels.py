@@ -1,6 +1,7 @@
 """Parts that necks share: projected levels and the resizes between them (§4)."""
 
 from functools import cached_property
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,6 +107,8 @@ def covered_by_pool2(map_BHWC: Tensor) -> tuple[float, float]:
 class PyramidLevels(Neck):
     """Four levels of convolution, resize and LayerNorm; a neck chooses the map of each level."""
 
+    sources: ClassVar[tuple[int, int, int, int]] = (0, 1, 2, 3)
+    """The encoder's map, counted from the shallowest, that each of L1 to L4 is made of."""
     budget = {"": "Pyramid neck (§4)"}
 
     class Config(ComponentConfig):
@@ -113,7 +116,8 @@ class PyramidLevels(Neck):
 
     def __init__(self, config: Config, dims: Dims) -> None:
         super().__init__(config, dims)
-        self.l1, self.l2, self.l3, self.l4 = (ProjectedLevel(dims.features, width) for width in dims.pyramid)
+        maps = (dims.maps[source] for source in self.sources)
+        self.l1, self.l2, self.l3, self.l4 = map(ProjectedLevel, maps, dims.pyramid)
 
     def pyramid(self, shallow: Tensor, low: Tensor, high: Tensor, deep: Tensor) -> Pyramid:
         """L1 to L4 from one map [B, Hp, Wp, C] each."""
