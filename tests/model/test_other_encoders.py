@@ -209,9 +209,9 @@ def test_a_suite_on_it_trains_and_is_scored(tmp_path: Path) -> None:
     table = {line.split()[0] for line in ran.stdout.splitlines() if line.strip()}
     assert {"v13", "bilinear_mlp"} <= table
     refused = CliRunner().invoke(app, ["plan", str(suite), "--set", "data.image_size=[64, 70]"])
-    assert refused.exit_code == 2
-    assert "data.image_size[1]: should be a multiple of 16, found 70" in refused.output
-    assert "encoder mini_vit16 sees patches of 16 pixels: 64, say" in refused.output
+    assert isinstance(refused.exception, ConfigError)
+    assert refused.exception.message == "data.image_size[1]: should be a multiple of 16, found 70"
+    assert refused.exception.hint == "encoder mini_vit16 sees patches of 16 pixels: 64, say"
 
 
 def test_describe_says_what_it_is() -> None:
