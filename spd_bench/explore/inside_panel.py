@@ -1,10 +1,13 @@
-"""What one run looked at for the point, drawn over the picture."""
+"""What one run looked at for the point: layers over the picture, and numbers."""
+
+import html
 
 from nicegui import ui
 
-from spd_bench.explore.inside import LAYERS, drawn
+from spd_bench.errors import SpdError
+from spd_bench.explore.looked import LAYERS, drawn, legend, numbers
 from spd_bench.explore.picture_panel import Do, PicturePanel
-from spd_bench.explore.session import Session
+from spd_bench.explore.session import Session, one_line
 
 
 class InsidePanel:
@@ -21,7 +24,10 @@ class InsidePanel:
                 self._boxes = {
                     name: ui.checkbox(name, on_change=lambda _: do()).props(f"dense id={name}") for name in LAYERS
                 }
-            self._note = ui.label().classes("note").props("id=inside-note")
+            self._note = ui.html("", sanitize=False).classes("note").props("id=inside-note")
+            with ui.expansion("In numbers").classes("numbers").props("dense id=inside-numbers") as self._fold:
+                self._numbers = ui.html("", sanitize=False).classes("note")
+            self._fold.set_visibility(False)
         self.offer()
 
     def offer(self) -> None:
@@ -33,11 +39,20 @@ class InsidePanel:
     async def refresh(self) -> None:
         """Draws the layers whose boxes are ticked."""
         wanted = tuple(name for name in LAYERS if self._boxes[name].value)
-        under, note, run = "", "", self._run.value
-        if wanted and run is not None and self._session.picture is not None and self._session.point is not None:
-            size = self._session.picture.size
-            under, note = drawn(await self._session.inside(run), wanted, run, size)
-        self._note.set_text(note)
+        under, note, said = await self._looked(self._run.value, wanted) if wanted else ("", "", "")
+        self._note.set_content(note)
+        self._numbers.set_content(said)
+        self._fold.set_visibility(bool(said))
         if under != self._picture.under:
             self._picture.under = under
             self._picture.draw()
+
+    async def _looked(self, run: str | None, wanted: tuple[str, ...]) -> tuple[str, str, str]:
+        """SVG of the layers, their legend and the numbers, both as HTML; only why, where a run has nothing inside."""
+        if run is None or self._session.picture is None or self._session.point is None:
+            return "", "", ""
+        try:
+            seen = await self._session.inside(run)
+        except SpdError as error:
+            return "", html.escape(one_line(error)), ""
+        return drawn(seen, wanted, self._session.picture.size), legend(seen, wanted), numbers(seen)

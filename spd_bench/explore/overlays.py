@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+SHADES = 4
+"""Steps of opacity in which samples are drawn, one path each."""
 STRONGEST = 0.6
 """Opacity of the cell with the largest weight: the picture stays visible below it."""
 FAINTEST = 0.02
@@ -50,13 +52,28 @@ def attention(weight_HW: npt.NDArray[np.floating], *, extent: tuple[float, float
     return f'<g class="attention">{"".join(cells)}</g>'
 
 
-def anchors(xy_R2: npt.NDArray[np.floating], *, width: int, height: int) -> str:
-    """A diamond at each point (x, y) of the unit square."""
+def samples(
+    uv_N2: npt.NDArray[np.floating], weight_N: npt.NDArray[np.floating], *, colour: str, width: int, height: int
+) -> str:
+    """A dot at each point (u, v), in SHADES steps of opacity by its weight; none outside the image."""
+    inside_N = ((uv_N2 >= -0.5) & (uv_N2 <= [width - 0.5, height - 0.5])).all(axis=1)
+    shade_N = np.minimum((_share(weight_N) * SHADES).astype(int), SHADES - 1)
+    paths = []
+    for shade in range(SHADES):
+        chosen_N2 = uv_N2[inside_N & (shade_N == shade)] + 0.5
+        if len(chosen_N2):  # a line of no length with round ends is a dot
+            dots = "".join(f"M{_short(x)} {_short(y)}h0" for x, y in chosen_N2.tolist())
+            paths.append(f'<path d="{dots}" opacity="{_short((shade + 1) / SHADES)}"/>')
+    return f'<g class="samples" stroke="{colour}">{"".join(paths)}</g>'
+
+
+def anchors(uv_R2: npt.NDArray[np.floating], *, width: int, height: int) -> str:
+    """A diamond at each point (u, v)."""
     size = 0.9 * _unit(width, height)
     shapes = [
-        f"M{_short(x * width)} {_short(y * height - size)}l{_short(size)} {_short(size)} "
+        f"M{_short(u + 0.5)} {_short(v + 0.5 - size)}l{_short(size)} {_short(size)} "
         f"{_short(-size)} {_short(size)} {_short(-size)} {_short(-size)}z"
-        for x, y in xy_R2.tolist()
+        for u, v in uv_R2.tolist()
     ]
     return f'<path class="anchors" d="{"".join(shapes)}"/>'
 

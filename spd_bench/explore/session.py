@@ -12,11 +12,11 @@ import numpy.typing as npt
 from spd_bench.errors import ConfigError, SpdError, printable
 from spd_bench.explore import cloud, profile
 from spd_bench.explore.cloud import Cloud
-from spd_bench.explore.inside import LookedAt, look_inside
 from spd_bench.explore.models import Models, Timed
 from spd_bench.explore.overlays import Point
 from spd_bench.explore.pictures import Picture
 from spd_bench.explore.profile import COLOURS, DepthProfile
+from spd_bench.inside.trace import Inside, look_inside
 
 MOST_RUNS = len(COLOURS)
 """Runs that are compared at once."""
@@ -154,13 +154,13 @@ class Session:
                 found |= dict.fromkeys((await self.models.encoded(label, picture)).scene.unfamiliar)
         return list(found)
 
-    async def inside(self, label: str) -> LookedAt:
-        """What a run looked at for the point. ConfigError where there is none."""
+    async def inside(self, label: str) -> Inside:
+        """What a run looked at for the point. ConfigError where there is none, and for a baseline."""
         picture, point = self._shown(), self.point
         if point is None:
             raise ConfigError("choose a point first")
         answer = await self.models.ask(label, picture, lambda model, scene: look_inside(model, scene, point))
-        seen: LookedAt = answer.value
+        seen: Inside = answer.value
         return seen
 
     async def cloud(self, label: str) -> Cloud:

@@ -111,10 +111,21 @@ class Visit:
         return box["x"] + u / sides[0] * box["width"], box["y"] + v / sides[1] * box["height"]
 
     def pick(self, control: str, *options: str) -> None:
-        """Chooses options of a list by their names."""
-        self.page.locator(f"#{control}").click()
+        """Chooses options of a list by their names; a list that closed again is opened again, as a person would."""
+        from playwright.sync_api import TimeoutError as Gone
+
         for option in options:
-            self.page.get_by_role("option", name=option, exact=True).click()
+            found = self.page.get_by_role("option", name=option, exact=True)
+            for patience_ms in (3_000, 3_000, 30_000):
+                try:
+                    if not found.is_visible():
+                        self.page.locator(f"#{control}").click()
+                    found.click(timeout=patience_ms)
+                    break
+                except Gone:
+                    continue
+            else:
+                raise AssertionError(f"{option} is not offered by #{control}")
         self.page.keyboard.press("Escape")
 
     def drop(self, name: str, content: bytes, kind: str = "image/png") -> None:

@@ -172,6 +172,22 @@ def test_a_line_by_taps(visit: Open) -> None:
     seen.reads("#about", r"pixel \(50, 20\)")
 
 
+def test_what_a_run_looked_at(visit: Open) -> None:
+    """Layers follow the boxes and the run; a baseline says that it has nothing inside."""
+    seen = visit()
+    seen.pick("runs", "constant")
+    seen.click_at(30.5, 20.5)
+    seen.rows(2)
+    for name in ("attention", "samples", "anchors"):
+        seen.page.locator(f"#{name}").click()
+        seen.page.wait_for_selector(f"#picture .{name}", state="attached")
+    seen.reads("#inside-note", r"b4 samples of L2 \(\d+\)")
+    seen.pick("inside-run", "constant")
+    seen.reads("#inside-note", "is a baseline")
+    seen.sees("#picture .anchors", count=0)
+    assert seen.rows(2)
+
+
 def test_a_point_cloud_turns(visit: Open) -> None:
     seen = visit()
     seen.page.locator("#cloud").click()
@@ -259,7 +275,7 @@ def test_nothing_is_cut_off(visit: Open, width: int, scheme: str) -> None:
     seen.pick("runs", "constant")
     seen.click_at(40.5, 20.5)
     seen.rows(2)
-    for layer in ("attention", "anchors"):
+    for layer in ("attention", "samples", "anchors"):
         seen.page.locator(f"#{layer}").click()
     seen.drag((4.5, 10.5), (50.5, 30.5))
     seen.sees("#profile svg")

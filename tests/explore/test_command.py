@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from spd_bench import cli
 from spd_bench.ask.load import load_folder
 from spd_bench.explore import command
 from spd_bench.explore.frames import known_images
-from spd_bench.explore.inside import drawn, look_inside
+from spd_bench.explore.looked import LAYERS, drawn, legend, numbers
 from spd_bench.explore.offers import offers
+from spd_bench.inside.trace import look_inside
 
 Explore = Callable[..., tuple[int, str]]
 
@@ -169,25 +171,20 @@ def test_data_that_are_gone_or_changed_leave_a_page_without_test_images(root: Pa
 # what a run looked at
 
 
-def test_attention_and_anchors_of_a_run(root: Path) -> None:
-    """At 56×56 L4 has 2×2 cells: the anchors are those with the largest weights."""
-    v13, constant = (load_folder(o.folder, device=torch.device("cpu")) for o in offers([], root=root, seed=None))
-    picture = known_images(offers([], root=root, seed=None))[0][0].open()
-    seen = look_inside(v13, v13.encode(picture.image_HW3), (40, 20))
-    assert seen.attention_HW is not None
-    assert seen.anchors_xy_R2 is not None
-    assert seen.attention_HW.shape == (2, 2)
-    assert float(seen.attention_HW.sum()) == pytest.approx(1, abs=1e-5)
-    cells = [tuple((xy * 2 / seen.extent[0]).astype(int)) for xy in seen.anchors_xy_R2]
-    weights = {(x, y): float(seen.attention_HW[y, x]) for x in (0, 1) for y in (0, 1)}
-    assert set(cells) == set(sorted(weights, key=lambda cell: -weights[cell])[: len(cells)])
-    assert 1 < len(cells) < 4
-    nothing = look_inside(constant, constant.encode(picture.image_HW3), (40, 20))
-    assert drawn(nothing, ("attention", "anchors"), "constant", picture.size) == (
-        "",
-        "constant has no attention and no anchors",
-    )
-    svg, note = drawn(seen, ("anchors",), "v13", picture.size)
-    assert note == ""
-    assert "attention" not in svg
-    assert svg.count("M") == len(cells)
+def test_layers_and_numbers_of_a_run(root: Path) -> None:
+    """Every anchor is a diamond, every sample within the image a dot; a suite without a row's layer says so."""
+    offered = offers(["tiny/v13"], root=root, seed=None)
+    model = load_folder(offered[0].folder, device=torch.device("cpu"))
+    picture = known_images(offered)[0][0].open()
+    seen = look_inside(model, model.encode(picture.image_HW3), (40, 20))
+    anchors = drawn(seen, ("anchors",), picture.size)
+    assert anchors.count("M") == len(seen.anchors) > 1
+    assert "attention" not in anchors
+    everything = drawn(seen, LAYERS, picture.size)
+    assert everything.index('class="attention"') < everything.index('class="samples"') < everything.index("anchors")
+    inside = [((p[:, :2] >= -0.5) & (p[:, :2] <= [63.5, 47.5])).all(axis=1).sum() for p in seen.places.values()]
+    assert everything.count("h0") == sum(inside)
+    assert all(f"<li>{line}</li>" in numbers(seen) for line in seen.lines())
+    assert "no " not in legend(seen, LAYERS)
+    lacking = legend(replace(seen, attention=None, anchors=seen.anchors[:0], places={}), LAYERS)
+    assert all(f"no {name} here" in lacking for name in LAYERS)

@@ -49,5 +49,25 @@ def test_attention_of_nothing_draws_nothing() -> None:
 
 def test_anchors_are_diamonds_around_their_points() -> None:
     """On 260×130 a unit is 2, so a diamond reaches 1.8 from its middle, (65, 97.5): from (65, 95.7) on."""
-    svg = overlays.anchors(np.array([[0.25, 0.75]]), width=260, height=130)
+    svg = overlays.anchors(np.array([[64.5, 97.0]]), width=260, height=130)
     assert "M65 95.7l1.8 1.8 -1.8 1.8 -1.8 -1.8z" in svg
+
+
+def test_samples_are_dots_in_steps_of_opacity() -> None:
+    """Weights 4, 1 and 2 of at most 4: steps 4 (capped), 2 and 3; the last point lies outside the image."""
+    uv_N2 = np.array([[49.5, 24.5], [9.5, 9.5], [99.5, -0.5], [119.5, 24.5]])
+    svg = overlays.samples(uv_N2, np.array([4.0, 1.0, 2.0, 4.0]), colour="#123456", width=100, height=50)
+    assert numbers(svg, "opacity") == [0.5, 0.75, 1]
+    assert re.findall(r' d="([^"]*)"', svg) == ["M10 10h0", "M100 0h0", "M50 25h0"]
+    assert 'stroke="#123456"' in svg
+
+
+def test_samples_without_weight_do_not_divide_by_zero() -> None:
+    assert "nan" not in overlays.samples(np.array([[5, 5]]), np.array([0.0]), colour="red", width=10, height=10)
+
+
+def test_two_thousand_samples_stay_small() -> None:
+    """About 16 characters each."""
+    rng = np.random.default_rng(0)
+    svg = overlays.samples(640 * rng.random((2304, 2)), rng.random(2304), colour="red", width=640, height=640)
+    assert len(svg) < 50_000
