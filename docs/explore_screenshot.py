@@ -54,7 +54,7 @@ def _picture(url: str) -> bytes:
 
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", *GRAPHICS])
-        page = chromium.new_page(viewport={"width": 1280, "height": 900})
+        page = chromium.new_page(viewport={"width": 1180, "height": 900})
         page.goto(url)
         page.wait_for_selector("#picture img[src*=jpg]")
         _use(page)
@@ -74,6 +74,7 @@ def _use(page: Any) -> None:
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
     page.locator("#attention").click()
+    page.locator("#samples").click()
     page.locator("#anchors").click()
     page.mouse.click(*at(0.33, 0.3))
     page.mouse.move(*at(0.1, 0.75))
