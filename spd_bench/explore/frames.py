@@ -1,13 +1,14 @@
 """The test images of the data sets that the offered runs were scored on, where those are on this machine."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from spd_bench import registry
 from spd_bench.api import DepthDataset, FrameId
 from spd_bench.data.elsewhere import TestElsewhere
-from spd_bench.errors import SpdError
+from spd_bench.errors import SpdError, StateError
 from spd_bench.explore.offers import Offer
 from spd_bench.explore.pictures import Picture
 from spd_bench.store import records
@@ -58,10 +59,11 @@ def _suites(offered: Iterable[Offer]) -> dict[str, Mapping[str, Any]]:
         digest = records.read_record(offer.folder / "run.json")["identity"]["data"]["digest"]
         root = offer.folder.parent.parent
         for path in sorted((root / "suites").glob("*.json")) if digest not in found else []:
-            stored = records.read_record(path)
-            if any((root / row["folder"]).resolve() == offer.folder.resolve() for row in stored["rows"]):
-                found[digest] = stored["suite"]
-                break
+            with suppress(StateError):  # a damaged record of some suite
+                stored = records.read_record(path)
+                if any((root / row["folder"]).resolve() == offer.folder.resolve() for row in stored["rows"]):
+                    found[digest] = stored["suite"]
+                    break
     return found
 
 
