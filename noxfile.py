@@ -14,7 +14,7 @@ nox.options.sessions = ["tests", "extras"]
 WITHIN = ("--constraint", "constraints.txt")
 RELIABILITY = (
     *("durable", "faults", "power_loss", "damage", "mutants", "train", "long_runs"),
-    *("no_silent_number", "supervision", "signals", "locks", "sweep_stops", "sweep_workers", "fused"),
+    *("no_silent_number", "supervision", "blame", "signals", "locks", "sweep_stops", "sweep_workers", "fused"),
 )
 """Tests of which the default run takes a small share and SPD_BENCH_RELIABILITY=1 everything."""
 

@@ -50,9 +50,13 @@ PLUGINS_VARIABLE = "SPD_BENCH_PLUGINS"
 class PluginError(ConfigError):
     """An installed component cannot be used. `traceback` is that of its import, "" if it could be imported."""
 
-    def __init__(self, message: str, *, traceback: str = "", hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, traceback: str = "", hint: str | None = None, exit_code: int = ConfigError.exit_code
+    ) -> None:
+        """exit_code: another one where it may not be the component's fault."""
         super().__init__(message, hint=hint)
         self.traceback = traceback
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True, order=True)
@@ -159,12 +163,15 @@ def load(slot: str, name: str) -> type[Any]:
     return _import(find(slot, name))
 
 
-_GIVEN_UP: dict[Entry, str] = {}
+_GIVEN_UP: dict[Entry, tuple[str, int]] = {}
 
 
-def give_up(slot: str, name: str, cause: str) -> None:
-    """Blocks imports of this component in this process, because one ended another process. Raises as `find`."""
-    _GIVEN_UP[find(slot, name)] = cause
+def give_up(slot: str, name: str, cause: str, *, exit_code: int = PluginError.exit_code) -> None:
+    """Blocks imports of this component in this process, because one ended another process. Raises as `find`.
+
+    exit_code: that of the PluginError that such an import raises.
+    """
+    _GIVEN_UP[find(slot, name)] = cause, exit_code
 
 
 @contextlib.contextmanager
@@ -208,7 +215,8 @@ def _import(entry: Entry) -> type[Any]:
     named = f'{entry.slot} "{entry.name}" of distribution {entry.distribution} {entry.version}'
     point = EntryPoint(name=entry.name, value=entry.value, group=f"spd_bench.{entry.slot}")
     if entry in _GIVEN_UP:
-        raise PluginError(f"{named} cannot be imported: {_GIVEN_UP[entry]}")
+        cause, exit_code = _GIVEN_UP[entry]
+        raise PluginError(f"{named} cannot be imported: {cause}", exit_code=exit_code)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             component = point.load()

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import product
 
-from spd_bench.errors import ConfigError, DataError
+from spd_bench.errors import ConfigError, ResourceError
 from spd_rooms.render import Options, Rendered, render
 
 MOST_WORKERS = 16
@@ -25,7 +25,7 @@ UNGUARDED = 'put the script\'s own code under `if __name__ == "__main__":`, so t
 
 
 def render_scenes(options: Options, split: str, scenes: int, frames_per_scene: int) -> Iterator[Rendered]:
-    """Every frame of a split, scene after scene. Raises DataError if the rendering processes die."""
+    """Every frame of a split, scene after scene. Raises ResourceError if the rendering processes die."""
     names = list(product(range(scenes), range(frames_per_scene)))
     workers = min(_processors(), MOST_WORKERS, len(names) // FRAMES_WORTH_A_PROCESS)
     # a daemon, such as a worker of a data loader, cannot start processes: it renders by itself
@@ -56,7 +56,7 @@ def _in_processes(options: Options, split: str, names: list[tuple[int, int]], wo
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise DataError(
+        raise ResourceError(
             "a rendering process died",
             where=f"synthetic rooms, split {split}",
             hint=f"if memory ran out, ask for smaller frames; in a script of your own, {UNGUARDED}",

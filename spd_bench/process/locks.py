@@ -16,10 +16,24 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from spd_bench.errors import BusyError, StateError
+from spd_bench.process.watch import watching
 from spd_bench.store import files, records
 
+BEAT_S = 0.5
+"""Seconds between two signs of life of a process that waits."""
 NAMED_WITHIN_S = 1.0
 """Seconds after a lock within which its holder's record is expected."""
+
+
+def acquire(lock: FileLock, stage: str) -> None:
+    """Waits for a lock, which is no stall: says so meanwhile, in words that follow "while", and may raise Stopped."""
+    while True:
+        try:
+            lock.acquire(timeout=BEAT_S)
+            return
+        except Timeout:
+            for watch in watching:
+                watch.at(stage)
 
 
 @contextmanager
@@ -32,7 +46,10 @@ def training_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
     files.make_folder(locks)
     lock = FileLock(locks / f"{folder.name.rpartition('-')[2]}.lock", is_singleton=True)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        if wait:
+            acquire(lock, "waiting for another process")
+        else:
+            lock.acquire(timeout=0)
     except Timeout:
         raise BusyError("another process works at this run", where=str(folder)) from None
     try:

@@ -1,7 +1,7 @@
 """Runs a call in a child process; restarts it without the failing job if it crashes or hangs.
 
 All the work is done in one child, so that compositions share data and frozen features. If that child dies or makes no
-progress, the jobs that it blames are given up, and a new child continues with the others. Signals reach the work as a
+progress, a new child continues; `Verdict` says with which jobs. Signals reach the work as a
 request to stop, and it stops in good order.
 """
 
@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +20,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from spd_bench.errors import TIME_LIMIT, ConfigError, ResourceError, SpdError, Stopped, WorkerBug
+from spd_bench.errors import OUT_OF_MEMORY, TIME_LIMIT, ConfigError, ResourceError, SpdError, Stopped, WorkerBug
+from spd_bench.process.at_hand import AtHand
+from spd_bench.process.delays import Delays
+from spd_bench.process.scratch import environment, scratch
+from spd_bench.process.verdict import OWN_ERRORS, End, Verdict
 from spd_bench.process.watch import Crumb, read_crumb
 from spd_bench.process.worker import CRUMB, ENDED, FAULT
+from spd_bench.store import files
 from spd_bench.store.removal import is_own_folder, own_files, remove_own
 
 STALL_S = 600.0
@@ -56,37 +60,40 @@ def supervised(
     *,
     watch: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
+    at_hand: AtHand | None = None,
     tell: Callable[[str], None],
 ) -> Any:
     """What `call` ("module:function") returns for (arguments, its `Watch`) in a child process, as a JSON value.
 
-    watch: further arguments of its Watch. tell: gets a line when a child dies and another continues. Raises what the
-    call raised, Stopped after a signal or at the time limit, ResourceError if a child dies without a job to blame.
+    watch: further arguments of its Watch. at_hand: where the child says where it stands, for later supervisors too.
+    tell: gets a line when a child dies and another continues. Raises what the call raised, Stopped after a signal or
+    at the time limit, ResourceError if children die without a job to blame.
     """
     limits = limits or Limits()
-    given_up: dict[str, str] = {}
-    with _Signals(limits.total_s) as signals:
+    verdict = Verdict()
+    with _Signals(limits.total_s) as signals, scratch() as folder:
+        if at_hand is not None:
+            at_hand.begin(verdict, tell)
         while True:
-            with tempfile.TemporaryDirectory(prefix="spd-bench-", ignore_cleanup_errors=True) as folder:
-                worker = _Worker(call, arguments, {**(watch or {}), "given_up": given_up}, Path(folder))
-                with worker.running(), signals.to(worker):
-                    cause = worker.watched(limits.stall_s, signals)
-                if (ended := worker.ended()) is not None:
-                    return _outcome(ended, signals)
-                if signals.reason:
-                    if signals.overdue():
-                        tell(f"the worker did not stop within {GRACE_S:g} s and was killed: a checkpoint may be older")
-                    raise Stopped(signals.reason)
-                crumb = worker.crumb()
-                if not crumb.jobs or not set(crumb.jobs) - set(given_up):
-                    raise ResourceError(
-                        f"the worker {cause} while {crumb.stage or 'starting'}",
-                        hint="the same command goes on; see whether memory suffices and plugins work "
-                        "(`spd-bench list --check`)",
-                    )
-                cause = f"worker {cause} while {crumb.stage}"
-                given_up |= dict.fromkeys(crumb.jobs, cause + worker.last_frame())
-                tell(f"{', '.join(crumb.jobs.values())}: {cause}; going on with the others")
+            worker = _Worker(call, arguments, {**(watch or {}), **verdict.watch()}, folder, at_hand)
+            with worker.running(), signals.to(worker):
+                end = worker.watched(limits.stall_s, signals)
+            ended = worker.ended()
+            if at_hand is not None and (ended is not None or signals.reason):
+                at_hand.end()
+            if ended is not None:
+                return _outcome(ended, signals)
+            if signals.reason:
+                if signals.overdue():
+                    tell(f"the worker did not stop within {GRACE_S:g} s and was killed: a checkpoint may be older")
+                raise Stopped(signals.reason)
+            try:
+                tell(verdict.after(worker.crumb(), end, worker.last_frame()))
+            except ResourceError:
+                if at_hand is not None:
+                    at_hand.end()
+                raise
+            worker.forget()
 
 
 def _outcome(ended: Mapping[str, Any], signals: "_Signals") -> Any:
@@ -117,24 +124,41 @@ def made(root: Path) -> Iterator[None]:
 class _Worker:
     """One process that works."""
 
-    def __init__(self, call: str, arguments: Mapping[str, Any], watch: Mapping[str, Any], folder: Path) -> None:
+    def __init__(
+        self,
+        call: str,
+        arguments: Mapping[str, Any],
+        watch: Mapping[str, Any],
+        folder: Path,
+        at_hand: AtHand | None = None,
+    ) -> None:
+        """folder: for its files. at_hand: where it also says where it stands, below a root that is there to stay."""
         self.folder = folder
+        self.root = None if at_hand is None else at_hand.root
+        self._root_is = None if self.root is None else self.root.stat()
         self.order = {
             "call": call,
             "arguments": arguments,
             "watch": watch,
             "folder": str(folder),
+            "at_hand": at_hand and os.path.abspath(at_hand.path),
+            "root": self.root and os.path.abspath(self.root),
             "supervisor": os.getpid(),
         }
         self.process: subprocess.Popen[bytes]
+        self.delays = Delays(None)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Starts the process and kills it at the end of the block."""
         with _no_interrupt():  # it ignores SIGINT only once it runs
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "spd_bench.process.worker"], stdin=subprocess.PIPE, stdout=STDERR
+                [sys.executable, "-m", "spd_bench.process.worker"],
+                stdin=subprocess.PIPE,
+                stdout=STDERR,
+                env=environment(self.folder),
             )
+        self.delays = Delays(self.process.pid)
         try:
             yield
         finally:
@@ -144,8 +168,11 @@ class _Worker:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
 
-    def watched(self, stall_s: float, signals: "_Signals") -> str:
-        """Waits for its end and says how it ended; kills it if it makes no progress or does not stop when asked."""
+    def watched(self, stall_s: float, signals: "_Signals") -> End:
+        """Waits for its end and says how it ended; kills it if it makes no progress or does not stop when asked.
+
+        Time in which it could run and the machine did not let it is no part of a stall.
+        """
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(self.order).encode() + b"\n")
@@ -153,17 +180,32 @@ class _Worker:
         beat, seen = -1, time.monotonic()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return _how(self.process.wait(POLL_S))
+                return _how(self.process.wait(POLL_S), self.crumb())
             signals.check_time()
             if signals.overdue():
                 self.process.kill()
-                return "was killed"
+                return End("was killed", outside=True)
+            self._require_root()
             if (now := self.crumb().beat) != beat:
                 beat, seen = now, time.monotonic()
-            elif time.monotonic() - seen > (stall_s if beat else max(stall_s, STALL_S)):
+                self.delays.restart()
+            elif time.monotonic() - seen - self.delays.seconds() > (stall_s if beat else max(stall_s, STALL_S)):
                 self._ask_where()
                 self.process.kill()
-                return f"made no progress for {stall_s:g} s"
+                return End(f"made no progress for {stall_s:g} s", outside=True)
+
+    def _require_root(self) -> None:
+        """Raises ResourceError if the folder is another one now, or gone; the caller kills the process."""
+        if self.root is None or self._root_is is None:
+            return
+        try:
+            same = os.path.samestat(self.root.stat(), self._root_is)
+        except OSError:
+            same = False
+        if not same:
+            raise ResourceError(
+                "the folder of all runs is gone: it was moved or removed", where=str(self.root), hint=files.GONE
+            )
 
     def _ask_where(self) -> None:
         """Makes it write its Python frames into a file, which works even while it is stuck in C."""
@@ -174,6 +216,10 @@ class _Worker:
     def crumb(self) -> Crumb:
         """Where it last stood."""
         return read_crumb(self.folder / CRUMB) or Crumb()
+
+    def forget(self) -> None:
+        """Removes what it said, for the next one."""
+        remove_own(self.folder, [CRUMB, re.escape(FAULT)], folder_too=False)
 
     def ended(self) -> Mapping[str, Any] | None:
         """How it ended, as it wrote itself; None if it died."""
@@ -198,16 +244,18 @@ class _Worker:
         return "".join(f" ({Path(file).name}:{line} in {name})" for file, line, name in (others or frames)[:1])
 
 
-def _how(code: int) -> str:
+def _how(code: int, crumb: Crumb) -> End:
     """How a process ended, in words."""
+    if crumb.cause:
+        return End(crumb.cause, outside=crumb.cause.startswith(OUT_OF_MEMORY))
     if code >= 0:
-        return f"ended with exit code {code} without a word"
+        return End(f"ended with exit code {code} without a word", outside=False)
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
     hint = ", perhaps for want of memory," if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
+    return End(f"was killed by {name}{hint}", outside=name not in OWN_ERRORS)
 
 
 class _Signals:

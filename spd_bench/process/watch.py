@@ -8,12 +8,15 @@ call of `at` raises Stopped; training then leaves a checkpoint of the step that 
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spd_bench.errors import Stopped
+
+GAVE_UP = 70
+"""Exit code of a process that ended itself; its file says why."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Crumb:
     """Stage of the work, in words that follow "while"."""
     jobs: Mapping[str, str] | None = None
     """Identity of the training → name of each job that is to blame if the process dies."""
+    cause: str = ""
+    """Why the process ended itself, if it did."""
 
 
 class Watch:
@@ -38,24 +43,35 @@ class Watch:
         self,
         path: Path | None = None,
         *,
+        at_hand: Path | None = None,
         given_up: Mapping[str, str] | None = None,
+        outside: Collection[str] = (),
+        alone: Collection[str] = (),
         session: str = "",
         joined: bool = False,
         leads: bool = True,
         command: str = "",
     ) -> None:
-        """given_up: identity → cause of the trainings that ended the process before this one.
+        """at_hand: a second file for the same, which outlives this process and its supervisor.
 
+        given_up: identity → cause of the trainings that ended the process before this one.
+
+        outside: those of them whose process something outside may have ended. alone: identities of the jobs to be
+        tried first, each alone, since they were at hand when a process ended.
         session: the turn at the suite that this process takes part in, while another process holds the suite's lock.
         joined: whether it shares the jobs with other processes. leads: whether it also writes what the suite's table
         is made of. command: the command line that the work is for.
         """
         self.given_up = dict(given_up or {})
+        self.outside = frozenset(outside)
+        self.alone = frozenset(alone)
         self.session = session
         self.joined = joined
         self.leads = leads
         self.command = command
-        self._file = None if path is None else os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._path = path
+        opened = [os.open(each, os.O_RDWR | os.O_CREAT, 0o600) for each in (path, at_hand) if each is not None]
+        self._files = [(number, os.fstat(number)) for number in opened]
         self._beat, self._stage, self._width = 0, "", 0
         self._jobs: dict[str, str] = {}
         self._stopping = ""
@@ -88,16 +104,47 @@ class Watch:
             self._write()
             yield
         finally:
+            self._require_descriptors()
             self._jobs = before
             self._write()
 
+    def ran_out_of_memory(self, cause: str, jobs: Mapping[str, str] | None = None) -> None:
+        """Ends a worker process, whose memory may not be whole any more; returns in any other process.
+
+        cause: what was raised, for the supervisor. jobs: those to blame; by default those at hand.
+        """
+        if self._path is not None:
+            self._end(cause, self._jobs if jobs is None else jobs)
+
     def _write(self) -> None:
-        if self._file is None:
+        if not self._files:
             return
+        self._require_descriptors()
         self._beat += 1
         text = json.dumps([self._beat, self._stage, self._jobs]).encode()
         self._width = max(self._width, len(text))
-        os.pwrite(self._file, text.ljust(self._width), 0)
+        for number, _ in self._files:
+            os.pwrite(number, text.ljust(self._width), 0)
+
+    def _require_descriptors(self) -> None:
+        """Ends the process if a file is closed or another one has its descriptor: other files have lost theirs."""
+        for number, own in self._files:
+            try:
+                same = os.path.samestat(os.fstat(number), own)
+            except OSError:
+                same = False
+            if not same:
+                self._end("the files of the process were closed", self._jobs)
+
+    def _end(self, cause: str, jobs: Mapping[str, str]) -> None:
+        assert self._path is not None
+        text = json.dumps([self._beat + 1, self._stage, dict(jobs), cause]).encode()
+        self._path.write_bytes(text.ljust(self._width))
+        os._exit(GAVE_UP)
+
+
+watching: list[Watch] = []
+"""The Watch of this process, if it is a worker."""
 
 
 def read_crumb(path: Path) -> Crumb | None:
@@ -106,5 +153,4 @@ def read_crumb(path: Path) -> Crumb | None:
         content: Any = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    beat, stage, jobs = content
-    return Crumb(beat, stage, jobs)
+    return Crumb(*content)

@@ -17,8 +17,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from spd_bench.errors import SpdError, Stopped, shortage
-from spd_bench.process.watch import Watch
+from spd_bench.errors import OUT_OF_MEMORY, SpdError, Stopped, shortage
+from spd_bench.process.watch import Watch, watching
+from spd_bench.store import files
 
 CRUMB, ENDED, FAULT = "crumb", "ended.json", "fault.txt"
 """Files of the folder that a worker shares with its supervisor: where it stands, how it ended, its last frames."""
@@ -30,7 +31,11 @@ def main() -> None:
     """Does the work and writes how it ended; a process that ends without that file has died."""
     order = json.loads(sys.stdin.buffer.readline())
     folder = Path(order["folder"])
-    watch = Watch(folder / CRUMB, **order["watch"])
+    at_hand = order["at_hand"] and Path(order["at_hand"])
+    watch = Watch(folder / CRUMB, at_hand=at_hand, **order["watch"])
+    watching.append(watch)
+    if order["root"] is not None:
+        files.keep(Path(order["root"]))
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda number, frame: watch.stop(signal.Signals(number).name))
@@ -64,9 +69,13 @@ def _ended(call: str, arguments: dict[str, Any], watch: Watch) -> dict[str, Any]
     except Stopped as stopped:
         return {"stopped": stopped.reason}
     except SpdError as error:
+        if error.message.startswith(OUT_OF_MEMORY):
+            watch.ran_out_of_memory(error.message)
         return {"error": _plain(error)}
     except Exception as error:
         if short := shortage(error):
+            if short.message.startswith(OUT_OF_MEMORY):
+                watch.ran_out_of_memory(short.message)
             return {"error": _plain(short)}
         return {"bug": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
@@ -85,9 +94,10 @@ def _end_with(supervisor: int) -> None:
 
 
 def _await_end_of_input() -> None:
-    while os.read(0, 4096):
-        pass
-    os._exit(ORPHANED)
+    with contextlib.suppress(OSError):  # a plugin has closed it
+        while os.read(0, 4096):
+            pass
+        os._exit(ORPHANED)
 
 
 if __name__ == "__main__":

@@ -52,11 +52,14 @@ class Failures:
     def keep(self, folder: RunFolder, error: BaseException) -> None:
         """Keeps why a job failed: an `SpdError` as a line, any other exception also as a traceback in failure.txt.
 
-        Raises ResourceError for a full disk, which every other job would meet too.
+        Raises ResourceError for a full disk, which every other job would meet too. Lack of memory ends a worker
+        process: the memory of a failed job may not come back.
         """
         lacks = shortage(error)
         if lacks is not None and not lacks.message.startswith(OUT_OF_MEMORY):
             raise lacks from error
+        if lacks is not None:
+            self.watch.ran_out_of_memory(lacks.message, {folder.job.train_id: folder.job.name})
         key = folder.job.train_id
         if isinstance(error, SpdError) or lacks is not None:
             self._causes[key] = str(lacks or error).splitlines()[0]

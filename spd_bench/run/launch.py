@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 from spd_bench.errors import BusyError
+from spd_bench.process.at_hand import AtHand
 from spd_bench.process.boundary import from_json, to_json
 from spd_bench.process.locks import Holder, holder, suite_lock
 from spd_bench.process.supervise import Limits, made, supervised
@@ -27,7 +28,12 @@ def launch_suite(
     def work(leader: Holder, *, leads: bool) -> Finished:
         watch = common | {"session": leader.session, "leads": leads}
         ended = supervised(
-            "spd_bench.run.session:work_on_suite", to_json(request), watch=watch, limits=limits, tell=tell
+            "spd_bench.run.session:work_on_suite",
+            to_json(request),
+            watch=watch,
+            limits=limits,
+            at_hand=AtHand(root, name) if leads else None,
+            tell=tell,
         )
         return from_json(Finished, ended)
 

@@ -74,10 +74,14 @@ class Quarantine:
     def _import(self, slot: str, name: str) -> None:
         key = f"{slot} {name}"
         if key in self._watch.given_up:
-            registry.give_up(slot, name, self._watch.given_up[key])
+            registry.give_up(slot, name, self._watch.given_up[key], exit_code=self._code(key))
         with self._watch.blaming({key: key}), undisturbed():
             self._watch.at(f"importing {key}")
             registry.status(slot, name)  # keeps the problem for those that need the component
+
+    def _code(self, key: str) -> int:
+        """Exit code where the base was at hand when a process ended: from outside it is no error of the suite."""
+        return ResourceError.exit_code if key in self._watch.outside else PluginError.exit_code
 
     def attempt(self, composition: CompositionSpec, act: Callable[[], T]) -> T | None:
         """What `act`, which calls the components of a composition, returns; None if the composition is left out.
@@ -87,13 +91,15 @@ class Quarantine:
         name = composition.name
         try:
             if cause := self.failures.get(name) or self._watch.given_up.get(name):
-                raise PluginError(f"{name}: {cause}")
+                raise PluginError(f"{name}: {cause}", exit_code=self._code(name))
             with self._watch.blaming({name: name}), undisturbed(), blamed(name):
                 self._watch.at(f"checking {name}")
                 done = act()
             self._watch.at("planning")
             return done
         except (PluginError, ResourceError) as error:
+            if error.message.startswith(OUT_OF_MEMORY):
+                self._watch.ran_out_of_memory(error.message, {name: name})
             alone = isinstance(error, PluginError) or error.message.startswith(OUT_OF_MEMORY)
             if not alone or not self._leaves_out or composition.kind == "base":
                 raise error.at(composition.where or name) from None

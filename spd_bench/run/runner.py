@@ -119,7 +119,7 @@ class Runner:
                 folder = self.folder(job)
                 begun = {other.train_id for group in groups.values() for other in group.values()}
                 settled = job.failure or folder.is_trained or self.failures.cause(folder)
-                if settled or job.train_id in begun:
+                if settled or job.train_id in self.watch.alone or job.train_id in begun:
                     continue
                 with suppress(BusyError):  # another process has the job; `run` waits for it
                     locks.enter_context(training_lock(folder.path, wait=False))

@@ -101,7 +101,7 @@ def _run(chosen: choose.Chosen, root: Path, device: torch.device, console: Conso
 
         outcomes = _run_jobs(runner, console, note)
         failed = sum(bool(outcome.failure) for outcome in outcomes)
-        starved = failed > 0 and all(outcome.failure.startswith(OUT_OF_MEMORY) for outcome in outcomes)
+        starved = all(outcome.failure.startswith(OUT_OF_MEMORY) for outcome in outcomes)
         if not watch.leads:
             left = sum(outcome.failure == UNFINISHED for outcome in outcomes)
             return Finished("", _stem(root, chosen.suite), tracker.store, failed - left, left=left)
@@ -165,21 +165,29 @@ def _run_jobs(
     watch, jobs, primary = runner.watch, runner.experiment.jobs, runner.experiment.suite.report.primary
     outcomes = [runner.folder(job).found() for job in jobs]
     note(outcomes)
-    waiting = list(range(len(jobs)))
+
+    def run_each(indices: Sequence[int], display: Display) -> list[int]:
+        """Runs these jobs; returns those that another process has."""
+        busy = []
+        for index in indices:
+            watch.at("choosing a job")
+            try:
+                outcomes[index] = runner.run(jobs[index], display)
+            except BusyError:
+                busy.append(index)
+                continue
+            note(outcomes)
+            display.on_job_end(jobs[index].name, outcomes[index].result(primary))
+        return busy
+
+    alone = [index for index, job in enumerate(jobs) if job.train_id in watch.alone]
     with Display(console, len(jobs)) as display:
+        waiting = run_each(alone, display)
         if not watch.joined:  # side by side, one process would have them all
             runner.train_in_step(jobs, display)
+        waiting += [index for index in range(len(jobs)) if index not in alone]
         while waiting:
-            busy = []
-            for index in waiting:
-                watch.at("choosing a job")
-                try:
-                    outcomes[index] = runner.run(jobs[index], display)
-                except BusyError:
-                    busy.append(index)
-                    continue
-                note(outcomes)
-                display.on_job_end(jobs[index].name, outcomes[index].result(primary))
+            busy = run_each(waiting, display)
             if busy == waiting:
                 if not watch.leads:
                     break

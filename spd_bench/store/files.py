@@ -20,6 +20,8 @@ from spd_bench.errors import ResourceError, SpdError, StateError
 log = logging.getLogger(__name__)
 
 GO_ON = "what is finished stays, and the same command goes on from there"
+GONE = "put it back, or name where it is now with --runs; the same command goes on there"
+_kept: set[Path] = set()
 WRITE_ELSEWHERE = f"free some space, or name a folder that can be written; {GO_ON}"
 
 
@@ -67,6 +69,8 @@ def make_folder(folder: Path) -> None:
     """Makes a folder and the missing ones above it; returns when their names are on disk."""
     missing = []
     while not folder.is_dir():
+        if folder.absolute() in _kept:
+            raise ResourceError("the folder of all runs is gone: it was moved or removed", where=str(folder), hint=GONE)
         missing.append(folder)
         folder = folder.parent
     for each in reversed(missing):
@@ -77,6 +81,11 @@ def make_folder(folder: Path) -> None:
                 if not each.is_dir():  # another process may have made it
                     raise
             sync_folder(each.parent)
+
+
+def keep(folder: Path) -> None:
+    """From now on this process never makes `folder` anew, which is there: one that goes away ends the work."""
+    _kept.add(folder.absolute())
 
 
 def remove(path: Path) -> None:

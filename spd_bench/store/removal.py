@@ -6,6 +6,7 @@ their writer gives them, in a folder that the caller has recognised, and removes
 
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ def remove_own(folder: Path, names: Collection[str], *, folder_too: bool = True)
     if folder_too and is_own_folder(folder) and not left:
         files.remove_folder(folder)
     return Removed(len(own), left)
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder for temporary files and what is in it; links in it go, and what they point to stays."""
+    if is_own_folder(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def clear_debris(folder: Path) -> None:

@@ -409,8 +409,12 @@ class Claim:
         self._thread.join()
         if error is not None and not isinstance(error, Taken):
             with suppress(Exception, Taken):  # it may be the database that failed
-                self.note("left", True)
-                self._tell(state="FAIL")
+                self.leave()
+
+    def leave(self) -> None:
+        """Ends the trial unfinished; the next worker tries it again."""
+        self.note("left", True)
+        self._tell(state="FAIL")
 
     def _beat(self) -> None:
         import logging

@@ -126,11 +126,13 @@ class Worker:
         self.console.print(printable(text, keep="\n"), highlight=False, markup=False, soft_wrap=True)
 
     def _fail_abandoned(self) -> None:
-        """Fails the trials that ended the process before this one."""
+        """Ends the trials of the processes before this one: those that are given up fail, others are tried again."""
         for claim in self.study.abandoned(self.watch.session):
-            if cause := self.watch.given_up.get(_key(claim.values)):
-                with suppress(Taken):
+            with suppress(Taken):
+                if cause := self.watch.given_up.get(_key(claim.values)):
                     self._fail(claim, cause)
+                else:
+                    claim.leave()
 
     def _trials(self, until: float) -> bool:
         """Claims trials until none is left or the time is up; returns whether every trial has ended."""

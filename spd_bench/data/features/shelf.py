@@ -35,6 +35,7 @@ from spd_bench.data.processes import items
 from spd_bench.data.resizing import unit_range
 from spd_bench.data.views import View, Views
 from spd_bench.errors import ConfigError, StateError
+from spd_bench.process.locks import acquire
 from spd_bench.store import files, records
 from spd_bench.store.removal import TEMPORARY, own_files, remove_own
 
@@ -305,7 +306,7 @@ class Shelf:
                 lock.acquire(timeout=0)
             except Timeout:
                 log.warning("waiting for %s, which builds frozen features in %s", _words_in(holder), self.folder)
-                lock.acquire()
+                acquire(lock, "waiting for another process that builds features")
         try:
             files.write_text(holder, f"process {os.getpid()} on {platform.node()}")
             yield

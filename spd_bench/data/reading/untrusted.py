@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from io import BytesIO
@@ -44,7 +45,20 @@ def problem_of(path: Path, offset: int = 0, size: int | None = None) -> str | No
     key = (os.path.realpath(path), offset, about.st_size if size is None else size, about.st_mtime_ns, about.st_ino)
     if key in _sound:
         return None
-    problem = _examiner().ask(os.fspath(path.resolve()), offset, size)
+    asked = os.fspath(path.resolve()), offset, size
+    try:
+        problem = _examiner().ask(*asked)
+    except _Killed:  # by something outside: that says nothing of the file
+        try:
+            problem = _examiner().ask(*asked)
+        except _Killed:
+            from spd_bench.errors import ResourceError  # the child runs this module and imports nothing of ours
+
+            raise ResourceError(
+                "the process that examines HDF5 files was killed, twice, perhaps for want of memory",
+                where=str(path),
+                hint="the same command goes on",
+            ) from None
     if problem is None:
         _sound.add(key)
     return problem
@@ -56,6 +70,10 @@ def _examiner() -> "_Examiner":
     if found is None or found.process.poll() is not None:
         found = _examiners[os.getpid()] = _Examiner()
     return found
+
+
+class _Killed(Exception):
+    """The child was killed from outside."""
 
 
 class _Examiner:
@@ -84,6 +102,8 @@ class _Examiner:
         status = self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
+        if ready and status == -signal.SIGKILL:
+            raise _Killed
         if not ready:
             return f"the HDF5 library did not come to its end in {LONGEST_S:g} s"
         return f"the HDF5 library crashed over it or ran out of memory (status {status})"
