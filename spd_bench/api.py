@@ -15,7 +15,7 @@ Letters used in tensor names, here and in every file (a subset is repeated there
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -35,6 +35,18 @@ class ComponentConfig(BaseModel):
     """Base of every component's nested `Config`: rejects unknown keys and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    def unusual(self, *, without: Collection[str] = ()) -> str:
+        """The options that differ from their defaults, as "name value, name value"; "" if there are none.
+
+        without: options to leave out, such as paths.
+        """
+        fields = type(self).model_fields
+        return ", ".join(
+            f"{name} {getattr(self, name)}"
+            for name, field in fields.items()
+            if name not in without and getattr(self, name) != field.get_default(call_default_factory=True)
+        )
 
 
 class Component:

@@ -91,10 +91,13 @@ class SyntheticRooms(DepthDataset):
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> str:
-        """One line: that the data are synthetic, how many rooms and frames, how large."""
+        """One line: that the data are synthetic, how many rooms and frames, how large, and every unusual option."""
         counts = ", ".join(f"{n}x{self.config.frames_per_scene} {split}" for split, n in self._scenes.items())
         size = f"{self.config.height}x{self.config.width}"
-        return f"synthetic rooms (procedural, stand-in for real data): {counts} frames (rooms x poses), {size}"
+        shown = ("train_scenes", "val_scenes", "test_scenes", "frames_per_scene", "height", "width")
+        options = self.config.unusual(without=shown)
+        said = f"; {options}" if options else ""
+        return f"synthetic rooms (procedural, stand-in for real data): {counts} frames (rooms x poses), {size}{said}"
 
     def __getstate__(self) -> dict[str, Any]:
         """State without open files: another process opens its own."""

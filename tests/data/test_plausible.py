@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from spd_bench.cli import app
 from spd_bench.data.inspect import Inspection, inspect_data
-from spd_bench.errors import ConfigError
 
 HEIGHT, WIDTH, COUNT = 96, 128, 20
 Depths = Callable[[Any], Any]
@@ -205,21 +204,3 @@ def test_sizes_that_differ_need_the_user_s_word(tmp_path: Path) -> None:
     assert inspect(root, options={"resize": "color"}).sizes == {f"{HEIGHT}×{WIDTH}": COUNT}
     enlarged = inspect(root, options={"resize": "depth"})
     assert (enlarged.sizes, enlarged.problems) == ({f"{2 * HEIGHT}×{2 * WIDTH}": COUNT}, ())
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("layout", "folders"), ("depth_scale", 500), ("invalid", [0, 7]), ("truth", "filled"), ("gap", 1),
-        ("shares", [0.5, 0.2, 0.3]), ("block", 3), ("resize", "color"),
-        ("color", "rgb/{id}.png"), ("depth", "depth/{id}.png"),
-    ],
-)  # fmt: skip
-def test_every_option_changes_what_is_said_or_is_refused(tmp_path: Path, option: str, value: Any) -> None:
-    root = folder(tmp_path / "room")
-    found = inspect(root, dataset="rgbd_folder")
-    if option in ("color", "depth"):
-        with pytest.raises(ConfigError, match="go together"):
-            inspect(root, dataset="rgbd_folder", options={option: value})
-    else:
-        assert inspect(root, dataset="rgbd_folder", options={option: value}).description != found.description

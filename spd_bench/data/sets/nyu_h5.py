@@ -106,9 +106,10 @@ class NYUH5(DepthDataset):
         return key_digest("nyu_h5", self.version, *rows).hex()
 
     def describe(self) -> str:
-        """Counts per split, the kinds of depth, and where its precision was lost."""
+        """Counts per split, the kinds of depth, and where its precision was lost or may be."""
         trained = ", training depth raw" if self._frames["train"] else ""
-        lost = f"; {FLOAT16_STEPS} (found in {', '.join(self._half)})" if self._half else ""
+        allowed = "; allow_float16, which no split needs" if self.config.allow_float16 else ""
+        lost = f"; {FLOAT16_STEPS} (found in {', '.join(self._half)})" if self._half else allowed
         return (
             f"NYU Depth V2 HDF5 frames (sparse-to-dense family), Eigen test split: {counts(self._frames)}; "
             f"test depth filled{trained}{lost}"

@@ -121,12 +121,8 @@ class PublishedFolder(DepthDataset):
     def describe(self) -> str:
         """Counts per split, the facts of the format, and the options that differ from their defaults."""
         counts = ", ".join(f"{split} {len(self._frames[split])}" for split in SPLITS)
-        fields = type(self.config).model_fields
-        options = [
-            f"{name} {value}" for name, value in self.config.model_dump(exclude={"root"}).items()
-            if value != fields[name].default
-        ]  # fmt: skip
-        said = f"; {', '.join(options)}" if options else ""
+        options = self.config.unusual(without=self.places)
+        said = f"; {options}" if options else ""
         return f"{self.about}: {counts}; {self.scale:g} units per metre, {self.truth} depth; {self.facts}{said}"
 
     def _split(self, rows: Sequence[FrameFiles]) -> dict[str, list[FrameId]]:
