@@ -111,6 +111,11 @@ def write_frames(root: Path, *, count: int = 20, height: int = 24, width: int = 
     return root
 
 
+def brightness(image_HW3: Any) -> Any:
+    """Returns a map of depth in metres: what the baseline `callable` may be given."""
+    return 1 + image_HW3.mean(axis=2) / 255
+
+
 def wait_until(holds: Callable[[], object], what: str = "", *, every_s: float = 0.02) -> None:
     """Returns once `holds()` is true; fails the test after PATIENCE_S."""
     until = time.monotonic() + PATIENCE_S

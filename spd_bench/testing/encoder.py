@@ -73,6 +73,8 @@ class EncoderContract(ModuleContract):
         """Sides that are no multiples of the patch are a ConfigError, never a silent crop."""
         encoder = self.built()
         height, width = self.image_size
+        if self.component.patch == 1:
+            skip("every size is a whole number of patches of one pixel")
         try:
             self.outputs(encoder, random_numbers("image", 1, 3, height, width - 1, uniform=True))
         except ConfigError:

@@ -85,6 +85,34 @@ class HuberOnly(Component):
         return point_alone(huber_of_inverse(predicted_m_BK, truth_m_BK, self.config.huber_delta))
 
 
+class SilogOnly(Component):
+    """The scale-invariant log error alone, over all queries of a batch: the loss of BTS, AdaBins and DINOv2's probes.
+
+        L = √(var e + (1 − λ_var) (mean e)² + 1e-8), e = ln d̂ − ln d*, over queries of all images
+
+    For `linear_probe` as published. Unlike L_silog of `huber_silog`, images share one mean, and there is no data term:
+    for every λ_si.
+    """
+
+    slot = "loss"
+
+    class Config(ComponentConfig):
+        """Options of the loss."""
+
+        lambda_var: float = Field(default=0.85, ge=0, le=1)
+        """Weight of the squared mean."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __call__(self, predicted_m_BK: Tensor, truth_m_BK: Tensor) -> LossParts:
+        """The error, and a structure term that is zero."""
+        e_BK = predicted_m_BK.log() - truth_m_BK.log()
+        mean = e_BK.mean()
+        # var e + (1 − λ) mean² = mean e² − λ mean²; the root has no gradient at zero, hence the 1e-8 (R-17)
+        return point_alone(torch.sqrt(e_BK.square().mean() - self.config.lambda_var * mean.square() + 1e-8))
+
+
 class AbsoluteError(Component):
     """Absolute error of depth in metres, instead of Huber and L_silog, for every λ_si.
 

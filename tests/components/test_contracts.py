@@ -65,6 +65,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "height": 48,
         "width": 64,
     },
+    "baseline/callable": {"function": "tiny:brightness"},
     "baseline/spd_v13_literal": {"r": 5},  # 12 sites of L4 on the kit's small image
     "dataset/rgbd_folder": {"root": "/no/such/folder"},
     "dataset/packed": {"root": "/no/such/folder"},
@@ -114,6 +115,11 @@ class EncoderWithHead(PatchEncoder):
         return state
 
 
+def built_rgb(own: Mapping[str, Any]) -> Encoder:
+    cls = registry.load("encoder", own["use"])
+    return cls(cls.Config(read_by=own["read_by"]))  # type: ignore[no-any-return]
+
+
 class TestBaselines(BaselineContract):
     chosen = registered("baseline")
 
@@ -124,6 +130,8 @@ class TestBaselines(BaselineContract):
 
     def encoder(self) -> Encoder:
         own = self.component.own_encoder(self.config) or {}
+        if own.get("use") == "rgb":
+            return built_rgb(own)
         return EncoderWithHead(own.get("release", "relative"))
 
 

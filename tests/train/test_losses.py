@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from spd_bench.train.losses import AbsoluteError, HuberOnly, HuberSilog, LossParts
+from spd_bench.train.losses import AbsoluteError, HuberOnly, HuberSilog, LossParts, SilogOnly
 
 LN2 = math.log(2)
 
@@ -176,3 +176,14 @@ def test_huber_alone_refuses_impossible_options() -> None:
         with pytest.raises(ValidationError, match=next(iter(options))):
             HuberOnly.Config(**options)
     assert HuberOnly.Config().model_dump() == {"huber_delta": HuberSilog.Config().huber_delta}
+
+
+def test_silog_alone_is_over_the_whole_batch() -> None:
+    # e = ln 2 in one image and 0 in the other: mean ln2 / 2, variance ln²2 / 4, so √(1 + 0.15) · ln2 / 2
+    predicted_m, truth_m = metres([2.0], [3.0]), metres([1.0], [3.0])
+    found = SilogOnly(SilogOnly.Config())(predicted_m, truth_m)
+    assert float(found.point) == pytest.approx(math.sqrt(1.15) * math.log(2) / 2, rel=1e-6)
+    assert float(found.structure) == 0
+    # the wrong twin: L_silog of `huber_silog`, where each image has its own mean: (√0.15 · ln2 + 0) / 2
+    per_image = HuberSilog(HuberSilog.Config())(predicted_m, truth_m).structure
+    assert float(per_image) == pytest.approx(math.sqrt(0.15) * math.log(2) / 2, abs=1e-4)
