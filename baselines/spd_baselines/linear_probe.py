@@ -23,14 +23,16 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from spd_baselines.dpt_head import dense_xy
-from spd_baselines.output import at_least_float32
+from spd_baselines.output import TYPICAL_DEPTH_M, at_least_float32
 from spd_bench.api import ComponentConfig, Encoder, Features, PointDepthModel
 from spd_bench.geometry import Table, bilinear_weights, constant
 
 FLOOR = 0.1
 """Added to every logit after the ReLU, so that the mean exists where all are negative."""
+STEEPEST = 8.0
+"""Largest logarithm of the ratio of the first share to the last that an initial bias may have."""
 INITIAL_SPREAD = 0.01
-"""Standard deviation of the initial weights, as in both repositories: depth starts at the mean of the N depths."""
+"""Standard deviation of the initial weights, as in both repositories."""
 
 
 class Probe(PointDepthModel):
@@ -68,8 +70,9 @@ class Probe(PointDepthModel):
         self.norm = nn.BatchNorm1d(channels) if config.batch_norm else nn.Identity()
         self.linear = nn.Linear(channels, config.n_bins)
         nn.init.normal_(self.linear.weight, std=INITIAL_SPREAD)
-        nn.init.zeros_(self.linear.bias)
         depth_m_N = torch.linspace(config.min_m, config.max_m, config.n_bins, dtype=torch.float64)
+        with torch.no_grad():
+            self.linear.bias.copy_(initial_logits(depth_m_N))
         self.register_buffer("depth_m_N", depth_m_N.to(torch.get_default_dtype()), persistent=False)
 
     def logits(self, features: Features) -> Tensor:
@@ -86,12 +89,32 @@ class Probe(PointDepthModel):
         return depth_m
 
 
+def initial_logits(depth_m_N: Tensor) -> Tensor:
+    """Logits ≥ 0 at which the mean of these depths is `TYPICAL_DEPTH_M`.
+
+    Shares fall exponentially with depth, FLOOR at the largest: FLOOR · exp((c_N − c_n) r), with r by bisection. Zero,
+    and so the plain mean, where no such r reaches it: depths that all lie beyond it, or up to 80 m.
+    """
+
+    def share(rate: float) -> Tensor:
+        return FLOOR * torch.exp((depth_m_N[-1] - depth_m_N) * rate)
+
+    low, high = 0.0, STEEPEST / float(depth_m_N[-1] - depth_m_N[0])
+    for _ in range(60):
+        rate = (low + high) / 2
+        mean = float((share(rate) * depth_m_N).sum() / share(rate).sum())
+        low, high = (rate, high) if mean > TYPICAL_DEPTH_M else (low, rate)
+    reached = abs(mean - TYPICAL_DEPTH_M) < 1e-6
+    return share(rate) - FLOOR if reached else torch.zeros_like(depth_m_N)
+
+
 class LinearProbe(Probe):
     """d = Σ_n p_n c_n from one linear layer on frozen features, computed exactly and only around the queries.
 
     The floor of the comparison: what a decoder adds is what it is better than this. A fair one in features, images,
     queries and steps; the recipe's own loss is `train.loss: silog`. Its authors also rotate and crop images, train
-    38,400 steps and average over a flipped image, which a suite here does not.
+    38,400 steps and average over a flipped image, which a suite here does not; and depth starts at 2.7 m, as in every
+    model here (R-15), not at the mean of the bins.
     """
 
     def prepare(self, features: Features) -> Table:

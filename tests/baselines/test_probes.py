@@ -102,12 +102,17 @@ def test_both_forms_equal_the_public_recipe(options: dict[str, Any]) -> None:
     assert (other - expected).abs().max() > 1e-3  # the wrong twin: another enlargement
 
 
-def test_an_untrained_probe_predicts_the_mean_of_the_bins() -> None:
-    # weights of spread 0.01 leave logits near 0, so every bin counts 0.1: (0.001 + 10) / 2 = 5.0005 m
-    probe = LinearProbe(LinearProbe.Config(), PatchEncoder()).double().eval()
+@pytest.mark.parametrize(
+    ("options", "start_m"),
+    [({}, TYPICAL_DEPTH_M), ({"max_m": 80.0}, 40.0005), ({"max_m": 4.0}, 2.0005), ({"min_m": 3.0}, 6.5)],
+    ids=str,
+)
+def test_an_untrained_probe_predicts_the_typical_depth(options: dict[str, float], start_m: float) -> None:
+    # where 2.7 m is not below the mean of the bins, or too far below it, every bin counts alike: (min + max) / 2
+    probe = LinearProbe(LinearProbe.Config(**options), PatchEncoder()).double().eval()
     with torch.no_grad():
         depth_m_BK = probe.decode(probe.prepare(constant_maps([0.0] * 384)), points(4))
-    torch.testing.assert_close(depth_m_BK, torch.full_like(depth_m_BK, 5.0005))
+    torch.testing.assert_close(depth_m_BK, torch.full_like(depth_m_BK, start_m), rtol=1e-5, atol=0)
 
 
 def test_a_probe_without_a_range_is_refused() -> None:
