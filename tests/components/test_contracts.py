@@ -464,15 +464,25 @@ class GoodNeck(Neck):
 
     def __init__(self, config: Any, dims: Dims) -> None:
         super().__init__(config, dims)
-        self.levels = nn.ModuleList(nn.Linear(dims.features, width) for width in dims.pyramid)
+        self.levels = nn.ModuleList(map(nn.Linear, self.widths(dims), dims.pyramid))
 
     def forward(self, features: Features) -> Pyramid:
         maps = [level(map_BHWC) for level, map_BHWC in zip(self.levels, features.maps_BHWC, strict=True)]
         return Pyramid(*(Level(self.resize(map_BHWC, index)) for index, map_BHWC in enumerate(maps)))
 
+    def widths(self, dims: Dims) -> tuple[int, ...]:
+        return dims.maps
+
     def resize(self, map_BHWC: Tensor, index: int) -> Tensor:
         size = [round(side * (4, 2, 1, 0.5)[index]) for side in map_BHWC.shape[1:3]]
         return F.interpolate(map_BHWC.permute(0, 3, 1, 2), size=size, mode="bilinear").permute(0, 2, 3, 1)
+
+
+class OneWidth(GoodNeck):
+    """Expects four maps as wide as the deepest."""
+
+    def widths(self, dims: Dims) -> tuple[int, ...]:
+        return (dims.features,) * 4
 
 
 class CoarseToFine(GoodNeck):
@@ -491,7 +501,12 @@ class ChannelsFirst(GoodNeck):
 
 @pytest.mark.parametrize(
     ("neck", "expected"),
-    [(GoodNeck, set()), (CoarseToFine, {"gives_the_pyramid"}), (ChannelsFirst, {"gives_the_pyramid"})],
+    [
+        (GoodNeck, set()),
+        (OneWidth, {"takes_maps_of_their_own_widths"}),
+        (CoarseToFine, {"gives_the_pyramid", "takes_maps_of_their_own_widths"}),
+        (ChannelsFirst, {"gives_the_pyramid", "takes_maps_of_their_own_widths"}),
+    ],
 )
 def test_kit_catches_wrong_necks(neck: type[Neck], expected: set[str]) -> None:
     assert failures(NeckContract, neck) == expected
