@@ -117,7 +117,9 @@ def _size_problems(suite: Suite, passed_over: tuple[type[BaseException], ...]) -
     """
     for name in dict.fromkeys(Choice.read(value).use for _, slot, value in choices(suite.dump()) if slot == "encoder"):
         with suppress(*passed_over):
-            patch: int = registry.load("encoder", name).patch
+            patch: int = getattr(
+                registry.load("encoder", name), "patch", 1
+            )  # a class that is no Encoder is no matter here
             for index, side in enumerate(suite.data.image_size):
                 if side % patch or side < 2 * patch:
                     least = "" if side % patch else f" and at least {2 * patch}"
