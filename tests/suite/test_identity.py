@@ -272,7 +272,7 @@ def other_values(info: FieldInfo, value: Any) -> list[Any]:
         case tuple() | list():
             return [list(value)[::-1], list(value)[1:], [*value, 1]]
         case str():
-            return [value + "x"]
+            return [value + "x", "module:function"]
     return ["x", "0" * 40, 2.0, 2]
 
 
