@@ -384,7 +384,7 @@ def test_a_mistake_is_told_with_its_place_and_the_nearest_right_name(
 def test_all_problems_are_told_at_once_in_the_order_of_the_file(write: Any) -> None:
     text = (
         SUITE.replace("neck: pyramid", "neck: pyramd")
-        .replace("[224, 224]", "[224, 225]")
+        .replace("[224, 224]", "[224, 1]")
         .replace("lr: 1e-3", "lr: fast, clipp: 2")
         .replace("steps: 5", "steps: 0")
     )
