@@ -100,7 +100,7 @@ def _typed(folder: Path, record: RunRecord) -> TrainedRun:
         image_size=(size[0], size[1]) if isinstance(size, list) else None,
         data=about.get("data", identity["data"]["dataset"]),
         stand_ins=tuple(record["stand_ins"]),
-        seen=_seen(about, identity["data"]["augment"]) if about else None,
+        seen=_seen(about, identity["data"]["augment"]) if "sizes" in about else None,
         local_options=record.get("local_options", {}),
     )
 

@@ -4,7 +4,7 @@ A corrupt file should not be found after hours.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,25 @@ def open_dataset(name: str, path: Path, options: Mapping[str, Any]) -> DepthData
 
 
 def check_frames(
-    data: DepthDataset, protocol: Protocol, *, queries: int, max_k: int, on_frame: Callable[[int, int], None]
+    data: DepthDataset,
+    protocol: Protocol,
+    *,
+    queries: int,
+    max_k: int,
+    on_frame: Callable[[int, int], None],
+    splits: Sequence[str] = SPLITS,
 ) -> None:
-    """Reads every frame of every split and counts its valid pixels.
+    """Reads every frame of the splits that are needed and counts its valid pixels.
 
     Raises DataError listing the frames that cannot be read, have fewer valid pixels than training asks for (`queries`),
     or, in val and test, fewer inside the protocol's crop than are scored (`max_k`). Raises it too for an empty split,
     and where the unit is assumed and depth does not look like rooms in it. A picture in two splits is logged.
     """
-    frames = [(split, frame) for split in SPLITS for frame in data.frames(split)]
-    empty = [split for split in SPLITS if not data.frames(split)]
+    frames = [(split, frame) for split in splits for frame in data.frames(split)]
+    empty = [split for split in splits if not data.frames(split)]
     if empty:
-        hint = "a layout of test frames alone is named as data.test" if "test" not in empty else "use more frames"
+        alone = "test frames alone score rows that train nothing (--only NAME), or are named as data.test"
+        hint = alone if "test" not in empty else "use more frames"
         raise DataError(f"no frames in split {', '.join(empty)}", where=data.describe(), hint=hint)
     problems = []
     seen = Plausibility(data.units_per_metre, bool(data.assumed), protocol.max_m)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from spd_bench.api import AspectKept, Encoder, Features, PointDepthModel, Resampling
+from spd_bench.api import SPLITS, AspectKept, Encoder, Features, PointDepthModel, Resampling
 from spd_bench.data.batches import BatchPlan, ScoredImages
 from spd_bench.data.extent import TrainingSample, sample_training
 from spd_bench.data.features.shelf import Pass
@@ -62,7 +62,7 @@ class Inputs:
     # ------------------------------------------------------------------------------------- before the first job
 
     def check_data(self, callback: Callback) -> None:
-        """Reads every frame once, unless that was done before for the same data and demands.
+        """Reads every frame of the splits in use once, unless that was done before for the same data and demands.
 
         Raises DataError listing the frames that cannot be used, ConfigError where they are too few for every training.
         """
@@ -70,13 +70,24 @@ class Inputs:
         experiment, suite = self.experiment, self.experiment.suite
         queries = max(composition.train.queries for composition in experiment.compositions)
         demands = {"queries": queries, "max_k": max(*suite.eval.k, VALIDATION_QUERIES)}
-        seen = records.sha256([experiment.data.digest(), experiment.protocol.identity(), demands])
+        splits = self.splits_in_use
+        some = [] if splits == SPLITS else [splits]
+        seen = records.sha256([experiment.data.digest(), experiment.protocol.identity(), demands, *some])
         mark = self.root / CHECKED / f"{seen[:16]}.json"
         if records.find(mark, CheckedRecord) is None:
-            check_frames(experiment.data, experiment.protocol, **demands, on_frame=callback.on_frame)
+            check_frames(experiment.data, experiment.protocol, **demands, on_frame=callback.on_frame, splits=splits)
             records.write_record(
                 mark, CheckedRecord(dataset=experiment.data.describe(), queries=queries, max_k=demands["max_k"])
             )
+
+    @cached_property
+    def splits_in_use(self) -> tuple[str, ...]:
+        """The splits that the jobs read: test alone where no row trains or takes a prior from training depth."""
+        experiment = self.experiment
+        rows = [job.composition for job in experiment.jobs if not job.failure]
+        trains = any(experiment.is_trained(row) for row in rows)
+        learns = any(experiment.learns(row) for row in rows)
+        return SPLITS if trains else ("train", "test") if learns else ("test",)
 
     def _refuse_too_few_frames(self) -> None:
         """Raises ConfigError where every training asks for larger batches than there are frames."""

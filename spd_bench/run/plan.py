@@ -119,6 +119,13 @@ class Experiment:
         """Whether training changes anything in a composition."""
         return axes.trains(composition)
 
+    def learns(self, composition: CompositionSpec) -> bool:
+        """Whether anything in a composition comes from training frames: trained weights, or a prior depth."""
+        if self.is_trained(composition) or composition.baseline is None:
+            return True
+        made = registry.load("baseline", composition.baseline.use)
+        return made.fit_prior is not PointDepthModel.fit_prior
+
     def own_input(self, composition: CompositionSpec) -> AspectKept | None:
         """The input size of a released model that a composition is; None where the suite's counts."""
         if composition.baseline is None or composition.name in self._quarantine.failures:

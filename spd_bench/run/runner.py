@@ -161,7 +161,8 @@ class Runner:
         self.watch.at("building the model")
         model = self.model(job, trained=False)
         self.folder(job).write_record(self._record(job, model))
-        model.fit_prior(torch.from_numpy(self.inputs.sample.depth_m_N))
+        if self.experiment.learns(job.composition):
+            model.fit_prior(torch.from_numpy(self.inputs.sample.depth_m_N))
         return model
 
     def _training(self, job: Job, model: PointDepthModel, callback: Callback) -> Training:
@@ -190,7 +191,8 @@ class Runner:
 
     def _finish(self, job: Job, model: PointDepthModel, log: TrainingLog) -> None:
         """Replaces the last checkpoint by the final weights and marks the training as finished."""
-        folder, steps = self.folder(job), self.inputs.optimisation(job).steps
+        folder = self.folder(job)
+        steps = self.inputs.optimisation(job).steps if model.trained else 0
         folder.write_log(log, digest=checkpoints.save(folder.checkpoint, model, None, steps, log))
 
     def _require_record(self, job: Job) -> None:
@@ -214,9 +216,13 @@ class Runner:
             "trainable_parameters": sum(counts.values()),
             "parameters_by_slot": counts,
             "stand_ins": self.experiment.stand_ins(job.composition),
-            "trained_on": {"data": self.experiment.data.describe()} | self.inputs.sample.extent(),
+            "trained_on": {"data": self.experiment.data.describe()} | self._extent(job),
             "local_options": local_options(job.composition),
         }
+
+    def _extent(self, job: Job) -> dict[str, Any]:
+        """What training frames look like; empty for a row that takes nothing from them."""
+        return self.inputs.sample.extent() if self.experiment.learns(job.composition) else {}
 
     # ----------------------------------------------------------------------------------------------- evaluation
 
