@@ -54,12 +54,14 @@ def check_frames(
     max_k: int,
     on_frame: Callable[[int, int], None],
     splits: Sequence[str] = SPLITS,
-) -> None:
-    """Reads every frame of the splits that are needed and counts its valid pixels.
+) -> list[str]:
+    """Reads every frame of the splits that are needed, counts its valid pixels, and returns what tables must say.
+
+    That is a picture in two splits, which is logged too.
 
     Raises DataError listing the frames that cannot be read, have fewer valid pixels than training asks for (`queries`),
     or, in val and test, fewer inside the protocol's crop than are scored (`max_k`). Raises it too for an empty split,
-    and where the unit is assumed and depth does not look like rooms in it. A picture in two splits is logged.
+    and where the unit is assumed and depth does not look like rooms in it.
     """
     frames = [(split, frame) for split in splits for frame in data.frames(split)]
     empty = [split for split in splits if not data.frames(split)]
@@ -85,6 +87,7 @@ def check_frames(
         more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         listed = "\n  ".join(["", *lines, *more])
         raise DataError(f"{len(problems)} of {len(frames)} frames cannot be used:{listed}")
+    return [finding.note for finding in seen.findings() if finding.is_problem and finding.of_pictures]
 
 
 def _refuse_implausible(seen: Plausibility, data: DepthDataset) -> None:

@@ -162,7 +162,7 @@ def _captions(runner: Runner) -> list[str]:
             if stand_ins
             else []
         ),
-        f"{experiment.data.describe()}",
+        runner.inputs.about_data,
         f"{experiment.judge.caption}",
     ]
 

@@ -54,10 +54,11 @@ class Inputs:
         self.experiment = experiment
         self.root = root
         self.device = device
+        self._cautions: list[str] = []
         self._views: dict[tuple[AspectKept | None, Resampling], Views] = {}
         self._features: dict[tuple[Encoder, AspectKept | None], FrozenFeatures] = {}
         if like is not None and like.experiment.suite.data == experiment.suite.data:
-            self._views, self._features = like._views, like._features
+            self._views, self._features, self._cautions = like._views, like._features, like._cautions
 
     # ------------------------------------------------------------------------------------- before the first job
 
@@ -74,11 +75,20 @@ class Inputs:
         some = [] if splits == SPLITS else [splits]
         seen = records.sha256([experiment.data.digest(), experiment.protocol.identity(), demands, *some])
         mark = self.root / CHECKED / f"{seen[:16]}.json"
-        if records.find(mark, CheckedRecord) is None:
-            check_frames(experiment.data, experiment.protocol, **demands, on_frame=callback.on_frame, splits=splits)
-            records.write_record(
-                mark, CheckedRecord(dataset=experiment.data.describe(), queries=queries, max_k=demands["max_k"])
+        if (known := records.find(mark, CheckedRecord)) is None:
+            found = check_frames(
+                experiment.data, experiment.protocol, **demands, on_frame=callback.on_frame, splits=splits
             )
+            known = CheckedRecord(
+                dataset=experiment.data.describe(), queries=queries, max_k=demands["max_k"], cautions=found
+            )
+            records.write_record(mark, known)
+        self._cautions = known.get("cautions", [])
+
+    @property
+    def about_data(self) -> str:
+        """The data set in one line, with what its check found, as it stands above tables."""
+        return "; ".join([self.experiment.data.describe(), *(f"CAUTION: {caution}" for caution in self._cautions)])
 
     @cached_property
     def splits_in_use(self) -> tuple[str, ...]:

@@ -6,26 +6,28 @@ from pathlib import Path
 
 from spd_bench.run.outcome import Outcome
 from spd_bench.run.plan import Experiment
+from spd_bench.run.runner import Runner
 from spd_bench.store import records
 from spd_bench.store.records import UNFINISHED
 from spd_bench.store.run_root import SUITES, SuiteRecord, SuiteRow
 
 
 def suite_record(
-    root: Path, experiment: Experiment, outcomes: Sequence[Outcome], *, why: str, provenance: Mapping[str, str]
+    runner: Runner, outcomes: Sequence[Outcome], *, why: str, provenance: Mapping[str, str]
 ) -> SuiteRecord:
     """The record of a suite: the run folders that its latest table is made of.
 
     outcomes: one for each job; a job that is still to be done has UNFINISHED as its failure. why: what this machine
     lacks for the suite as it is, if its fallback was taken.
     """
+    root, experiment = runner.root, runner.experiment
     suite = experiment.suite
     return SuiteRecord(
         suite=suite.dump(),
         profile=suite.profile,
         why_fallback=why,
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        dataset=experiment.data.describe(),
+        dataset=runner.inputs.about_data,
         protocol=experiment.judge.caption,
         averaging=experiment.protocol.averaging,
         judge=experiment.judge.id,

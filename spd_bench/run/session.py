@@ -95,7 +95,7 @@ def _run(chosen: choose.Chosen, root: Path, device: torch.device, console: Conso
 
         def note(outcomes: Sequence[Outcome]) -> None:
             if tracking is not None:
-                stored = suite_record(root, experiment, outcomes, why=chosen.why, provenance=source)
+                stored = suite_record(runner, outcomes, why=chosen.why, provenance=source)
                 write_suite_record(root, stored)
                 tracking.note(stored)
 
@@ -132,7 +132,7 @@ def _run_steps(chosen: choose.Chosen, root: Path, device: torch.device, console:
             if chosen.suite.steps[name].train:
                 _build_features(runner, console)
             outcomes = _run_jobs(runner, console) if chosen.suite.steps[name].train else []
-            tracking.note(suite_record(root, experiment, outcomes, why=chosen.why, provenance=source))
+            tracking.note(suite_record(runner, outcomes, why=chosen.why, provenance=source))
             result = walk.examine(name, runner, outcomes)
             console.print(result.line(), highlight=False, markup=False, soft_wrap=True)
             if not result.passed:

@@ -141,6 +141,8 @@ class CheckedRecord(TypedDict):
     """Query points per training frame that were asked for."""
     max_k: int
     """Largest K that was asked for."""
+    cautions: NotRequired[list[str]]
+    """What tables must say of the data, such as a picture in two splits."""
 
 
 class SuiteRow(TypedDict):

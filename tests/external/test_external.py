@@ -486,7 +486,7 @@ def run_suite(suite: Suite, root: Path) -> Path:
     """A suite of which the baseline alone was run, as its folders tell it; returns the baseline's record."""
     runner, job = constant_job(suite, root)
     outcome = runner.run(job, Callback())
-    write_suite_record(root, suite_record(root, runner.experiment, [outcome], why="", provenance={}))
+    write_suite_record(root, suite_record(runner, [outcome], why="", provenance={}))
     return outcome.folder / f"eval-{job.eval_id[:10]}" / "predictions.h5"
 
 
