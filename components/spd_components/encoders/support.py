@@ -12,16 +12,16 @@ PATCH = 14
 """Pixels of a cell's side: the patch size of ViT-S/14."""
 
 
-def patch_grid(image_B3HW: Tensor, *, encoder: str) -> tuple[int, int]:
-    """Rows and columns of cells of this input; raises ConfigError if a side is not a multiple of 14."""
+def patch_grid(image_B3HW: Tensor, *, encoder: str, patch: int = PATCH) -> tuple[int, int]:
+    """Rows and columns of cells of this input; raises ConfigError if a side is not a multiple of the patch."""
     height, width = image_B3HW.shape[-2:]
-    if height % PATCH or width % PATCH or not height or not width:
-        fits = f"{max(height // PATCH, 1) * PATCH}×{max(width // PATCH, 1) * PATCH}"
+    if height % patch or width % patch or not height or not width:
+        fits = f"{max(height // patch, 1) * patch}×{max(width // patch, 1) * patch}"
         raise ConfigError(
-            f"{encoder} needs an input whose sides are multiples of {PATCH}, got {height}×{width} (height×width)",
-            hint=f"set the input size to {fits}, or to 518×518 as in §3",
+            f"{encoder} needs an input whose sides are multiples of {patch}, got {height}×{width} (height×width)",
+            hint=f"set the input size to {fits}" + (", or to 518×518 as in §3" if patch == PATCH else ""),
         )
-    return height // PATCH, width // PATCH
+    return height // patch, width // patch
 
 
 def computing_in(precision: Literal["fp32", "bf16"], device: torch.device) -> AbstractContextManager[object]:
