@@ -458,7 +458,7 @@ def test_a_renamed_release_is_refused_by_its_bytes(released: Path, monkeypatch: 
 
 def test_places_are_not_what_counts() -> None:
     assert DAv2Small.places == {"weights", "repo", "revision", "hub"}
-    assert DAv2Small.version == 2  # the position embeddings of inputs other than 518×518
+    assert DAv2Small.version == 3  # position embeddings of inputs other than 518×518, and how frames are resized
 
 
 # ------------------------------------------------------------------- what a file is
