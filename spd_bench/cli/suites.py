@@ -58,6 +58,7 @@ def run(
 
     Finished work is skipped and an interrupted training goes on: run the same command again.
     """
+    say(f"planning {suite}")
     from spd_bench.run.launch import launch_suite
 
     ended = launch_suite(
@@ -99,6 +100,7 @@ def plan(
 
     Minutes are estimated from finished runs below the folder of all runs on the same kind of device.
     """
+    say(f"planning {suite}")
     from spd_bench.run.preview import plan_suite
 
     sets = overrides(set_, dataset, option, seeds)

@@ -14,14 +14,53 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from spd_bench.errors import printable
 from spd_bench.train.callback import Callback
 
+EVERY_S = 10.0
+"""Seconds between two lines of progress where there is no terminal for a bar."""
 
-def stderr_console() -> Console:
-    """A console on stderr, which shows progress and, from here on, warnings of the `logging` module."""
-    console = Console(stderr=True)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
+
+class _Clean(logging.Formatter):
+    """One line per record, without codes of a terminal; a library's comes with its name and without a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message."""
+        own = record.name.partition(".")[0] in ("spd_bench", "spd_components", "spd_baselines", "spd_rooms")
+        said = printable(" ".join(record.getMessage().split()))
+        return said if own else f"{record.name}: {said}"
+
+
+class CleanConsole(Console):
+    """A console on stderr that prints every text without codes of a terminal that it may hold."""
+
+    def say(self, text: str) -> None:
+        """Prints the text as it is but for unprintable characters, and wraps nothing."""
+        self.print(printable(text, keep="\n"), highlight=False, markup=False, soft_wrap=True)
+
+
+def stderr_console() -> CleanConsole:
+    """A console on stderr, which shows progress and, from here on, warnings of Python and of the `logging` module."""
+    console = CleanConsole(stderr=True)
+    handler = RichHandler(console=console, show_path=False, rich_tracebacks=False)
+    handler.setFormatter(_Clean())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
     return console
+
+
+@contextmanager
+def planning(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many compositions are checked: a bar on a terminal, elsewhere a line every `EVERY_S` seconds."""
+    shown = time.monotonic()
+    with _bar(console) as bar:
+        task = bar.add_task("checking compositions", total=None)
+
+        def on_checked(done: int, total: int) -> None:
+            nonlocal shown
+            bar.update(task, completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - shown > EVERY_S:
+                shown = time.monotonic()
+                console.print(f"checked {done} of {total} compositions", highlight=False, markup=False, soft_wrap=True)
+
+        yield on_checked
 
 
 def _bar(console: Console) -> Progress:
@@ -47,7 +86,7 @@ def counting(label: str) -> Iterator[Callable[[int, int], None]]:
 class Display(Callback):
     """A bar where the console is a terminal, and one line per finished job everywhere; use as a context."""
 
-    def __init__(self, console: Console, jobs: int = 0) -> None:
+    def __init__(self, console: CleanConsole, jobs: int = 0) -> None:
         """jobs: number of jobs, for their lines."""
         self.console = console
         self.jobs = jobs
@@ -70,7 +109,7 @@ class Display(Callback):
 
     def on_message(self, text: str) -> None:
         """Prints the text, without codes of a terminal that it may hold."""
-        self.console.print(printable(text, keep="\n"), highlight=False, markup=False, soft_wrap=True)
+        self.console.say(text)
 
     def on_frame(self, done: int, total: int) -> None:
         """Moves the bar."""
@@ -101,4 +140,5 @@ class Display(Callback):
         """Prints a line."""
         self.finished += 1
         seconds = time.monotonic() - self.started
-        self.on_message(f"[{self.finished}/{self.jobs}] {name}: {result}  ({seconds:.0f} s)")
+        line = printable(" ".join(result.split()))
+        self.on_message(f"[{self.finished}/{self.jobs}] {name}: {line}  ({seconds:.0f} s)")

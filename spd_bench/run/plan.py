@@ -1,5 +1,7 @@
 """A suite → everything that a run of it needs: data set, encoders, checked models and jobs."""
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from spd_bench import registry
@@ -10,6 +12,7 @@ from spd_bench.model.compose import ChosenPart
 from spd_bench.model.matching import matched
 from spd_bench.process.watch import Watch
 from spd_bench.run import identity
+from spd_bench.run.checked import CheckedModels
 from spd_bench.run.job import Job
 from spd_bench.run.quarantine import Quarantine, undisturbed
 from spd_bench.run.request import EVERYTHING
@@ -52,24 +55,40 @@ class Experiment:
         selection: Selection = EVERYTHING,
         encoders: dict[str, Encoder] | None = None,
         watch: Watch | None = None,
+        on_checked: Callable[[int, int], None] = lambda done, total: None,
+        has_run: Callable[[Job], bool] | None = None,
     ) -> None:
         """Raises ConfigError or DataError for whatever cannot run, before anything is trained.
 
         encoders: those of an experiment before, whose features are then shared. watch: that of a run; a composition
         whose own component fails in planning is then left out, and its jobs have failed before they begin. Without a
-        watch such a failure raises PluginError.
+        watch such a failure raises PluginError. on_checked: gets how many compositions are checked, of how many.
+        has_run: whether a job is finished; a composition that has run needs no check.
         """
         self.suite = suite
         self.encoders = {} if encoders is None else encoders
         self._quarantine = Quarantine(watch)
         self._gt_aligned: set[str] = set()
         self._encoded: dict[Encoder, Features] = {}
+        self._models_checked = CheckedModels()
+        self._job_has_run = has_run
         found = self._quarantine.compositions(suite)
-        self.compositions = [self._checked(composition, found[0]) for composition in selection.to_run(found)]
-        self.judge = Judge.of(suite)
+        chosen = selection.to_run(found)
+        self._on_checked, self._seen, self._count = on_checked, 0, len(chosen)
+        self.compositions = [self._checked(composition, found[0]) for composition in chosen]
         self.data, self.protocol, self.metrics = self.judge.data, self.judge.protocol, self.judge.metrics
         self.sampler = component(suite, "query_sampler", suite.data.query_sampler, "data", "query_sampler")
         self.jobs = [job for composition in self.compositions for job in self._jobs(composition)]
+
+    @cached_property
+    def judge(self) -> Judge:
+        """How the suite's models are judged: data, protocol and metrics. Raises DataError if the data are missing."""
+        return Judge.of(self.suite)
+
+    def _has_run(self, composition: CompositionSpec) -> bool:
+        """Whether every job of a composition is finished."""
+        has_run = self._job_has_run
+        return has_run is not None and all(has_run(self._job(composition, seed)) for seed in self.suite.seeds)
 
     def model(self, composition: CompositionSpec, seed: int) -> PointDepthModel:
         """A fresh model of a composition on its own encoder."""
@@ -94,15 +113,21 @@ class Experiment:
 
         def check() -> CompositionSpec:
             made = with_width(composition, base, self.encoder_of(composition))
-            model = self.model(made, seed=0)
-            encoded, size = self._encoded.get(model.encoder), self.suite.data.image_size
-            self._encoded[model.encoder] = compose.check(model, name=made.name, image_size=size, features=encoded)
-            if model.gt_aligned:
+            if self._models_checked.aligned(made) is None:
+                model = self.model(made, seed=0)
+                if not (self._models_checked.alike(made, model) or self._has_run(made)):
+                    known, size = self._encoded.get(model.encoder), self.suite.data.image_size
+                    self._encoded[model.encoder] = compose.check(model, name=made.name, image_size=size, features=known)
+                self._models_checked.add(made, model)
+            if self._models_checked.aligned(made):
                 self._gt_aligned.add(made.name)
             return made
 
         try:
-            return self._quarantine.attempt(composition, check) or composition
+            done = self._quarantine.attempt(composition, check) or composition
+            self._seen += 1
+            self._on_checked(self._seen, self._count)
+            return done
         except SpdError as error:
             raise error.at(composition.where or self.suite.suite) from None
 
@@ -154,7 +179,7 @@ class Experiment:
             self.suite,
             composition,
             seed,
-            data=self.data,
+            data=self.judge.data,
             encoder=self.encoder_of(composition),
             own_input=self.own_input(composition),
         )

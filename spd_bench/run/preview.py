@@ -5,6 +5,7 @@ from typing import Any
 
 from spd_bench.model.device import device_named
 from spd_bench.run import choose, plan
+from spd_bench.run.display import planning, stderr_console
 from spd_bench.run.forecast import UNKNOWN, Estimate, Forecast
 from spd_bench.run.job import Job
 from spd_bench.run.request import EVERYTHING, Request
@@ -16,13 +17,16 @@ def plan_suite(request: Request) -> tuple[list[dict[str, Any]], str]:
 
     The estimates are for runs on the request's device.
     """
+    console = stderr_console()
     chosen = choose.choose(request)
     device = device_named(request.device)
     rows: list[dict[str, Any]] = []
     estimates: list[Estimate] = []
     begun: dict[str, set[str]] = {}
     for step, planned in chosen.steps.items() or [("", chosen.suite)]:
-        experiment = plan.Experiment(planned, selection=EVERYTHING if chosen.steps else chosen.selection)
+        selection = EVERYTHING if chosen.steps else chosen.selection
+        with planning(console) as on_checked:
+            experiment = plan.Experiment(planned, selection=selection, on_checked=on_checked)
         runner = Runner(experiment, request.root, device)
         forecast = Forecast(runner)
         for job in experiment.jobs:

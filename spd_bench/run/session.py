@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from spd_bench.errors import OUT_OF_MEMORY, BusyError, ConfigError
 from spd_bench.model.device import device_named
@@ -25,8 +24,9 @@ from spd_bench.report.tables import render
 from spd_bench.report.verdicts import Verdicts, judged
 from spd_bench.run import choose, plan
 from spd_bench.run.build_order import BuildOrder
-from spd_bench.run.display import Display, stderr_console
+from spd_bench.run.display import CleanConsole, Display, planning, stderr_console
 from spd_bench.run.example import example_command
+from spd_bench.run.folder import RunFolder
 from spd_bench.run.outcome import Outcome
 from spd_bench.run.pictures import suite_album
 from spd_bench.run.preview import title
@@ -38,6 +38,7 @@ from spd_bench.run.track import tracked
 from spd_bench.store import files
 from spd_bench.store.records import UNFINISHED
 from spd_bench.store.removal import clear_debris
+from spd_bench.store.run_root import TRAININGS
 from spd_bench.suite.schema import Suite
 from spd_bench.tracking.tracker import Tracker
 
@@ -82,9 +83,16 @@ def build_cache(request: Request) -> None:
         _build_features(Runner(experiment, request.root, device), console)
 
 
-def _run(chosen: choose.Chosen, root: Path, device: torch.device, console: Console, watch: Watch) -> Finished:
-    experiment = plan.Experiment(chosen.suite, selection=chosen.selection, watch=watch)
-    console.print(title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
+def _run(chosen: choose.Chosen, root: Path, device: torch.device, console: CleanConsole, watch: Watch) -> Finished:
+    with planning(console) as on_checked:
+        experiment = plan.Experiment(
+            chosen.suite,
+            selection=chosen.selection,
+            watch=watch,
+            on_checked=on_checked,
+            has_run=(lambda job: RunFolder(root, job).is_done) if (root / TRAININGS).is_dir() else None,
+        )
+    console.say(title(chosen, experiment))
     runner = Runner(experiment, root, device, watch=watch)
     _check_data(runner, console)
     _build_features(runner, console)
@@ -115,7 +123,9 @@ def _run(chosen: choose.Chosen, root: Path, device: torch.device, console: Conso
     return Finished(table, report, tracker.store, failed, starved=starved, example=example)
 
 
-def _run_steps(chosen: choose.Chosen, root: Path, device: torch.device, console: Console, watch: Watch) -> Finished:
+def _run_steps(
+    chosen: choose.Chosen, root: Path, device: torch.device, console: CleanConsole, watch: Watch
+) -> Finished:
     """Runs a build order (§10.3): each step's model, then its checks; stops after the first step that fails."""
     tracker, source = Tracker(root), provenance(device, watch)
     walk = BuildOrder(chosen, source, root / "reports" / chosen.suite.suite)
@@ -127,34 +137,34 @@ def _run_steps(chosen: choose.Chosen, root: Path, device: torch.device, console:
             experiment = plan.Experiment(suite, encoders=encoders, watch=watch)
             runner = Runner(experiment, root, device, like=runner, watch=watch)
             if not walk.results:
-                console.print(title(chosen, experiment), highlight=False, markup=False, soft_wrap=True)
+                console.say(title(chosen, experiment))
                 _check_data(runner, console)
             if chosen.suite.steps[name].train:
                 _build_features(runner, console)
             outcomes = _run_jobs(runner, console) if chosen.suite.steps[name].train else []
             tracking.note(suite_record(runner, outcomes, why=chosen.why, provenance=source))
             result = walk.examine(name, runner, outcomes)
-            console.print(result.line(), highlight=False, markup=False, soft_wrap=True)
+            console.say(result.line())
             if not result.passed:
                 break
         report = walk.write()
     return Finished(walk.table(), report, tracker.store, failed=0 if walk.passed else 1, comparable=False)
 
 
-def _check_data(runner: Runner, console: Console) -> None:
+def _check_data(runner: Runner, console: CleanConsole) -> None:
     clear_debris(runner.root)
     with Display(console) as display:
         runner.check_data(display)
 
 
-def _build_features(runner: Runner, console: Console) -> None:
+def _build_features(runner: Runner, console: CleanConsole) -> None:
     with Display(console) as display:
         runner.build_features(display)
 
 
 def _run_jobs(
     runner: Runner,
-    console: Console,
+    console: CleanConsole,
     note: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
 ) -> list[Outcome]:
     """Runs every job of an experiment and shows it; jobs that another process has come last.

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from spd_bench.api import Encoder, PointDepthModel
-from spd_bench.errors import ConfigError, DataError, ResourceError, SpdError, printable
+from spd_bench.errors import ConfigError, DataError, ResourceError, SpdError
 from spd_bench.model.device import device_named
 from spd_bench.process.boundary import from_json, to_json
 from spd_bench.process.watch import Watch
-from spd_bench.run.display import Display, stderr_console
+from spd_bench.run.display import CleanConsole, Display, stderr_console
 from spd_bench.run.inputs import VALIDATION_QUERIES
 from spd_bench.run.plan import Experiment
 from spd_bench.run.provenance import versions
@@ -74,7 +73,13 @@ class Worker:
     """One process at a sweep."""
 
     def __init__(
-        self, found: SweepPlan, database: Database, root: Path, device: torch.device, console: Console, watch: Watch
+        self,
+        found: SweepPlan,
+        database: Database,
+        root: Path,
+        device: torch.device,
+        console: CleanConsole,
+        watch: Watch,
     ) -> None:
         self.found, self.sweep = found, found.sweep
         self.root, self.device, self.console, self.watch = root, device, console, watch
@@ -123,7 +128,7 @@ class Worker:
         )
 
     def _say(self, text: str) -> None:
-        self.console.print(printable(text, keep="\n"), highlight=False, markup=False, soft_wrap=True)
+        self.console.say(text)
 
     def _fail_abandoned(self) -> None:
         """Ends the trials of the processes before this one: those that are given up fail, others are tried again."""
