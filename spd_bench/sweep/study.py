@@ -44,11 +44,23 @@ class Taken(BaseException):
     """Another worker has the trial, since this one sent no heartbeat. A BaseException, since it ends the work."""
 
 
+NO_ANSWER = (
+    "connection refused",
+    "timeout expired",
+    "timed out",
+    "starting up",
+    "shutting down",
+    "closed the connection",
+    "no route to host",
+)
+"""Words of a PostgreSQL server that does not answer, which is no mistake of the command line."""
+
+
 class Database:
     """A database of studies: SQLite below a run root, or PostgreSQL for workers on many machines."""
 
     def __init__(self, url: str, root: Path) -> None:
-        """Raises ConfigError within seconds for a database that cannot be reached."""
+        """Raises, within seconds, ConfigError for one that cannot be used, ResourceError if no server answers."""
         self.url = url
         self.shown = without_password(url)
         if is_sqlite(url):
@@ -84,6 +96,12 @@ class Database:
             raise ConfigError(f"its driver is not installed ({error})", where=self.shown, hint=hint) from error
         except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
             reason = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+            if any(words in reason.lower() for words in NO_ANSWER):
+                raise ResourceError(
+                    f"this database does not answer: {reason}",
+                    where=f"--storage {self.shown}",
+                    hint="the same command goes on once it is back",
+                ) from error
             raise ConfigError(
                 f"this database cannot be used: {reason}",
                 where=f"--storage {self.shown}",

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy.exc
 from tiny import PATIENCE_S, wait_until
 
-from spd_bench.errors import ConfigError
+from spd_bench.errors import ConfigError, ResourceError, SpdError
 from spd_bench.sweep.show import show_sweep
 from spd_bench.sweep.study import Database
 
@@ -225,10 +226,32 @@ def test_workers_share_a_sweep_on_postgresql(sweep: Path, postgres: str) -> None
 @pytest.mark.extra
 def test_a_database_that_cannot_be_reached_is_one_clear_error_soon(tmp_path: Path) -> None:
     pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ResourceError, match="does not answer") as caught:
         Database("postgresql://me:secret@127.0.0.1:1/none", tmp_path)
     assert "secret" not in str(caught.value)
     assert "127.0.0.1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ('connection to server at "h", port 5432 failed: Connection refused', 5),
+        ("FATAL: the database system is starting up", 5),
+        ('FATAL: password authentication failed for user "me"', 2),
+        ('FATAL: database "none" does not exist', 2),
+    ],
+)
+def test_a_server_that_does_not_answer_is_no_mistake_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, code: int
+) -> None:
+    def refused(database: Database) -> None:
+        raise sqlalchemy.exc.OperationalError("connect", {}, Exception(said))
+
+    monkeypatch.setattr(Database, "_connected", refused)
+    with pytest.raises(SpdError, match=said[:20]) as caught:
+        Database("postgresql://me:secret@h/none", tmp_path)
+    assert caught.value.exit_code == code
+    assert "secret" not in str(caught.value)
 
 
 def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
