@@ -41,7 +41,8 @@ def predict(
     mask: Annotated[Path | None, typer.Option("--mask", help="Image whose pixels other than 0 are asked for.")] = None,
     dense: Annotated[bool, typer.Option("--dense", help="Every pixel, as a depth map; needs --save.")] = False,
     save: Annotated[
-        Path | None, typer.Option("--save", help="Folder for a picture of each image, and for depth maps.")
+        Path | None,
+        typer.Option("--save", help="Folder for pictures and depth maps; or NAME.png, one picture."),
     ] = None,
     map_: Annotated[MapFormat, typer.Option("--map", help="Maps as metres (npy) or millimetres (16-bit png).")] = (
         MapFormat.npy
@@ -57,7 +58,7 @@ def predict(
     """
     from spd_bench.predict.answers import as_csv, as_json, caption, notes, table
     from spd_bench.predict.load import load_run
-    from spd_bench.predict.predict import Saving, predict_all
+    from spd_bench.predict.predict import predict_all, saving_at
     from spd_bench.predict.questions import Questions, parse_point
     from spd_bench.predict.sources import Sources
     from spd_bench.run.display import counting
@@ -66,8 +67,8 @@ def predict(
     if dense and save is None:
         raise ConfigError("a depth map needs a folder", where="--dense", hint="add --save FOLDER")
     sources = Sources(images)
+    saving = None if save is None else saving_at(save, map_.value, sources, dense=dense)
     model = load_run(run_, root=runs, seed=seed, device=device)
-    saving = None if save is None else Saving(save, map_.value)
     answers = []
     with counting("predicting") as on_image:
         for answer in predict_all(model, sources, asked, saving=saving):

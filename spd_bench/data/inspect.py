@@ -214,7 +214,7 @@ def inspect_data(
     _check_splits(frames, problems)
     return found(
         description=data.describe(),
-        digest=data.digest(),
+        digest=_digest(data, str(path), problems),
         assumed=data.assumed,
         truth=data.truth,
         stand_in=data.stand_in,
@@ -224,6 +224,15 @@ def inspect_data(
         notes=(*_split_notes(frames), *_truth_notes(data, judged), *seen.border_notes(), *_noted(findings)),
         problems=problems.found(),
     )
+
+
+def _digest(data: DepthDataset, path: str, problems: "_Problems") -> str:
+    """The data's digest; "" where a file of it is missing, which is then among the problems."""
+    try:
+        return data.digest()
+    except DataError as error:
+        problems.add(error, path)
+        return ""
 
 
 def _noted(findings: Sequence[Suspicion]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spd_bench.api import SPLITS
+from spd_bench.data.planes import LEAST_VOTES, inverse_votes
 from spd_bench.data.reading.frames import smoother_swapped
 from spd_bench.errors import DataError
 
@@ -26,6 +27,8 @@ FAR_SHARE, FAR_NOTE = 0.1, 0.01
 """Shares of known pixels beyond the protocol's bound from which on it is a problem, and a note."""
 SEQUENCES_APART = 3.0
 """Factor between the median depth of a sequence and that of all, from which on it is taken for another unit."""
+LEAST_INVERSE = 3
+"""Frames that must look like inverse depth: one may show something curved."""
 LEAST_DISTINCT = 50
 """Different values that a common factor must be seen in: a wall at one distance has them all alike."""
 MOST_SHARE = 0.98
@@ -73,6 +76,7 @@ class Plausibility:
     _constant_pixels: Counter[int] = field(default_factory=Counter)
     _distinct: set[int] = field(default_factory=set)
     _swapped: int = 0
+    _planes: Counter[str] = field(default_factory=Counter)
     _frames: int = 0
     _pictures: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
 
@@ -87,6 +91,9 @@ class Plausibility:
         self._looked_at += known_m_N.size
         self._far += int(np.count_nonzero(known_m_N >= self.max_m))
         self._medians_m.setdefault(scene, []).append(float(np.median(known_m_N)))
+        depth, inverse = inverse_votes(depth_m_HW)
+        if depth + inverse >= LEAST_VOTES:
+            self._planes["inverse" if inverse > 2 * depth else "others"] += 1
         if self.units_per_metre is not None:
             self._add_values(known_m_N, depth_m_HW)
 
@@ -100,6 +107,7 @@ class Plausibility:
             *self._common_factor(),
             *self._constant(),
             *self._exchanged_bytes(),
+            *self._inverted(),
             *self._other_sequences(),
             *self._same_pictures(),
         ]
@@ -183,6 +191,17 @@ class Plausibility:
             return []
         message = f"in {self._swapped} of {self._frames} frames the stored values are smooth only with bytes exchanged"
         return [Suspicion(DataError(message, hint="write the depth again in the byte order of its format"), True)]
+
+    def _inverted(self) -> list[Suspicion]:
+        """Planes that are planes only if the values are inverse depth."""
+        inverse, frames = self._planes["inverse"], self._planes.total()
+        if inverse < LEAST_INVERSE or 4 * inverse <= 3 * frames:
+            return []
+        message = f"in {inverse} of {frames} frames floors and walls are flat only if the values are inverse depth"
+        hint = "if the files hold disparity, convert them to depth: focal length in pixels × baseline / disparity"
+        if self.units_per_metre is not None:
+            hint += f"; --option depth_scale={self.units_per_metre:g} if they hold depth in this unit"
+        return [Suspicion(DataError(message, hint=hint), self.assumed)]
 
     def _other_sequences(self) -> list[Suspicion]:
         medians = {scene: float(np.median(values)) for scene, values in self._medians_m.items()}

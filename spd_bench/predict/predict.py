@@ -10,14 +10,16 @@ import numpy.typing as npt
 
 from spd_bench.ask.model import OnPoints, RunModel
 from spd_bench.ask.pictures import as_rgb
-from spd_bench.errors import SpdError
+from spd_bench.errors import ConfigError, SpdError
 from spd_bench.predict.answers import Answer
 from spd_bench.predict.maps import write_npy, write_png
 from spd_bench.predict.overlay import write_overlay
 from spd_bench.predict.questions import Questions
-from spd_bench.predict.sources import SourceFrame, Sources
+from spd_bench.predict.sources import IMAGES, SourceFrame, Sources
 
 MapForm = Literal["npy", "png"]
+NAMES_A_FILE = frozenset({*IMAGES, ".npy", ".npz", ".csv", ".json", ".svg", ".pdf", ".txt"})
+"""Suffixes with which people name a file, not a folder."""
 WRITERS = {"npy": write_npy, "png": write_png}
 
 
@@ -29,6 +31,23 @@ class Saving:
     """Where it is written."""
     map_form: MapForm
     """Form of depth maps."""
+    picture: Path | None = None
+    """Where the picture of the only image goes; None for a picture of each image in the folder."""
+
+
+def saving_at(save: Path, map_form: MapForm, sources: Sources, *, dense: bool) -> Saving:
+    """What `--save` means: a folder, or a .png for the picture of one image.
+
+    Raises ConfigError for the name of another file, and for one that several pictures or a map would need.
+    """
+    if save.is_dir() or not (save.is_file() or save.suffix.lower() in NAMES_A_FILE):
+        return Saving(save, map_form)
+    hint = "name a folder; NAME.png is for the picture of one image, without --dense"
+    if save.suffix.lower() != ".png" or dense or len(sources.files) != 1 or sources.total != 1:
+        raise ConfigError("expected a folder, found the name of a file", where=f"--save {save}", hint=hint)
+    if save.exists() and save.samefile(sources.files[0]):
+        raise ConfigError("would replace the image itself", where=f"--save {save}", hint="name another file")
+    return Saving(save.parent, map_form, save)
 
 
 def predict_all(
@@ -80,7 +99,7 @@ def _saved(
     if dense_m_HW is not None:
         written.append(saving.folder / f"{answer.stem}.depth.{saving.map_form}")
         WRITERS[saving.map_form](written[-1], dense_m_HW)
-    written.append(saving.folder / f"{answer.stem}.overlay.png")
+    written.append(saving.picture or saving.folder / f"{answer.stem}.overlay.png")
     title = f"{model.run.label}, trained on {model.run.data}"
     if model.run.stand_ins:
         title += "\nSTAND-INS: " + "; ".join(model.run.stand_ins)

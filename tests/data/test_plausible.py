@@ -13,6 +13,9 @@ from typer.testing import CliRunner
 
 from spd_bench.cli import app
 from spd_bench.data.inspect import Inspection, inspect_data
+from spd_bench.data.planes import LEAST_VOTES, inverse_votes
+from spd_bench.data.sets.rgbd_folder import RGBDFolder
+from spd_bench.errors import DataError
 
 HEIGHT, WIDTH, COUNT = 96, 128, 20
 Depths = Callable[[Any], Any]
@@ -23,7 +26,7 @@ def room_mm(i: int) -> Any:
     rng = np.random.default_rng(i)
     v, u = np.mgrid[:HEIGHT, :WIDTH]
     wall = 2400 + 3 * u + 20 * np.sin(v / 9 + i)
-    floor = 3400 - 22 * v
+    floor = 1e6 / (9 * v - 60).clip(1)  # a plane: its inverse is linear
     depth = np.minimum(wall, floor).clip(1200)
     depth[20:60, 30 : 60 + i] = 1700 + 2 * (u[20:60, 30 : 60 + i] - 30)
     depth = np.rint(depth + rng.normal(0, 4, depth.shape)).astype(np.int64)
@@ -71,6 +74,10 @@ CASES: dict[str, tuple[Depths, tuple[str, ...]]] = {
     "256 a metre": (lambda d: d * 0.23, ("median depth is 0.4",)),  # nearer than the gate of single frames
     "rotated bits": (lambda d: (d << 3) & 0xFFFF | d >> 13, ("multiples of 8, as the rotated bits of SUN RGB-D",)),
     "a constant at holes": (lambda d: np.where(d == 0, 60000, d), ("60000 (60.000 m)", "invalid=[0, 65535, 60000]")),
+    "disparity": (
+        lambda d: np.where(d > 0, 2e6 / np.maximum(d, 1), 0),  # 2000 / metres: a median of 1 m, if it were depth
+        ("20 of 20 frames floors and walls are flat only if the values are inverse depth", "baseline / disparity"),
+    ),
     "exchanged bytes": (lambda d: d.astype(np.uint16).byteswap(), ("the two bytes of each value are exchanged",)),
 }
 
@@ -87,6 +94,30 @@ def test_a_wrong_unit_is_a_problem(tmp_path: Path, case: str) -> None:
 def test_the_unit_that_a_hint_names_ends_the_problem(tmp_path: Path) -> None:
     found = inspect(folder(tmp_path / "wrong", times_5), options={"depth_scale": 5000})
     assert (found.problems, found.assumed) == ((), "")
+
+
+def test_planes_vote_for_depth_or_its_inverse() -> None:
+    """A floor 1 / (0.2 + v / 96), in depth and inverted; one that is linear in depth votes as an inverted one does."""
+    v, _ = np.mgrid[:96, :128]
+    floor_m = 1 / (0.2 + v / 96)
+    depth, inverse = inverse_votes(floor_m)
+    assert depth > LEAST_VOTES
+    assert inverse == 0
+    assert inverse_votes(1 / floor_m) == (0, depth)
+    assert inverse_votes(np.zeros((96, 128))) == inverse_votes(np.ones((3, 3))) == (0, 0)
+
+
+def test_a_frame_behind_a_link_to_nothing_is_a_problem(tmp_path: Path) -> None:
+    root = folder(tmp_path / "room")
+    for side in ("rgb", "depth"):
+        (root / side / "0005.png").unlink()
+        (root / side / "0005.png").symlink_to(tmp_path / "gone.png")
+    found = inspect(root)
+    assert (found.digest, found.splits["train"].read) == ("", 13)
+    assert "no such file" in said(found)
+    assert "cannot be looked at" in said(found)
+    with pytest.raises(DataError, match=r"0005.png: cannot be looked at"):
+        RGBDFolder(RGBDFolder.Config(root=str(root))).digest()
 
 
 def test_stamps_in_names_are_no_unit_and_lists_are_looked_at(tmp_path: Path) -> None:
@@ -154,10 +185,12 @@ def test_usual_names_of_folders_are_known(tmp_path: Path, color: str) -> None:
     assert inspect(folder(tmp_path / "room", color=color)).problems == ()
 
 
-def test_what_is_not_recognised_is_answered_with_options_that_read_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("color", "depth"), [("left", "gt"), ("image_02/data", "proj_depth/groundtruth")])
+def test_what_is_not_recognised_is_answered_with_options_that_read_it(tmp_path: Path, color: str, depth: str) -> None:
     root = folder(tmp_path / "room")
-    (root / "rgb").rename(root / "left")
-    (root / "depth").rename(root / "gt")
+    for name, other in (("rgb", color), ("depth", depth)):
+        (root / other).parent.mkdir(exist_ok=True)
+        (root / name).rename(root / other)
     answer = CliRunner().invoke(app, ["data", "inspect", str(root)])
     assert answer.exit_code != 0
     hint = answer.exception.hint  # type: ignore[union-attr]
@@ -166,6 +199,23 @@ def test_what_is_not_recognised_is_answered_with_options_that_read_it(tmp_path: 
     again = CliRunner().invoke(app, ["data", "inspect", str(root), "--protocol", "full_frame", "--json", *pasted])
     assert again.exit_code == 0, again.output
     assert json.loads(again.output)["splits"]["train"]["frames"] == 14  # 0.7 of 20
+
+
+@pytest.mark.parametrize(
+    ("side", "suffix", "said"),
+    [
+        ("depth", ".jpg", "found depth/{id}.jpg 20, rgb/{id}.png 20; .jpg is a picture for the eye"),
+        ("depth", ".mat", ".mat is not read as depth, convert it: numpy.save"),
+        ("depth", ".pkl", "found rgb/{id}.png 20; files of other formats are not looked at (.pkl 20)"),
+        ("rgb", ".heic", "found depth/{id}.png 20; files of other formats are not looked at (.heic 20)"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path: Path, side: str, suffix: str, said: str) -> None:
+    root = folder(tmp_path / "room")
+    for path in list((root / side).iterdir()):
+        path.rename(path.with_suffix(suffix))
+    assert said in RGBDFolder.advise(root)
+    assert "share a frame" not in RGBDFolder.advise(root)
 
 
 def test_unpaired_names_are_shown_with_options_that_pair_them(tmp_path: Path) -> None:

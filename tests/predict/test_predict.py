@@ -175,6 +175,13 @@ def test_maps_as_png_are_millimetres(predict: Predict, photo: Path, model: RunMo
     assert (depth_mm_HW == np.round(dense_m_HW * np.float32(1000))).all()
 
 
+def test_save_with_the_name_of_a_picture_writes_that_picture(predict: Predict, photo: Path) -> None:
+    done = predict(photo, "--run", "tiny/constant", "--at", "1,1", "--save", "new/points.png")
+    assert (done.code, "written: new/points.png" in done.out) == (0, True), done
+    assert Image.open("new/points.png").format == "PNG"
+    assert [path.name for path in Path("new").iterdir()] == ["points.png"]
+
+
 def test_a_folder_is_asked_image_by_image(predict: Predict, photo: Path) -> None:
     folder = Path("many")
     for name in ("b.jpg", "a.png", "notes.txt"):
@@ -233,6 +240,11 @@ def test_a_sweep_means_its_best_trial(
         (["--run", "tiny/v13", "--at", "1,nan"], 2, ["--at", "finite"]),
         (["--run", "tiny/v13", "--at", "90,1"], 2, ["outside the image", "90×37 pixels"]),
         (["--run", "tiny/v13", "--dense"], 2, ["--save"]),
+        (["--run", "tiny/v13", "--dense", "--save", "a.npy"], 2, ["--save a.npy", "the name of a file", "folder"]),
+        (["--run", "tiny/v13", "--dense", "--save", "a.png"], 2, ["--save a.png", "without --dense"]),
+        (["--run", "tiny/v13", "--at", "1,1", "--save", "a.jpg"], 2, ["--save a.jpg", "NAME.png"]),
+        (["--run", "tiny/v13", "--at", "1,1", "--save", "photo.png"], 2, ["would replace the image itself"]),
+        (["photo.png", "--run", "tiny/v13", "--at", "1,1", "--save", "a.png"], 2, ["the name of a file"]),
         (["--run", "tiny/v13", "--points", "none.csv"], 3, ["none.csv"]),
         (["--run", "tiny/v13", "--points", "bad.csv"], 3, ["bad.csv:2", "expected a point"]),
         (["--run", "tiny/v13", "--points", "empty.csv"], 3, ["holds no point"]),

@@ -41,6 +41,15 @@ ROOM_M = (0.8, 6.0)
 Resize = Literal["none", "color", "depth"]
 
 
+def file_bytes(path: Path) -> int:
+    """Size of a frame's file. Raises DataError where it is missing, as behind a link to nothing, or out of reach."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        hint = "bring the file back, or remove the name or link that stands for it"
+        raise DataError(f"cannot be looked at ({error.strerror})", where=str(path), hint=hint) from error
+
+
 def read_depth_m(path: Path | Span, *, scale: float, invalid: Sequence[float]) -> npt.NDArray[np.float32]:
     """A depth image as float32 metres [H, W], 0 where unknown.
 

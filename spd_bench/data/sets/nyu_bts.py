@@ -22,6 +22,7 @@ from pydantic import Field
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
 from spd_bench.data.randomness import key_digest
+from spd_bench.data.reading.frames import file_bytes
 from spd_bench.data.sets.nyu_layouts import check_truth, counts, labelled_frame, millimetre_frame, split_frames
 from spd_bench.data.sets.nyu_scenes import scene_of_folder
 from spd_bench.errors import DataError
@@ -131,7 +132,7 @@ class NYUBTS(DepthDataset):
     def _sizes(self, frame: FrameId) -> str:
         """Bytes of a frame's two files."""
         pair = self._pairs[frame.frame]
-        return f"{pair.color.stat().st_size} {pair.depth.stat().st_size}"
+        return f"{file_bytes(pair.color)} {file_bytes(pair.depth)}"
 
 
 def _read_list(path: Path, root: Path, identify: Callable[[str, int], FrameId]) -> tuple[list[ListedPair], int]:

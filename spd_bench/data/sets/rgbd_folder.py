@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from spd_bench.api import ComponentConfig, DepthDataset, Frame, FrameId, check_split
 from spd_bench.data.randomness import key_digest
-from spd_bench.data.reading.frames import Resize, read_frame
+from spd_bench.data.reading.frames import Resize, file_bytes, read_frame
 from spd_bench.data.sets.rgbd_advice import advice, ignored_text, unpaired
 from spd_bench.data.sets.rgbd_layouts import FOLDERS, Layout, Pair, Recording, files_below, known_layout, recordings
 from spd_bench.errors import DataError
@@ -203,7 +203,7 @@ class RGBDFolder(DepthDataset):
     def _files(self, frame: FrameId) -> str:
         """Names and sizes of a frame's two files."""
         pair = self._pairs[frame.frame]
-        return " ".join(f"{name} {(self._root / name).stat().st_size}" for name in (pair.color, pair.depth))
+        return " ".join(f"{name} {file_bytes(self._root / name)}" for name in (pair.color, pair.depth))
 
 
 def split_ranges(count: int, shares: Sequence[float], gap: int) -> list[range]:

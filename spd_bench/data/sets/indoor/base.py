@@ -18,7 +18,7 @@ from pydantic import Field
 
 from spd_bench.api import SPLITS, ComponentConfig, DepthDataset, Frame, FrameId, check_split
 from spd_bench.data.randomness import key_digest
-from spd_bench.data.reading.frames import Resize, check_indoor_depth, read_depth_m, sized
+from spd_bench.data.reading.frames import Resize, check_indoor_depth, file_bytes, read_depth_m, sized
 from spd_bench.data.reading.images import read_rgb
 from spd_bench.data.sets.rgbd_folder import split_ranges
 from spd_bench.data.sets.rgbd_layouts import natural
@@ -111,8 +111,8 @@ class PublishedFolder(DepthDataset):
         """SHA-256 over options, names, scenes, splits and file sizes; where the folder lies does not enter."""
         options = self.config.model_dump_json(exclude={"root"})
         rows = (
-            f"{split} {f.frame} {f.scene} {self._rows[f.frame].color.stat().st_size} "
-            f"{self._rows[f.frame].depth.stat().st_size}"
+            f"{split} {f.frame} {f.scene} {file_bytes(self._rows[f.frame].color)} "
+            f"{file_bytes(self._rows[f.frame].depth)}"
             for split in SPLITS
             for f in self._frames[split]
         )
