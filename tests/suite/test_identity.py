@@ -87,6 +87,8 @@ CHANGES: Mapping[str, Any] = {
     "report.primary.k": 1,
     "report.family": ["swap"],
     "report.equivalence": 0.05,
+    "report.pictures.rows": ["no-b3"],
+    "report.pictures.columns": 0,
     "profiles": {"quick": {"train": {"lr": 1e-3}}},
     "fallback.profile": "quick",
 }
