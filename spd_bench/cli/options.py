@@ -98,7 +98,15 @@ def overrides(
     options: Sequence[str] | None = None,
     seeds: str | None = None,
 ) -> tuple[str, ...]:
-    """What lies over a suite's values, in the form of `suite.overrides.partial_tree`."""
+    """What lies over a suite's values, in the form of `suite.overrides.partial_tree`.
+
+    Raises ConfigError where --set gives what --dataset or --option gives as well.
+    """
+    twice = {f"data.dataset.{text.partition('=')[0].strip()}": f"--option {text}" for text in options or ()}
+    twice |= {} if dataset is None else {"data.dataset": f"--dataset {dataset}"}
+    for text in sets or ():
+        if (other := twice.get(text.partition("=")[0].strip())) is not None:
+            raise ConfigError(f"{other} gives the same value", where=f"--set {text}", hint="leave one of the two away")
     named = () if dataset is None else (f"--dataset {dataset}",)
     listed = () if seeds is None else (f"--seeds {seeds}",)
     return (*named, *(sets or ()), *(f"--option {text}" for text in options or ()), *listed)

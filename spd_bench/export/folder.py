@@ -135,7 +135,8 @@ def _exportable(model: RunModel) -> Iterator[None]:
 def _whole(out: Path) -> Iterator[Path]:
     """A folder beside `out` that gets its name at the end, and is removed where that is not reached."""
     files.make_folder(out.parent)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    with files.translate_os_errors(out):
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield beside
         beside.chmod(0o755)

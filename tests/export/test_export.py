@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from spd_bench import RunModel, cli
+from spd_bench.errors import ResourceError
 from spd_bench.export import compared, folder
 from spd_bench.export.compared import UnfaithfulExport
 from spd_bench.export.folder import export_run
@@ -154,3 +155,12 @@ def test_onnx_answers_as_the_run_does(model: RunModel, photo: Path, tmp_path: Pa
     assert all(one.largest_share < 2e-5 for one in found)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"prepare.onnx", "decode.onnx"} < names
+
+
+def test_a_folder_that_cannot_be_written_is_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> str:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("spd_bench.export.folder.tempfile.mkdtemp", full)
+    with pytest.raises(ResourceError, match="Read-only"), folder._whole(tmp_path / "out"):
+        raise AssertionError("nothing is written")

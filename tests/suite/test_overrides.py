@@ -9,6 +9,7 @@ import pytest
 from tiny import SMALL, write_frames
 
 from spd_bench import registry
+from spd_bench.cli.options import overrides
 from spd_bench.errors import ConfigError, SpdError
 from spd_bench.run import choose
 from spd_bench.run.request import Request
@@ -178,3 +179,16 @@ def test_a_metric_of_the_same_name_does_not_replace_the_harness_s(frames: Path) 
     judge = Judge.of(load_suite("v13_ablation", profile="smoke", data=frames, sets=["eval.protocol=full_frame"]))
     absrel = [metric for metric in judge.metrics if metric.name == "absrel"]
     assert [type(metric).__module__ for metric in absrel] == ["spd_bench.score.metrics"]
+
+
+def test_a_value_given_twice_is_refused() -> None:
+    """--option would win over --set without a word; other values of both stand side by side."""
+    assert overrides(["data.dataset.gap=0"], "packed", ["depth_scale=5000"]) == (
+        "--dataset packed",
+        "data.dataset.gap=0",
+        "--option depth_scale=5000",
+    )
+    with pytest.raises(ConfigError, match="--option depth_scale=5000 gives the same value"):
+        overrides(["data.dataset.depth_scale=4000"], None, ["depth_scale=5000"])
+    with pytest.raises(ConfigError, match="--dataset packed gives the same value"):
+        overrides(["data.dataset=rgbd_folder"], "packed")
