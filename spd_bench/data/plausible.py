@@ -32,8 +32,14 @@ LEAST_INVERSE = 3
 LEAST_DISTINCT = 50
 """Different values that a common factor must be seen in: a wall at one distance has them all alike."""
 MOST_SHARE = 0.98
+OTHER_UNIT = "if their files have another unit, keep them in a data set of their own, with its --option depth_scale=N"
 CONSTANT_SHARE = 0.01
 """Share of a frame's known pixels with its largest value from which on that value may mean unknown."""
+NEAREST_LARGEST_M = 0.05
+"""Below this, all of a frame's depth is metres that were read in another unit, not relative depth."""
+FALLS = 1.25
+"""Factor by which the lower quarter of a frame is farther than its upper half, from which on it counts as such."""
+MOST_FRAMES, LEAST_FRAMES = 0.8, 10
 FACTORS = {
     5: "as 5000 units per metre make of millimetres",
     8: "as the rotated bits of SUN RGB-D have them (read with --dataset sun_rgbd)",
@@ -59,6 +65,48 @@ class Suspicion:
 
 
 @dataclass
+class StoredValues:
+    """What the whole numbers in the files of one scene have in common."""
+
+    pixels: int = 0
+    multiples: Counter[int] = field(default_factory=Counter)
+    """Pixels whose value is a multiple of each of `FACTORS`."""
+    divisor: int = 0
+    """Greatest common divisor of all."""
+    distinct: set[int] = field(default_factory=set)
+    fractions: bool = False
+    """Whether a frame has values that are no whole numbers."""
+
+    def add(self, values_N: NDArray[np.int64]) -> None:
+        """Looks at the known values of one frame."""
+        self.pixels += values_N.size
+        for factor in FACTORS:
+            self.multiples[factor] += int(np.count_nonzero(values_N % factor == 0))
+        self.divisor = int(np.gcd.reduce(np.append(values_N, self.divisor)))
+        if len(self.distinct) < LEAST_DISTINCT:
+            self.distinct.update(np.unique(values_N).tolist())
+
+    def factor(self) -> int:
+        """The common factor of all values, or of nearly all if it is a known one; 1 for none or too few values."""
+        if self.fractions or not self.pixels or len(self.distinct) < LEAST_DISTINCT:
+            return 1
+        most = max(FACTORS, key=lambda factor: (self.multiples[factor], factor))
+        if self.divisor > 1:
+            return self.divisor
+        return most if self.multiples[most] / self.pixels > MOST_SHARE else 1
+
+    def __add__(self, other: "StoredValues") -> "StoredValues":
+        """Both together."""
+        return StoredValues(
+            self.pixels + other.pixels,
+            self.multiples + other.multiples,
+            int(np.gcd(self.divisor, other.divisor)),
+            self.distinct | other.distinct,
+            self.fractions or other.fractions,
+        )
+
+
+@dataclass
 class Plausibility:
     """Gathers what one pass over the frames shows, frame by frame, and says what it amounts to."""
 
@@ -70,13 +118,15 @@ class Plausibility:
     _medians_m: dict[str, list[float]] = field(default_factory=dict)
     _far: int = 0
     _looked_at: int = 0
-    _values: Counter[str] = field(default_factory=Counter)
-    _factor: int = 0
+    _values: dict[str, StoredValues] = field(default_factory=dict)
     _constants: Counter[int] = field(default_factory=Counter)
     _constant_pixels: Counter[int] = field(default_factory=Counter)
-    _distinct: set[int] = field(default_factory=set)
     _swapped: int = 0
     _planes: Counter[str] = field(default_factory=Counter)
+    _relative: int = 0
+    _largest: Counter[float] = field(default_factory=Counter)
+    _falling: int = 0
+    _measured: int = 0
     _frames: int = 0
     _pictures: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
 
@@ -94,8 +144,10 @@ class Plausibility:
         depth, inverse = inverse_votes(depth_m_HW)
         if depth + inverse >= LEAST_VOTES:
             self._planes["inverse" if inverse > 2 * depth else "others"] += 1
+        self._measured += 1
+        self._falling += _falls(depth_m_HW)
         if self.units_per_metre is not None:
-            self._add_values(known_m_N, depth_m_HW)
+            self._add_values(scene, known_m_N, depth_m_HW)
 
     def findings(self) -> list[Suspicion]:
         """What there is to say, problems and notes."""
@@ -105,6 +157,8 @@ class Plausibility:
             *self._far_away(),
             *self._median(),
             *self._common_factor(),
+            *self._no_metres(),
+            *self._falls_with_distance(),
             *self._constant(),
             *self._exchanged_bytes(),
             *self._inverted(),
@@ -121,23 +175,22 @@ class Plausibility:
         digest = hashlib.blake2b(np.ascontiguousarray(image_HW3[::4]).data, digest_size=16).digest()
         self._pictures.setdefault(digest, []).append((split, name))
 
-    def _add_values(self, known_m_N: NDArray[Any], depth_m_HW: NDArray[Any]) -> None:
+    def _add_values(self, scene: str, known_m_N: NDArray[Any], depth_m_HW: NDArray[Any]) -> None:
         assert self.units_per_metre is not None
+        stored = self._values.setdefault(scene, StoredValues())
         units_N = known_m_N.astype(np.float64) * self.units_per_metre
         values_N = np.rint(units_N).astype(np.int64)
         if np.abs(units_N - values_N).max() > 0.05:
-            self._values["others"] += 1
+            stored.fractions = True
+            if units_N.max() <= 1 or NEAREST_LARGEST_M < known_m_N.max() <= 1:
+                self._relative += 1
+                self._largest[round(float(depth_m_HW.max()), 6)] += 1
             return
-        self._values["pixels"] += values_N.size
+        stored.add(values_N)
         largest = int(values_N.max())
         if (count := int(np.count_nonzero(values_N == largest))) > CONSTANT_SHARE * values_N.size:
             self._constants[largest] += 1
             self._constant_pixels[largest] += count
-        for factor in FACTORS:
-            self._values[f"of {factor}"] += int(np.count_nonzero(values_N % factor == 0))
-        self._factor = int(np.gcd.reduce(np.append(values_N, self._factor)))
-        if len(self._distinct) < LEAST_DISTINCT:
-            self._distinct.update(np.unique(values_N).tolist())
         if values_N.max() < 2**16:
             self._swapped += smoother_swapped(np.rint(depth_m_HW[::32] * self.units_per_metre).astype(np.uint16))
 
@@ -163,24 +216,60 @@ class Plausibility:
         return [self._finding(message, self._unit_hint(), problem=self.assumed)]
 
     def _common_factor(self) -> list[Suspicion]:
-        pixels = self._values["pixels"]
-        if self._values["others"] or not pixels or len(self._distinct) < LEAST_DISTINCT:
-            return []
-        shares = {factor: self._values[f"of {factor}"] / pixels for factor in FACTORS}
-        most = max(shares, key=lambda factor: (shares[factor], factor))
-        factor = self._factor if self._factor > 1 else most if shares[most] > MOST_SHARE else 1
-        if factor == 1 or self.units_per_metre == 1000 * factor:  # millimetres, stored as the unit says
-            return []
+        """A factor that all values have, or those of some scenes, whose unit then is another one."""
+        if (factor := self._stored().factor()) > 1:
+            found = {factor: list(self._values)}
+        else:
+            found = {}
+            for scene, stored in self._values.items():
+                found.setdefault(stored.factor(), []).append(scene)
+        return [
+            self._multiples(factor, scenes)
+            for factor, scenes in found.items()
+            if factor > 1 and self.units_per_metre != 1000 * factor  # millimetres, stored as the unit says
+        ]
+
+    def _multiples(self, factor: int, scenes: list[str]) -> Suspicion:
         known = next((FACTORS[f] for f in sorted(FACTORS, reverse=True) if factor % f == 0), "as no sensor gives them")
-        message = f"the stored values are multiples of {factor}, {known}"
-        return [self._finding(message, self._unit_hint(factor), problem=self.assumed)]
+        if len(scenes) == len(self._values):
+            message = f"the stored values are multiples of {factor}, {known}"
+            return self._finding(message, self._unit_hint(factor), problem=self.assumed)
+        message = f"in {len(scenes)} of {len(self._values)} scenes the stored values are multiples of {factor}, {known}"
+        return self._finding(message, OTHER_UNIT, problem=self.assumed, places=tuple(scenes[:5]))
+
+    def _stored(self) -> StoredValues:
+        return sum(self._values.values(), StoredValues())
+
+    def _no_metres(self) -> list[Suspicion]:
+        """Fractions up to 1: depth without a unit, or its inverse. A frame that was scaled by itself ends at 1."""
+        if not self._measured or self._relative < self._measured:
+            return []
+        message = "every value is a fraction up to 1, as in files of disparity, inverse or relative depth"
+        frames = self._largest.most_common(1)[0][1]
+        by_itself = 2 * frames > self._frames and self._frames > 1
+        if by_itself:
+            message += (
+                f"; the largest is the same in {frames} of {self._frames} frames, as if each was scaled by itself"
+            )
+        hint = "no unit makes metres of such values: convert the files; a map of them can be scored as a prediction"
+        return [self._finding(message, hint, problem=self.assumed or by_itself)]
+
+    def _falls_with_distance(self) -> list[Suspicion]:
+        """Floors are near and lie below; where depth grows towards the bottom, values may fall with distance."""
+        if self._measured < LEAST_FRAMES or self._falling < MOST_FRAMES * self._measured:
+            return []
+        message = (
+            f"in {self._falling} of {self._measured} frames depth grows towards the bottom, where floors are near: as "
+            "disparity and inverse depth do, and pictures that are upside down"
+        )
+        return [Suspicion(DataError(message, hint="look at one frame"), False)]
 
     def _constant(self) -> list[Suspicion]:
         """A largest value that most frames have at many pixels, as what means unknown has."""
         value, frames = next(iter(self._constants.most_common(1)), (0, 0))
-        if 2 * frames <= self._frames or self.units_per_metre is None or len(self._distinct) < LEAST_DISTINCT:
+        if 2 * frames <= self._frames or self.units_per_metre is None or len(self._stored().distinct) < LEAST_DISTINCT:
             return []
-        share = self._constant_pixels[value] / self._values["pixels"]
+        share = self._constant_pixels[value] / self._stored().pixels
         at_m = value / self.units_per_metre
         message = f"the largest value, {value} ({at_m:.3f} m), stands at {share:.1%} of the known pixels"
         hint = f"if it means unknown, add it to the values that do: --option 'invalid=[0, 65535, {value}]'"
@@ -211,8 +300,7 @@ class Plausibility:
             return []
         places = tuple(f"{scene}: median {median:.3f} m" for scene, median in list(apart.items())[:5])
         message = f"{len(apart)} of {len(medians)} scenes have a median depth far from the others' {middle:.3f} m"
-        hint = "if their files have another unit, keep them in a data set of their own, with its --option depth_scale=N"
-        return [self._finding(message, hint, problem=self.assumed, places=places)]
+        return [self._finding(message, OTHER_UNIT, problem=self.assumed, places=places)]
 
     def _same_pictures(self) -> list[Suspicion]:
         across = [each for each in self._pictures.values() if len({split for split, _ in each}) > 1]
@@ -246,3 +334,13 @@ class Plausibility:
             f"say the number of file units in one metre, --option depth_scale=N: {named}; "
             f"--option depth_scale={self.units_per_metre:g} if it is as assumed"
         )
+
+
+def _falls(depth_m_HW: NDArray[Any]) -> bool:
+    """Whether the lower quarter of a frame is clearly farther than its upper half."""
+    height = len(depth_m_HW)
+    above, below = (part[::4, ::4] for part in (depth_m_HW[: height // 2], depth_m_HW[3 * height // 4 :]))
+    above_m_N, below_m_N = above[above > 0], below[below > 0]
+    if not above_m_N.size or not below_m_N.size:
+        return False
+    return bool(np.median(below_m_N) > FALLS * np.median(above_m_N))

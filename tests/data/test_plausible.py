@@ -254,3 +254,49 @@ def test_sizes_that_differ_need_the_user_s_word(tmp_path: Path) -> None:
     assert inspect(root, options={"resize": "color"}).sizes == {f"{HEIGHT}×{WIDTH}": COUNT}
     enlarged = inspect(root, options={"resize": "depth"})
     assert (enlarged.sizes, enlarged.problems) == ({f"{2 * HEIGHT}×{2 * WIDTH}": COUNT}, ())
+
+
+def test_one_sequence_of_five_times_the_values_is_named(tmp_path: Path) -> None:
+    # medians 2 m and 2.5 × 2 m: no factor of 3 between them, as where the second room is half as large
+    folder(tmp_path / "all" / "plain")
+    folder(tmp_path / "all" / "fives", lambda d: d // 2 * 5)
+    found = inspect(tmp_path / "all")
+    (problem,) = found.problems
+    assert problem.message.startswith("in 1 of 2 scenes the stored values are multiples of 5, as 5000 units per metre")
+    assert problem.places == ("fives",)
+    assert "its --option depth_scale=N" in (problem.hint or "")
+    folder(tmp_path / "same" / "a")
+    folder(tmp_path / "same" / "b", lambda d: d // 2 * 3)  # control: multiples of 3 by halves and thirds are found too
+    assert "in 1 of 2 scenes the stored values are multiples of 3, as no sensor" in said(inspect(tmp_path / "same"))
+    assert inspect(tmp_path / "all" / "plain").problems == ()
+
+
+def arrays(root: Path, values: Depths) -> Path:
+    """The rooms as float32 arrays of another quantity, NaN where unknown."""
+    folder(root)
+    for i in range(COUNT):
+        (root / "depth" / f"{i:04d}.png").unlink()
+        depth_m = np.where(room_mm(i) > 0, room_mm(i) / 1000, np.nan)
+        np.save(root / "depth" / f"{i:04d}.npy", values(depth_m).astype(np.float32))
+    return root
+
+
+RELATIVE = "every value is a fraction up to 1, as in files of disparity, inverse or relative depth"
+
+
+def test_fractions_up_to_one_are_named_and_frames_scaled_by_themselves_are_a_problem(tmp_path: Path) -> None:
+    inverse = inspect(arrays(tmp_path / "inverse", lambda d: 1 / d), options={"depth_scale": 1})
+    assert inverse.problems == ()  # 0.3 to 0.85: these may be metres
+    assert any(note.startswith(RELATIVE) for note in inverse.notes)
+    assert any("depth grows towards the bottom" in note for note in inverse.notes)
+    scaled = inspect(arrays(tmp_path / "scaled", lambda d: d / np.nanmax(d)), options={"depth_scale": 1})
+    assert f"{RELATIVE}; the largest is the same in 20 of 20 frames" in said(scaled)
+    metres = inspect(arrays(tmp_path / "metres", lambda d: d), options={"depth_scale": 1})
+    assert (metres.problems, [note for note in metres.notes if "disparity" in note]) == ((), [])
+
+
+def test_values_that_fall_with_distance_are_noted_in_whole_numbers_too(tmp_path: Path) -> None:
+    disparity = folder(tmp_path / "disparity", lambda d: np.where(d > 0, 4_000_000 // np.maximum(d, 1), 0))
+    found = inspect(disparity, options={"depth_scale": 1000})
+    assert any(note.startswith("in 20 of 20 frames depth grows towards the bottom") for note in found.notes)
+    assert not any("bottom" in note for note in inspect(folder(tmp_path / "depth")).notes)
