@@ -11,11 +11,13 @@ from spd_bench.model import compose
 from spd_bench.model.compose import ChosenPart
 from spd_bench.model.matching import matched
 from spd_bench.process.watch import Watch
+from spd_bench.registry import PluginError
 from spd_bench.run import identity
 from spd_bench.run.checked import CheckedModels
 from spd_bench.run.job import Job
 from spd_bench.run.quarantine import Quarantine, undisturbed
 from spd_bench.run.request import EVERYTHING
+from spd_bench.run.tryout import try_loss, try_sampler
 from spd_bench.score.judge import Judge, component
 from spd_bench.store import records
 from spd_bench.suite import axes
@@ -72,12 +74,14 @@ class Experiment:
         self._encoded: dict[Encoder, Features] = {}
         self._models_checked = CheckedModels()
         self._job_has_run = has_run
+        self._tried: set[str] = set()
         found = self._quarantine.compositions(suite)
         chosen = selection.to_run(found)
         self._on_checked, self._seen, self._count = on_checked, 0, len(chosen)
         self.compositions = [self._checked(composition, found[0]) for composition in chosen]
         self.data, self.protocol, self.metrics = self.judge.data, self.judge.protocol, self.judge.metrics
         self.sampler = component(suite, "query_sampler", suite.data.query_sampler, "data", "query_sampler")
+        self._try_sampler()
         self.jobs = [job for composition in self.compositions for job in self._jobs(composition)]
 
     @cached_property
@@ -119,6 +123,8 @@ class Experiment:
                     known, size = self._encoded.get(model.encoder), self.suite.data.image_size
                     self._encoded[model.encoder] = compose.check(model, name=made.name, image_size=size, features=known)
                 self._models_checked.add(made, model)
+            if self.is_trained(made):
+                self._try_loss(made)
             if self._models_checked.aligned(made):
                 self._gt_aligned.add(made.name)
             return made
@@ -130,6 +136,20 @@ class Experiment:
             return done
         except SpdError as error:
             raise error.at(composition.where or self.suite.suite) from None
+
+    def _try_loss(self, composition: CompositionSpec) -> None:
+        choice = composition.train.loss
+        if (key := records.sha256(choice.plain())) not in self._tried:
+            try_loss(self.loss_of(composition), choice.use)
+            self._tried.add(key)
+
+    def _try_sampler(self) -> None:
+        """Raises PluginError for a sampler that fails for every training, placed in the suite."""
+        if any(self.is_trained(composition) for composition in self.compositions):
+            try:
+                try_sampler(self.sampler, self.suite.data.query_sampler.use)
+            except PluginError as error:
+                raise error.at(self.suite.place("data", "query_sampler") or self.suite.suite) from None
 
     def stand_ins(self, composition: CompositionSpec) -> list[str]:
         """What stands in for the paper's parts in a composition; empty where the composition is left out."""

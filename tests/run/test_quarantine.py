@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import SMALL, write_frames, write_suite
@@ -11,6 +12,7 @@ from tiny import SMALL, write_frames, write_suite
 from spd_baselines.bilinear_mlp import BilinearMLP
 from spd_baselines.constant import Constant
 from spd_bench import registry
+from spd_bench.data.queries import Uniform
 from spd_bench.errors import ConfigError, DataError, ResourceError
 from spd_bench.process.watch import Watch
 from spd_bench.registry import PluginError
@@ -18,7 +20,9 @@ from spd_bench.report.collect import collect
 from spd_bench.run import choose, plan, session
 from spd_bench.run.quarantine import undisturbed
 from spd_bench.run.request import Request
+from spd_bench.run.tryout import try_loss, try_sampler
 from spd_bench.store import records
+from spd_bench.train.losses import HuberSilog, LossParts
 
 SUITE = {
     "base": SMALL,
@@ -199,3 +203,59 @@ def test_what_a_component_sets_for_all_is_set_back(tmp_path: Path) -> None:
     assert (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), Path.cwd()) == before
     assert torch.zeros(1).device.type == "cpu"
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def lopsided(self: Any, predicted_m_BK: Any, truth_m_BK: Any) -> LossParts:
+    return LossParts(predicted_m_BK - truth_m_BK, torch.zeros(()))
+
+
+def detached(self: Any, predicted_m_BK: Any, truth_m_BK: Any) -> LossParts:
+    value = (predicted_m_BK.detach() - truth_m_BK).abs().mean()
+    return LossParts(value, torch.zeros((), requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (broken, "loss huber_silog: KeyError: 'its own'"),
+        (lopsided, "loss huber_silog: expected two finite scalars"),
+        (detached, "loss huber_silog: expected a finite gradient at the predicted depth, found none"),
+    ],
+)
+def test_a_loss_that_fails_for_every_training_is_found_once(
+    suite: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, message: str
+) -> None:
+    monkeypatch.setattr(HuberSilog, "__call__", fault)
+    for watch in (None, Watch()):  # in plan and in a run
+        with pytest.raises(PluginError, match=message):
+            experiment(suite, watch)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (broken, "query_sampler uniform: KeyError: 'its own'"),
+        (lambda self, depth, count, rng: np.zeros((count, 2)), r"integers \[8, 2\], found float64 \[8, 2\]"),
+        (lambda self, depth, count, rng: np.zeros((count, 2), int), "expected different pixels of known depth"),
+    ],
+)
+def test_a_sampler_that_fails_for_every_training_is_found_once_and_placed(
+    suite: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, message: str
+) -> None:
+    monkeypatch.setattr(Uniform, "sample", fault)
+    for watch in (None, Watch()):
+        with pytest.raises(PluginError, match=message) as caught:
+            experiment(suite, watch)
+        assert "tiny.yaml" in (caught.value.where or "")
+
+
+@pytest.mark.parametrize("name", registry.names("loss"))
+def test_every_loss_passes_the_trial(name: str) -> None:
+    component = registry.load("loss", name)
+    try_loss(component(component.Config()), name)
+
+
+@pytest.mark.parametrize("name", registry.names("query_sampler"))
+def test_every_sampler_passes_the_trial(name: str) -> None:
+    component = registry.load("query_sampler", name)
+    try_sampler(component(component.Config()), name)
