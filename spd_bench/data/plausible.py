@@ -37,9 +37,6 @@ CONSTANT_SHARE = 0.01
 """Share of a frame's known pixels with its largest value from which on that value may mean unknown."""
 NEAREST_LARGEST_M = 0.05
 """Below this, all of a frame's depth is metres that were read in another unit, not relative depth."""
-FALLS = 1.25
-"""Factor by which the lower quarter of a frame is farther than its upper half, from which on it counts as such."""
-MOST_FRAMES, LEAST_FRAMES = 0.8, 10
 FACTORS = {
     5: "as 5000 units per metre make of millimetres",
     8: "as the rotated bits of SUN RGB-D have them (read with --dataset sun_rgbd)",
@@ -125,7 +122,6 @@ class Plausibility:
     _planes: Counter[str] = field(default_factory=Counter)
     _relative: int = 0
     _largest: Counter[float] = field(default_factory=Counter)
-    _falling: int = 0
     _measured: int = 0
     _frames: int = 0
     _pictures: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
@@ -145,7 +141,6 @@ class Plausibility:
         if depth + inverse >= LEAST_VOTES:
             self._planes["inverse" if inverse > 2 * depth else "others"] += 1
         self._measured += 1
-        self._falling += _falls(depth_m_HW)
         if self.units_per_metre is not None:
             self._add_values(scene, known_m_N, depth_m_HW)
 
@@ -158,7 +153,6 @@ class Plausibility:
             *self._median(),
             *self._common_factor(),
             *self._no_metres(),
-            *self._falls_with_distance(),
             *self._constant(),
             *self._exchanged_bytes(),
             *self._inverted(),
@@ -254,16 +248,6 @@ class Plausibility:
         hint = "no unit makes metres of such values: convert the files; a map of them can be scored as a prediction"
         return [self._finding(message, hint, problem=self.assumed or by_itself)]
 
-    def _falls_with_distance(self) -> list[Suspicion]:
-        """Floors are near and lie below; where depth grows towards the bottom, values may fall with distance."""
-        if self._measured < LEAST_FRAMES or self._falling < MOST_FRAMES * self._measured:
-            return []
-        message = (
-            f"in {self._falling} of {self._measured} frames depth grows towards the bottom, where floors are near: as "
-            "disparity and inverse depth do, and pictures that are upside down"
-        )
-        return [Suspicion(DataError(message, hint="look at one frame"), False)]
-
     def _constant(self) -> list[Suspicion]:
         """A largest value that most frames have at many pixels, as what means unknown has."""
         value, frames = next(iter(self._constants.most_common(1)), (0, 0))
@@ -334,13 +318,3 @@ class Plausibility:
             f"say the number of file units in one metre, --option depth_scale=N: {named}; "
             f"--option depth_scale={self.units_per_metre:g} if it is as assumed"
         )
-
-
-def _falls(depth_m_HW: NDArray[Any]) -> bool:
-    """Whether the lower quarter of a frame is clearly farther than its upper half."""
-    height = len(depth_m_HW)
-    above, below = (part[::4, ::4] for part in (depth_m_HW[: height // 2], depth_m_HW[3 * height // 4 :]))
-    above_m_N, below_m_N = above[above > 0], below[below > 0]
-    if not above_m_N.size or not below_m_N.size:
-        return False
-    return bool(np.median(below_m_N) > FALLS * np.median(above_m_N))
