@@ -34,7 +34,7 @@ def try_loss(loss: Any, name: str) -> None:
 def try_sampler(sampler: Any, name: str) -> None:
     """Draws from one depth map; raises PluginError unless it returns int64 [K, 2], different pixels of known depth.
 
-    A DataError is about the map, which is none of the data set's, and says nothing.
+    A DataError is about this map, which is in no data set: it is ignored.
     """
     depth_m_HW = np.tile(np.linspace(1, 4, SIDE, dtype=np.float32), (SIDE, 1))
     depth_m_HW[:8] = 0
