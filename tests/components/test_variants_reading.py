@@ -111,7 +111,7 @@ def test_parameters(slot: str, name: str, expected: int) -> None:
 def test_description_says_why_the_comparison_is_fair(slot: str, name: str) -> None:
     text = describe_component(f"{slot}/{name}")
     assert "A fair comparison" in text
-    assert "withheld" in text
+    assert "the same" in text
     assert "parameters" in text
 
 
