@@ -4,11 +4,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spd_baselines.dpt_head import read_map
-from spd_baselines.linear_probe import Probe
+from spd_baselines.linear_probe import LinearReadout
 from spd_bench.api import Features
 
 
-class DenseUpsampledProbe(Probe):
+class DenseUpsampledProbe(LinearReadout):
     """The linear probe with its depth at every cell of the enlarged grid, which a query only reads.
 
     The same parameters, training and value at every point as `linear_probe`, with which it shares one training: only

@@ -35,7 +35,7 @@ INITIAL_SPREAD = 0.01
 """Standard deviation of the initial weights, as in both repositories."""
 
 
-class Probe(PointDepthModel):
+class LinearReadout(PointDepthModel):
     """Options, parameters and logits that both forms of the probe share."""
 
     depth_m_N: Tensor
@@ -57,7 +57,7 @@ class Probe(PointDepthModel):
         """Factor u by which logits are enlarged before their mean is taken; 1: depth is read from the patch grid."""
 
         @model_validator(mode="after")
-        def _has_a_range(self) -> "Probe.Config":
+        def _has_a_range(self) -> "LinearReadout.Config":
             if self.max_m <= self.min_m:
                 raise PydanticCustomError("range", f"max_m should be larger than min_m, which is {self.min_m:g}")
             return self
@@ -108,7 +108,7 @@ def initial_logits(depth_m_N: Tensor) -> Tensor:
     return share(rate) - FLOOR if reached else torch.zeros_like(depth_m_N)
 
 
-class LinearProbe(Probe):
+class LinearProbe(LinearReadout):
     """d = Σ_n p_n c_n from one linear layer on frozen features, computed exactly and only around the queries.
 
     The floor of the comparison: what a decoder adds is what it is better than this. A fair one in features, images,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spd_baselines.dense_upsampled_probe import DenseUpsampledProbe
 from spd_baselines.implicit_mlp import LEVELS, ImplicitMLP
-from spd_baselines.linear_probe import LinearProbe, Probe
+from spd_baselines.linear_probe import LinearProbe, LinearReadout
 from spd_baselines.output import TYPICAL_DEPTH_M
 from spd_bench.api import Features, PointDepthModel
 from spd_bench.testing import PatchEncoder, example_features
@@ -39,7 +39,7 @@ def constant_maps(values: list[float]) -> Features:
 
 
 @pytest.mark.parametrize("cls", [LinearProbe, DenseUpsampledProbe])
-def test_depth_is_the_mean_of_the_bins_by_linear_normalisation(cls: type[Probe]) -> None:
+def test_depth_is_the_mean_of_the_bins_by_linear_normalisation(cls: type[LinearReadout]) -> None:
     # bins at 1, 2 and 3 m; logits 0.4, −5 and 1.0 become 0.5, 0.1 and 1.1 of 1.7: (0.5 + 0.2 + 3.3) / 1.7 = 4 / 1.7
     model = made(cls, channels=2, n_bins=3, min_m=1.0, max_m=3.0, batch_norm=False)
     model.linear.weight.data.zero_()
