@@ -83,6 +83,7 @@ class DAv2Encoder(Encoder):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.channels = self.size.dim
         self.config = config
         self._backend = BACKENDS[config.backend](config.precision)
         self.backbone: nn.Module
