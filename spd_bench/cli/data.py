@@ -54,7 +54,7 @@ def data_points(
 ) -> None:
     """Write a suite's test points with their true depth, one line of JSON per frame (DepthVLM-Bench's form)."""
     from spd_bench.external.points import write_points
-    from spd_bench.run.choose import choose_data
+    from spd_bench.run.planning.choose import choose_data
     from spd_bench.run.request import Request
 
     request = Request(suite=suite, profile=profile, sets=overrides(set_, dataset, option), data=data)

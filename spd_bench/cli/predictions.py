@@ -205,8 +205,8 @@ def score(
     """Score the predictions of another program as a suite scores its own, and add them to its comparisons."""
     from spd_bench.external.score import score_predictions
     from spd_bench.external.table import table
-    from spd_bench.run.choose import choose_data
     from spd_bench.run.display import counting
+    from spd_bench.run.planning.choose import choose_data
     from spd_bench.run.request import Request
 
     with counting("scoring") as on_image:

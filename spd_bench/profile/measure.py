@@ -39,7 +39,7 @@ from spd_bench.profile.results import (
     over_dense,
 )
 from spd_bench.profile.tables import profile_markdown
-from spd_bench.run.plan import build_model, with_width
+from spd_bench.run.planning.plan import build_model, with_width
 from spd_bench.run.provenance import versions
 from spd_bench.store import files
 from spd_bench.store.run_root import REPORTS

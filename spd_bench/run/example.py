@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from spd_bench.run.plan import Experiment
+from spd_bench.run.planning.plan import Experiment
 from spd_bench.store import files
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from spd_bench.errors import OUT_OF_MEMORY, DataError, ResourceError, SpdError, shortage
 from spd_bench.process.watch import Watch
 from spd_bench.run.folder import RunFolder
-from spd_bench.run.quarantine import undisturbed
+from spd_bench.run.planning.quarantine import undisturbed
 from spd_bench.store import files, records
 from spd_bench.store.run_root import FAILED, FailureRecord
 

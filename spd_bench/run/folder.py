@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from spd_bench.run.job import Job
 from spd_bench.run.outcome import Outcome
+from spd_bench.run.planning.job import Job
 from spd_bench.store import records
 from spd_bench.store.records import UNFINISHED
 from spd_bench.store.run_root import RUN, SCORES, TRAINED, TRAININGS, RunRecord, ScoresRecord, TrainedRecord

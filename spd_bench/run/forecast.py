@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from spd_bench.run.job import Job
+from spd_bench.run.planning.job import Job
 from spd_bench.run.provenance import device_label
 from spd_bench.run.runner import Runner
 from spd_bench.store import records

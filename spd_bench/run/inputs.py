@@ -18,8 +18,8 @@ from spd_bench.data.resizing import unit_range
 from spd_bench.data.views import FrozenFeatures, Views
 from spd_bench.errors import ConfigError
 from spd_bench.run.folder import VALIDATION, RunFolder
-from spd_bench.run.job import Job
-from spd_bench.run.plan import Experiment
+from spd_bench.run.planning.job import Job
+from spd_bench.run.planning.plan import Experiment
 from spd_bench.store import records
 from spd_bench.store.run_root import CHECKED, CheckedRecord
 from spd_bench.train.callback import Callback

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from spd_bench.run.job import Job
+from spd_bench.run.planning.job import Job
 from spd_bench.store.run_root import ScoresRecord, TrainedRecord
 from spd_bench.suite.schema import Primary
 

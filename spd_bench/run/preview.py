@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spd_bench.model.device import device_named
-from spd_bench.run import choose, plan
 from spd_bench.run.display import planning, stderr_console
 from spd_bench.run.forecast import UNKNOWN, Estimate, Forecast
-from spd_bench.run.job import Job
+from spd_bench.run.planning import choose, plan
+from spd_bench.run.planning.job import Job
 from spd_bench.run.request import EVERYTHING, Request
 from spd_bench.run.runner import Runner
 

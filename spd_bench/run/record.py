@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spd_bench.run.outcome import Outcome
-from spd_bench.run.plan import Experiment
+from spd_bench.run.planning.plan import Experiment
 from spd_bench.run.runner import Runner
 from spd_bench.store import records
 from spd_bench.store.records import UNFINISHED

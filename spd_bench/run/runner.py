@@ -19,13 +19,13 @@ from spd_bench.process.watch import Watch
 from spd_bench.run.failures import Failures
 from spd_bench.run.folder import PREDICTIONS, TEST, VALIDATION, RunFolder, SplitEvaluation
 from spd_bench.run.heartbeat import Heartbeat
-from spd_bench.run.identity import local_options
 from spd_bench.run.inputs import VALIDATION_QUERIES, Inputs
-from spd_bench.run.job import Job
 from spd_bench.run.outcome import Outcome
-from spd_bench.run.plan import Experiment
+from spd_bench.run.planning.identity import local_options
+from spd_bench.run.planning.job import Job
+from spd_bench.run.planning.plan import Experiment
+from spd_bench.run.planning.quarantine import undisturbed
 from spd_bench.run.provenance import device_label
-from spd_bench.run.quarantine import undisturbed
 from spd_bench.score import score
 from spd_bench.score.predict import load as load_predictions
 from spd_bench.score.predict import predict

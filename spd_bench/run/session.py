@@ -22,13 +22,13 @@ from spd_bench.report.comparison import Comparison
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import render
 from spd_bench.report.verdicts import Verdicts, judged
-from spd_bench.run import choose, plan
-from spd_bench.run.build_order import BuildOrder
+from spd_bench.run.build_order.walk import BuildOrder
 from spd_bench.run.display import CleanConsole, Display, planning, stderr_console
 from spd_bench.run.example import example_command
 from spd_bench.run.folder import RunFolder
 from spd_bench.run.outcome import Outcome
 from spd_bench.run.pictures import suite_album
+from spd_bench.run.planning import choose, plan
 from spd_bench.run.preview import title
 from spd_bench.run.provenance import command_of, provenance
 from spd_bench.run.record import suite_record, write_suite_record

@@ -22,7 +22,7 @@ from spd_bench.api import Encoder, PointDepthModel
 from spd_bench.errors import ConfigError, DataError, SpdError, did_you_mean
 from spd_bench.model import compose
 from spd_bench.model.compose import ChosenPart
-from spd_bench.run import choose, plan
+from spd_bench.run.planning import choose, plan
 from spd_bench.run.request import Request
 from spd_bench.suite.axes import CompositionSpec, Selection, compositions
 from spd_bench.suite.checks import SuiteProblem, check_components, check_options, problems_of, refuse, schema_problems
@@ -287,7 +287,7 @@ class SweepPlan:
     base: Suite
     """The suite with the sweep's `set`, and with its base as the only composition."""
     why: str
-    """As in `run.choose.Chosen`."""
+    """As in `run.planning.choose.Chosen`."""
     suite_path: Path
     """The suite's file."""
     tree: Node

@@ -16,7 +16,7 @@ from spd_bench.process.boundary import from_json, to_json
 from spd_bench.process.watch import Watch
 from spd_bench.run.display import CleanConsole, Display, stderr_console
 from spd_bench.run.inputs import VALIDATION_QUERIES
-from spd_bench.run.plan import Experiment
+from spd_bench.run.planning.plan import Experiment
 from spd_bench.run.provenance import versions
 from spd_bench.run.runner import Runner
 from spd_bench.run.track import logging_beside

@@ -28,7 +28,8 @@ from spd_baselines.dav2_dense import DAv2Dense
 from spd_baselines.dav2_metric_indoor import DAv2MetricIndoor
 from spd_bench.report.collect import collect
 from spd_bench.report.comparison import notes
-from spd_bench.run import choose, plan, session
+from spd_bench.run import session
+from spd_bench.run.planning import choose, plan
 from spd_bench.run.request import Request
 from spd_bench.suite.load import load_suite
 from spd_components.encoders.dav2 import DAv2Small

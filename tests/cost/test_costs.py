@@ -16,7 +16,7 @@ from spd_bench.cost.meter import Costs, Meter
 from spd_bench.fused import forms
 from spd_bench.model import compose
 from spd_bench.model.compose import ChosenPart
-from spd_bench.run.plan import build_model
+from spd_bench.run.planning.plan import build_model
 from spd_bench.suite.axes import compositions
 from spd_bench.suite.load import load_suite
 

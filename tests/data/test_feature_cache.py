@@ -30,8 +30,9 @@ from spd_bench.data.features.stored import StoredFeatures
 from spd_bench.data.resizing import unit_range
 from spd_bench.data.views import FrozenFeatures, View, Views
 from spd_bench.errors import BusyError, ConfigError, ResourceError, StateError
-from spd_bench.run import choose, plan, session
 from spd_bench.run import runner as runs
+from spd_bench.run import session
+from spd_bench.run.planning import choose, plan
 from spd_bench.run.request import Request
 from spd_bench.suite.schema import Augment
 from spd_bench.train import training

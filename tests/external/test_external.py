@@ -23,8 +23,8 @@ from spd_bench.report.collect import collect
 from spd_bench.report.comparison import notes
 from spd_bench.report.html import html_report
 from spd_bench.report.tables import ALIGNED_HEADING, FORMATS, render
-from spd_bench.run import plan
-from spd_bench.run.job import Job
+from spd_bench.run.planning import plan
+from spd_bench.run.planning.job import Job
 from spd_bench.run.record import suite_record, write_suite_record
 from spd_bench.run.runner import Runner
 from spd_bench.score import judge

@@ -18,7 +18,7 @@ from spd_bench.cli import app
 from spd_bench.errors import ConfigError
 from spd_bench.model.compose import ChosenPart, build, build_baseline, check
 from spd_bench.registry import PluginError
-from spd_bench.run.gates import Evidence, examine
+from spd_bench.run.build_order.gates import Evidence, examine
 from spd_bench.score.metrics import AbsRel
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Checks

@@ -21,7 +21,8 @@ from spd_bench.errors import ConfigError, Stopped
 from spd_bench.process.watch import Watch, read_crumb
 from spd_bench.report.collect import collect, record
 from spd_bench.report.comparison import caption
-from spd_bench.run import choose, plan, session
+from spd_bench.run import session
+from spd_bench.run.planning import choose, plan
 from spd_bench.run.request import Request
 from spd_bench.run.runner import Runner
 from spd_bench.score.predict import load

@@ -16,8 +16,8 @@ from spd_bench.api import CHAIN, Features, Level
 from spd_bench.cli import app
 from spd_bench.errors import ConfigError
 from spd_bench.model.compose import ChosenPart, ComposedModel, build
-from spd_bench.run import gates
-from spd_bench.run.gates import Evidence, examine, neighbour_correlation, picture, principal_components
+from spd_bench.run.build_order import gates
+from spd_bench.run.build_order.gates import Evidence, examine, neighbour_correlation, picture, principal_components
 from spd_bench.score.metrics import AbsRel, Delta1
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Checks

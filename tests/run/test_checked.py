@@ -7,7 +7,7 @@ import pytest
 from tiny import write_frames, write_suite
 
 from spd_bench.model import compose
-from spd_bench.run import choose, plan
+from spd_bench.run.planning import choose, plan
 from spd_bench.run.request import Request
 
 

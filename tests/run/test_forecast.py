@@ -10,9 +10,10 @@ import torch
 
 from spd_bench.cli import main
 from spd_bench.errors import ConfigError
-from spd_bench.run import choose, plan, session
+from spd_bench.run import session
 from spd_bench.run.forecast import UNKNOWN, Forecast
-from spd_bench.run.job import Job
+from spd_bench.run.planning import choose, plan
+from spd_bench.run.planning.job import Job
 from spd_bench.run.preview import plan_suite
 from spd_bench.run.request import Request
 from spd_bench.run.runner import Runner, device_label

@@ -17,8 +17,9 @@ from spd_bench.errors import ConfigError, DataError, ResourceError
 from spd_bench.process.watch import Watch
 from spd_bench.registry import PluginError
 from spd_bench.report.collect import collect
-from spd_bench.run import choose, plan, session
-from spd_bench.run.quarantine import undisturbed
+from spd_bench.run import session
+from spd_bench.run.planning import choose, plan
+from spd_bench.run.planning.quarantine import undisturbed
 from spd_bench.run.request import Request
 from spd_bench.run.tryout import try_loss, try_sampler
 from spd_bench.store import records

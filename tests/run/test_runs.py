@@ -16,8 +16,9 @@ from tiny import leave_out_costs, write_frames, write_suite
 from spd_bench.cli import main
 from spd_bench.errors import BusyError, DataError
 from spd_bench.report.collect import collect
-from spd_bench.run import choose, plan, session
+from spd_bench.run import session
 from spd_bench.run.outcome import Outcome
+from spd_bench.run.planning import choose, plan
 from spd_bench.run.preview import plan_suite
 from spd_bench.run.request import Finished, Request
 from spd_bench.run.runner import Runner

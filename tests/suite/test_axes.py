@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spd_bench.errors import ConfigError
 from spd_bench.model.matching import matched
-from spd_bench.run import choose, plan
+from spd_bench.run.planning import choose, plan
 from spd_bench.run.request import Request
 from spd_bench.suite.axes import Alias, CompositionSpec, compositions
 from spd_bench.suite.load import load_suite

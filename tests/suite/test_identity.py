@@ -20,8 +20,8 @@ from pydantic.fields import FieldInfo
 from spd_bench import registry
 from spd_bench.api import ComponentConfig, Encoder
 from spd_bench.model import compose
-from spd_bench.run.identity import of_components
-from spd_bench.run.plan import Experiment
+from spd_bench.run.planning.identity import of_components
+from spd_bench.run.planning.plan import Experiment
 from spd_bench.suite.identity import EVALUATION, IDENTITY, TRAINING
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice, Suite

@@ -11,7 +11,7 @@ from tiny import SMALL, write_frames
 from spd_bench import registry
 from spd_bench.cli.options import overrides
 from spd_bench.errors import ConfigError, SpdError
-from spd_bench.run import choose
+from spd_bench.run.planning import choose
 from spd_bench.run.request import Request
 from spd_bench.suite.load import load_suite
 from spd_bench.suite.schema import Choice

@@ -19,7 +19,7 @@ from tiny import PATIENCE_S, Countdown, leave_out_costs, wait_until
 
 from spd_bench.errors import Stopped
 from spd_bench.process.watch import Watch, read_crumb
-from spd_bench.run.plan import Experiment
+from spd_bench.run.planning.plan import Experiment
 from spd_bench.run.runner import Runner
 from spd_bench.sweep.file import Pruner, Sweep, load_sweep
 from spd_bench.sweep.pruner_report import PrunerReport

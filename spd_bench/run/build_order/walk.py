@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from spd_bench.model.compose import ComposedModel
-from spd_bench.run import gates
-from spd_bench.run.choose import Chosen
-from spd_bench.run.gates import CheckResult, Evidence
+from spd_bench.run.build_order import gates
+from spd_bench.run.build_order.gates import CheckResult, Evidence
 from spd_bench.run.outcome import Outcome
+from spd_bench.run.planning.choose import Chosen
 from spd_bench.run.runner import Runner
 from spd_bench.store import files
 

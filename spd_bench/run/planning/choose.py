@@ -7,7 +7,7 @@ from functools import partial
 from spd_bench import registry
 from spd_bench.errors import DataError
 from spd_bench.process.watch import Watch
-from spd_bench.run.quarantine import Quarantine
+from spd_bench.run.planning.quarantine import Quarantine
 from spd_bench.run.request import EVERYTHING, Request
 from spd_bench.suite.axes import CompositionSpec, Selection
 from spd_bench.suite.checks import check_options

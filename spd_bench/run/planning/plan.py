@@ -12,10 +12,10 @@ from spd_bench.model.compose import ChosenPart
 from spd_bench.model.matching import matched
 from spd_bench.process.watch import Watch
 from spd_bench.registry import PluginError
-from spd_bench.run import identity
-from spd_bench.run.checked import CheckedModels
-from spd_bench.run.job import Job
-from spd_bench.run.quarantine import Quarantine, undisturbed
+from spd_bench.run.planning import identity
+from spd_bench.run.planning.checked import CheckedModels
+from spd_bench.run.planning.job import Job
+from spd_bench.run.planning.quarantine import Quarantine, undisturbed
 from spd_bench.run.request import EVERYTHING
 from spd_bench.run.tryout import try_loss, try_sampler
 from spd_bench.score.judge import Judge, component
