@@ -37,6 +37,8 @@ OUT_OF_MEMORY = "out of memory"
 """First words of the failure of a run that ran out of memory."""
 
 
+LONGEST_LIST = 800
+"""Characters of a list of known names in a hint."""
 LONGEST_NAME = 200
 """Number of characters of a name that `did_you_mean` compares."""
 
@@ -155,4 +157,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = close or [option for option in options if option.startswith(name)][:1]
     if close:
         return f"did you mean {quoted(close[0])}?"
-    return "known: " + printable(", ".join(options)) if options else "there is none"
+    if not options:
+        return "there is none"
+    listed = printable(", ".join(options))
+    shown = listed if len(listed) <= LONGEST_LIST else listed[: listed.rindex(", ", 0, LONGEST_LIST)] + ", …"
+    return f"known: {shown}"

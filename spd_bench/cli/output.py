@@ -20,6 +20,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return str(tabulate(rows, headers="keys", tablefmt="simple", intfmt=","))
 
 
+def show_progress(text: str) -> None:
+    """Prints to stderr where a person watches it; a log is spared the line."""
+    if sys.stderr.isatty():
+        say(text)
+
+
 def say(text: str) -> None:
     """Prints to stderr, with unprintable characters escaped."""
     print(printable(text, keep="\n"), file=sys.stderr, flush=True)

@@ -29,7 +29,7 @@ from spd_bench.cli.options import (
     overrides,
     request,
 )
-from spd_bench.cli.output import say, table
+from spd_bench.cli.output import say, show_progress, table
 from spd_bench.errors import ConfigError
 
 
@@ -58,7 +58,7 @@ def run(
 
     Finished work is skipped and an interrupted training goes on: run the same command again.
     """
-    say(f"planning {suite}")
+    show_progress(f"planning {suite}")
     from spd_bench.run.launch import launch_suite
 
     ended = launch_suite(
@@ -100,7 +100,7 @@ def plan(
 
     Minutes are estimated from finished runs below the folder of all runs on the same kind of device.
     """
-    say(f"planning {suite}")
+    show_progress(f"planning {suite}")
     from spd_bench.run.preview import plan_suite
 
     sets = overrides(set_, dataset, option, seeds)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from spd_bench.errors import ConfigError, DataError
 from spd_bench.testing import EncoderContract
-from spd_components.encoders.dav2 import IMAGENET_MEAN, IMAGENET_STD
 from spd_components.encoders.dino import DinoEncoder, DINOv2Small, DINOv2SmallRegisters, DINOv3ConvNextTiny, DINOv3Small
+from spd_components.encoders.support import IMAGENET_MEAN, IMAGENET_STD
 
 SMALL_VIT = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 12}
 

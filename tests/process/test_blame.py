@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +69,19 @@ def act(what, watch, log):
 """
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files whose path is short enough for the sockets of processes that read data."""
+    with tempfile.TemporaryDirectory(prefix="blame-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(autouse=True)
-def _work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _work(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "some_work.py").write_text(WORK, encoding="utf-8")
-    (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
 
 
 def do(tmp_path: Path, hand: AtHand | None = None, **what: str) -> tuple[Any, list[str]]:
@@ -145,7 +153,7 @@ def test_who_closes_descriptors_is_given_up(tmp_path: Path) -> None:
     assert len(told) == 1
 
 
-def test_who_kills_the_watcher_is_given_up_by_a_later_start(tmp_path: Path) -> None:
+def test_who_kills_the_watcher_is_given_up_by_a_later_start(tmp_path: Path, temporary: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     code = (
@@ -162,7 +170,7 @@ def test_who_kills_the_watcher_is_given_up_by_a_later_start(tmp_path: Path) -> N
     assert "b seed 0: the watching process was killed 3 times while training at step 1" in done.stdout
     assert begun(tmp_path)[-1] == "begins [] ['b']"
     assert list(root.iterdir()) == []
-    assert list((tmp_path / "tmp").iterdir()) == []  # of the killed ones as well
+    assert list(temporary.iterdir()) == []  # of the killed ones as well
 
 
 def test_ordinary_kills_of_the_watcher_give_up_nothing(tmp_path: Path) -> None:
@@ -200,8 +208,8 @@ def test_a_run_root_that_goes_away_ends_the_work_and_is_not_made_anew(
 # the folder for temporary files
 
 
-def test_the_next_start_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
-    above = tmp_path / "tmp"
+def test_the_next_start_sweeps_what_a_killed_one_left_and_nothing_else(temporary: Path) -> None:
+    above = temporary
     with scratch() as mine:
         (above / "spd-bench-of-others").mkdir()
         (above / "spd-bench-link").symlink_to(mine)

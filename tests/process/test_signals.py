@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -292,11 +293,11 @@ class Command:
         return next((crumb.stage for crumb in crumbs if crumb is not None), "")
 
     def processes(self) -> list[int]:
-        """Returns the ids of the processes whose folder for temporary files is this one."""
-        mark, found = f"TMPDIR={self.temporary}\0".encode(), []
+        """Returns the ids of the processes whose folder for temporary files is this one, or lies in it."""
+        mark, found = re.compile(re.escape(f"TMPDIR={self.temporary}".encode()) + b"[/\0]"), []
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if mark in (path / "environ").read_bytes() and "\nState:\tZ" not in (path / "status").read_text():
+                if mark.search((path / "environ").read_bytes()) and "\nState:\tZ" not in (path / "status").read_text():
                     found.append(int(path.name))
         return found
 

@@ -490,7 +490,7 @@ def test_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith("so that processes can import it")
-    assert "DataError" in done.stderr
+    assert "ResourceError" in done.stderr
     assert not (tmp_path / "folder" / "train.h5").exists()
 
 

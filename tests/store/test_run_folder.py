@@ -32,7 +32,15 @@ ELSEWHERE = (
         "trained/*/failure.txt",
     ),
     *("external/*/run.json", "external/*/predictions.h5", "external/*/scores.json", "sweeps.db"),
-    *("tracking.json", "mlflow.db", "mlflow-artifacts/**", ".*.holder.json", "**/.*.tmp"),
+    *(
+        "tracking.json",
+        "mlflow.db",
+        "mlflow-artifacts/**",
+        ".*.holder.json",
+        ".*.at-hand",
+        ".*.at-hand.json",
+        "**/.*.tmp",
+    ),
 )
 """What a finished suite without tracking does not leave."""
 

@@ -9,7 +9,6 @@ Four maps, each through the final LayerNorm, without the CLS token (R-22). No pa
 Letters: B images, C channels, H W pixels or cells of the named map, T tokens.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -26,10 +25,8 @@ from spd_components.encoders.dav2_release import SHA256, Release, ReleasedFile, 
 from spd_components.encoders.dav2_sizes import BASE, LARGE, SMALL, DAv2Size
 from spd_components.encoders.dav2_weights import read_weights
 from spd_components.encoders.openvino import OpenVINOBackend
-from spd_components.encoders.support import PATCH, patch_grid
+from spd_components.encoders.support import IMAGENET_MEAN, IMAGENET_STD, PATCH, digest_of_tensors, patch_grid
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 NON_COMMERCIAL = "CC-BY-NC-4.0: no commercial use, name the authors"
 BACKENDS: Mapping[str, type[Backend]] = {"torch": TorchBackend, "openvino": OpenVINOBackend}
 """Option `backend` → backend."""
@@ -256,12 +253,3 @@ def random_backbone(size: DAv2Size) -> nn.Module:
         torch.manual_seed(0)
         model: nn.Module = Dinov2Backbone(backbone_config(size))
     return model
-
-
-def digest_of_tensors(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and values."""
-    digest = hashlib.sha256()
-    for name, value in state.items():
-        digest.update(name.encode())
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()

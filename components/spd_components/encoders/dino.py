@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from spd_bench.api import ComponentConfig, Encoder, Features
 from spd_bench.errors import DataError
 from spd_components.encoders.backends import Precision
-from spd_components.encoders.dav2 import IMAGENET_MEAN, IMAGENET_STD, digest_of_tensors
 from spd_components.encoders.dav2_weights import sha256_of_file
 from spd_components.encoders.dino_weights import backbone_with, find_file
-from spd_components.encoders.support import computing_in, patch_grid
+from spd_components.encoders.support import IMAGENET_MEAN, IMAGENET_STD, computing_in, digest_of_tensors, patch_grid
 
 DINOV3_TERMS = (
     "DINOv3 License: accepted before the download; a copy of it goes along with the weights and what is built on them, "

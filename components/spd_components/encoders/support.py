@@ -1,5 +1,7 @@
-"""Parts that encoders share: the 14-pixel grid of §3, and a precision independent of the caller's autocast."""
+"""Parts that encoders share: the grid of §3, ImageNet's normalisation, a precision of their own, digests of weights."""
 
+import hashlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -8,6 +10,8 @@ from torch import Tensor
 
 from spd_bench.errors import ConfigError
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in [0, 1]."""
 PATCH = 14
 """Pixels of a cell's side: the patch size of ViT-S/14."""
 
@@ -29,3 +33,12 @@ def computing_in(precision: Literal["fp32", "bf16"], device: torch.device) -> Ab
     if not torch.amp.is_autocast_available(device.type):  # the meta device: shapes only
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def digest_of_tensors(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and values."""
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        digest.update(name.encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
