@@ -87,6 +87,23 @@ def test_split_ranges_by_hand(count: int, shares: tuple[float, ...], gap: int, e
     assert split_ranges(count, shares, gap) == [range(a, b) for a, b in expected]
 
 
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("a/Training", "a/val"), ("validation", "testing")])
+def test_folders_that_look_like_splits_are_not_mixed(tmp_path: Path, train: str, test: str) -> None:
+    for folder in (train, test):
+        seven_scenes(tmp_path / folder, 20)
+    with pytest.raises(DataError, match="look like splits of their own"):
+        dataset(tmp_path)
+    # by position because the user says so: 0.7 · 20 = 14 frames of each folder
+    assert len(dataset(tmp_path, shares=(0.7, 0.1, 0.2)).frames("train")) == 28
+    assert len(dataset(tmp_path / train).frames("train")) == 14  # the way to keep them: one folder each
+
+
+def test_one_folder_named_like_a_split_is_any_folder(tmp_path: Path) -> None:
+    for folder in ("train", "kitchen"):
+        seven_scenes(tmp_path / folder, 20)
+    assert len(dataset(tmp_path).frames("train")) == 28
+
+
 def test_every_frame_is_in_exactly_one_split() -> None:
     for count in range(60):
         parts = split_ranges(count, (0.7, 0.1, 0.2), 0)

@@ -23,6 +23,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Pattern = Annotated[str, Field(pattern=r"^[^{}]*\{id\}[^{}]*$")]
 
 
+OWN_SPLITS = {
+    "train": {"train", "training"},
+    "val": {"val", "valid", "validation", "dev"},
+    "test": {"test", "testing", "eval"},
+}
+"""Names of folders that people give to splits."""
+
+
 class RGBDFolder(DepthDataset):
     """RGB-D frames below one folder. Depth must be registered to colour, pixel by pixel.
 
@@ -83,6 +91,7 @@ class RGBDFolder(DepthDataset):
         self._pairs: dict[str, Pair] = {}
         self._frames: dict[str, list[FrameId]] = {split: [] for split in SPLITS}
         usable = [recording for recording in self._recordings if recording.pairs]
+        self._refuse_own_splits([recording.folder for recording in usable])
         for recording in usable:
             self._split(recording, alone=len(usable) == 1)
             self._read(recording.pairs[0])
@@ -177,6 +186,20 @@ class RGBDFolder(DepthDataset):
                 scene = f"{split}-{place // self.config.block:03d}" if alone else recording.folder or "."
                 self._pairs[name] = pair
                 self._frames[split].append(FrameId(name, scene))
+
+    def _refuse_own_splits(self, folders: Sequence[str]) -> None:
+        """Raises DataError for folders named like splits, unless shares are given: training would see test frames."""
+        parts = {part for folder in folders for part in folder.split("/")}
+        named = {part: kind for part in parts for kind, names in OWN_SPLITS.items() if part.lower() in names}
+        if len(set(named.values())) > 1 and "shares" not in self.config.model_fields_set:
+            raise DataError(
+                f"folders {', '.join(sorted(named))} look like splits of their own; this data set cuts every sequence "
+                "by position, so training would see frames of the test folder",
+                where=str(self._root),
+                hint="to keep them, point --data at the training folder and set data.test to the test folder, as in "
+                '--set "data.test={use: rgbd_folder, root: TEST}"; to cut by position all the same, '
+                "give --option shares=[0.7,0.1,0.2]",
+            )
 
     def _refuse_empty_splits(self) -> None:
         if not self._pairs:
