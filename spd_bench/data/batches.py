@@ -32,12 +32,16 @@ def unit_points(uv_img_K2: Any, depth_m_HW: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step: images as `resized` gives them, queries in the unit square, their true depth in metres."""
+    """One training step: images, query points and their true depth."""
 
     views: tuple[View, ...]
+    """Name of the view that each image shows, B of them."""
     images_B3HW: Tensor
+    """Network inputs as `resized` returns them: uint8, or float32 with 1 as full intensity."""
     xy_BK2: Tensor
+    """Query points in the unit square (x, y), float32."""
     depth_m_BK: Tensor
+    """True depth at the query points in metres, float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +49,19 @@ class BatchPlan(Dataset[Batch]):
     """Step → batch. Queries are drawn anew in every epoch; views may come again (`Augment.views`)."""
 
     views: Views
+    """Reads and augments the frames."""
     frames: Sequence[FrameId]
+    """Frames of the training split; every epoch orders them anew."""
     sampler: Any
+    """Component that draws query pixels: `sample(depth_m_HW, count, rng)` returns (u, v), int [K, 2]."""
     batch_size: int
+    """Images per batch."""
     queries: int
+    """Query points per image (K)."""
     seed: int
+    """Seed of the order, the augmentation and the queries."""
     steps: int
+    """Number of batches of the whole training."""
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -100,20 +111,29 @@ def _stack(items: Sequence[Batch]) -> Batch:
 class ScoredImage:
     """One image of an evaluation with its query points, the same for every method (R-26).
 
-    draw_P: which random draw each point belongs to; draw 0 holds max(K) nested points, the others one each (K = 1).
-    frame_size: rows and columns of the frame, of which image_3HW is the network's input.
+    Letters: P query points of all draws, V valid pixels of the frame.
     """
 
     frame: FrameId
+    """Name of the frame, and its scene."""
     view: View
+    """Name of the view: the frame as it is, without augmentation."""
     image_3HW: Tensor
+    """Network input as `resized` returns it: uint8, or float32 with 1 as full intensity."""
     uv_img_P2: Any
+    """Query pixels (u, v) of the frame, int64."""
     xy_P2: Tensor
+    """The same points in the unit square (x, y), float32."""
     truth_m_P: Any
+    """True depth at the query pixels in metres, float32."""
     draw_P: Any
+    """Random draw of each point, int64: draw 0 holds max(K) nested points, every other draw one point (K = 1)."""
     valid_xy_V2: Tensor
+    """Every valid pixel inside the protocol's crop as a point of the unit square, float32."""
     valid_depth_m_V: Tensor
+    """True depth at these pixels in metres, float32."""
     frame_size: tuple[int, int]
+    """Rows and columns of the frame, before it is resized to the network's input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +141,17 @@ class ScoredImages(Dataset[ScoredImage]):
     """The images of a split with their scored points."""
 
     views: Views
+    """Reads the frames."""
     frames: Sequence[FrameId]
+    """Frames of the split, in the order in which they are scored."""
     protocol: Protocol
+    """Decides which pixels are valid."""
     max_k: int
+    """Query points of draw 0, the largest K that is scored."""
     k1_draws: int
+    """Number of draws that score K = 1; draw 0 is one of them."""
     seed: int
+    """Seed of the query points."""
 
     def __len__(self) -> int:
         """Number of images."""

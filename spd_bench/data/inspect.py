@@ -34,19 +34,23 @@ PLACES = 5
 """Places that are listed of one kind of problem; the rest are counted."""
 EVERY = 16
 ROWS = 8
-"""Of every so many rows one is looked at for whole millimetres."""
+"""One row in this many is checked for whole millimetres."""
 WHITE, BLACK = 220, 16
 """A border is white or black if no channel of it is darker or lighter; JPEG spreads both."""
 
 
 @dataclass(frozen=True)
 class DataProblem:
-    """One kind of problem: how often, the first places, and its mend as its first case has it."""
+    """One kind of problem, with its cases counted."""
 
     message: str
+    """Message of the first case."""
     count: int
+    """Number of cases."""
     places: tuple[str, ...]
+    """Places of the first cases, at most `PLACES`."""
     hint: str | None
+    """How to mend the first case; None if it has no hint."""
 
 
 @dataclass(frozen=True)
@@ -54,31 +58,45 @@ class DepthSpread:
     """Least, median and greatest of a number that each frame has."""
 
     least: float
+    """Least value."""
     median: float
+    """Median."""
     greatest: float
+    """Greatest value."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split. known: share of a frame's pixels with depth; counted: share of the protocol's crop that counts."""
+    """What a split holds."""
 
     frames: int
+    """Number of frames."""
     scenes: int
+    """Number of scenes."""
     read: int
+    """Number of frames that were read without an error."""
     known: DepthSpread | None
+    """Share (0 … 1) of a frame's pixels that have depth; None if no frame was read."""
     counted: DepthSpread | None
+    """Share (0 … 1) of the protocol's crop that counts in scores; None if it was measured for no frame."""
 
 
 @dataclass(frozen=True)
 class Depth:
-    """Known depth in metres, and in how many of the frames every value is a whole millimetre."""
+    """Range of the known depth, over all frames that were read."""
 
     least_m: float
+    """Least known depth in metres."""
     percent_1_m: float
+    """1 % quantile in metres, of every 16th known pixel and to the millimetre, as the other quantiles."""
     median_m: float
+    """Median in metres."""
     percent_99_m: float
+    """99 % quantile in metres."""
     greatest_m: float
+    """Greatest known depth in metres."""
     whole_mm_frames: int
+    """Number of frames in which every checked depth is a whole number of millimetres."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,20 +104,33 @@ class Inspection:
     """What was found. A data set that cannot be opened has its error as the only problem, and no splits."""
 
     path: str
+    """Path of the data set."""
     dataset: str
+    """Name of the data set component that reads it."""
     recognised: str
+    """How the component was chosen: as asked for, or recognised by its layout."""
     protocol: str
+    """Caption of the protocol whose crop and bounds are checked."""
     description: str = ""
+    """The data set's description of itself, for people."""
     digest: str = ""
+    """Digest of the data; empty if a file of it is missing or the data set cannot be opened."""
     assumed: str = ""
     """What is assumed of the files, and the option that says it."""
     truth: str = ""
+    """Kind of the ground truth (`DepthDataset.truth`)."""
     stand_in: str = ""
+    """What the data set replaces (`stand_in` of the component); empty for the real thing."""
     splits: dict[str, Split] = field(default_factory=dict)
+    """What each split holds, by its name."""
     sizes: dict[str, int] = field(default_factory=dict)
+    """Number of frames of each size, by "rows×columns"."""
     depth: Depth | None = None
+    """Range of the known depth; None if no pixel with depth was read."""
     notes: tuple[str, ...] = ()
+    """Facts that are worth knowing and make nothing wrong."""
     problems: tuple[DataProblem, ...] = ()
+    """Problems, by kind, in the order in which they were met."""
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -261,7 +292,7 @@ class _Problems:
         self._kinds: dict[str, tuple[SpdError, list[str], list[int]]] = {}
 
     def add(self, error: SpdError, *places: str, count: int = 1) -> None:
-        """`count` more cases, of which `places` are the first; a place of the error's own is told with them."""
+        """`count` more cases, of which `places` are the first; a place of the error's own is listed with them."""
         kind = self.VARIES.sub("…", error.message)
         _, known, counts = self._kinds.setdefault(kind, (error, [], []))
         counts.append(count)

@@ -42,7 +42,7 @@ OnFrame = Callable[[int, int], None]
 
 PART_FRAMES = 128
 PART_BYTES = 64 * 2**20
-"""A part has at most so many frames and so many bytes before compression; it bounds the memory of a process."""
+"""Most frames of a part, and its most bytes before compression; they bound the memory of a process."""
 RECORD = "source.json"
 PART = r"part-[0-9]{5}\.h5"
 """Names of parts, as a regular expression."""
@@ -53,13 +53,18 @@ OTHER_NAME = "give another name, or delete it"
 
 @dataclass(frozen=True)
 class Packed:
-    """A finished pack. already: it was there before; found: frames that lay in finished parts before."""
+    """A finished pack."""
 
     path: Path
+    """Path of the packed file."""
     frames: int
+    """Number of its frames."""
     bytes: int
+    """Size of the file in bytes."""
     already: bool = False
+    """True if the file was there before and was only verified."""
     found: int = 0
+    """Number of frames that lay in finished parts of an earlier try."""
 
     def __str__(self) -> str:
         if self.already:
@@ -138,12 +143,16 @@ def _verify(data: PackedFrames, on_frame: OnFrame) -> None:
 
 @dataclass(frozen=True)
 class PackPart:
-    """Some consecutive frames of the source, their size, and the file that they go to."""
+    """Some consecutive frames of the source, and the file that they are written to."""
 
     path: Path
+    """Path of the part's file."""
     rows: Sequence[Row]
+    """Its frames, each with its split, in the order of the source."""
     shape: tuple[int, int]
+    """Rows and columns of every frame."""
     pack: str
+    """SHA-256 over the source, the size and the frames of this part."""
 
     def is_whole(self) -> bool:
         """Whether its file is there, of this very pack, with the content that it was written with."""

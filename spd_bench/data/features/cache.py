@@ -23,16 +23,24 @@ def size_of(count: int) -> str:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One folder of the cache. what, data: encoder, input size and views, and the data set, in words."""
+    """One folder of the cache."""
 
     key: str
+    """Name of the folder: the first digits of the hash of its record's identity."""
     folder: Path
+    """Path of the folder."""
     what: str
+    """Encoder, input size and kind of views, for people; says so if the record cannot be read."""
     data: str
+    """Description of the data set; empty if the record cannot be read."""
     suites: tuple[str, ...]
+    """Names of the suites that used the folder, sorted."""
     views: int
+    """Number of stored views."""
     bytes: int
+    """Size of the shards on disk in bytes."""
     last_used: float
+    """Time of the last use, in seconds since 1970 (UTC)."""
 
 
 Tell = Callable[[CacheEntry], None]
@@ -43,7 +51,9 @@ class Removal:
     """What `FeatureCache` removed, and what it left because a process uses it."""
 
     removed: tuple[CacheEntry, ...]
+    """Folders that are deleted."""
     in_use: tuple[CacheEntry, ...]
+    """Folders that stay because a process uses them."""
 
 
 class FeatureCache:

@@ -57,12 +57,16 @@ def write(path: Path, mark: str, frames: Sequence[str], maps_NHWC: Sequence[Half
 
 @dataclass(frozen=True)
 class Shard:
-    """Where a shard's views lie. offsets: first byte of each map."""
+    """Where a shard's views lie."""
 
     path: Path
+    """Path of the file."""
     shapes: Shapes
+    """Rows, columns and channels of each of the four maps of a view."""
     offsets: tuple[int, ...]
+    """First byte of each map's array in the file."""
     crc32_N: tuple[int, ...]
+    """CRC-32 of each view, over its four maps one after the other."""
 
     @classmethod
     def open(cls, path: Path, mark: str, frames: Sequence[str], shapes: Shapes) -> "Shard":

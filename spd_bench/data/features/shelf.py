@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 SHARD_VIEWS = 64
 SHARD_BYTES = 64 * 2**20
-"""A shard has at most so many views and, beyond one view, so many bytes: it bounds memory, and what a kill costs."""
+"""Most views of a shard and, beyond one view, most bytes: they bound memory, and what a kill costs."""
 ENCODED_TOGETHER = {"cuda": 8}
 """Images per call of the encoder, by device; one elsewhere, since on a CPU more are no faster. No call spans two
 shards, so that a shard's bits do not depend on what else is built."""
@@ -59,8 +59,11 @@ class Pass(NamedTuple):
     """Every frame of a split, as it is (number −1) or as augmentation `number` of `seed` shows it."""
 
     split: str
+    """Name of the split."""
     seed: int = -1
+    """Seed of the augmentation; −1 for frames as they are."""
     number: int = -1
+    """Number of the augmentation under the seed; −1 for frames as they are."""
 
     @property
     def name(self) -> str:
@@ -70,17 +73,20 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesRecord:
-    """What a folder says of itself. identity: what its key hashes; data, suites: what it was used for, in words.
-
-    maps: rows, columns, channels of the four. versions: of what computed the first features.
-    """
+    """What a folder of features records about itself."""
 
     identity: dict[str, Any]
+    """What the folder's key hashes: encoder, weights, input size, data set and augmentation."""
     data: str
+    """Description of the data set, for people."""
     suites: list[str]
+    """Names of the suites that used the folder, sorted."""
     maps: Shapes
+    """Rows, columns and channels of the four maps of a view."""
     bytes_per_view: int
+    """Size of the four maps of one view in bytes."""
     versions: dict[str, str]
+    """Versions of the packages that computed the first features, by package."""
 
     @classmethod
     def read(cls, folder: Path) -> "FeaturesRecord | None":
@@ -229,7 +235,7 @@ class Shelf:
     def build(self, passes: Collection[Pass], *, workers: int, on_done: Callable[[int], None]) -> None:
         """Builds the shards that are missing, after waiting for a process that builds here.
 
-        workers: processes that read images. on_done(count): so many more views are encoded. Raises ResourceError for
+        workers: processes that read images. on_done(count): `count` more views are encoded. Raises ResourceError for
         a disk that is full, ConfigError for features that float16 cannot hold.
         """
         self.hold()

@@ -86,13 +86,18 @@ Wanted = Mapping[StoredFeatures, Collection[Pass]]
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What building comes to, before it starts: the views of one folder, and how many of them are not there."""
+    """What building one folder takes, before it starts."""
 
     what: str
+    """Encoder and data set, for people."""
     folder: Path
+    """Folder that the features are built in."""
     views: int
+    """Number of views that the run reads."""
     missing: int
+    """Number of these views that are not stored yet."""
     view_bytes: int
+    """Size of one view in bytes."""
 
     @property
     def bytes_needed(self) -> int:
@@ -108,7 +113,7 @@ class Foreseen:
 
 
 def foresee(wanted: Wanted) -> list[Foreseen]:
-    """What building comes to, folder by folder; the folders are from now on in use by this process."""
+    """What building takes, folder by folder; the folders are from now on in use by this process."""
     found = []
     for features, passes in wanted.items():
         for shelf, some in features.shelves(passes).items():
