@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 STEP = 3 / 32
 """Distance of the three pixels, as a share of the map's width."""
 ROWS = 8
-"""Of every so many lines one is looked at."""
+"""Step between the rows, and between the columns, that are looked at."""
 SLANT = (0.25, 1.0)
 """|ln| of the outer values' ratio: less is noise, more is an edge."""
 NEAR = 0.25

@@ -1,7 +1,7 @@
 """Whether depth looks like rooms in the unit that it is read in, and whether the pictures are different ones.
 
-A unit that nobody said is assumed, and what does not fit it is then a problem; where the user said the unit, most of
-it is a note, since some scenes are unusual. Numbers are those of every 16th known pixel.
+A unit that the user did not give is assumed, and what does not fit it is then a problem; where the user gave the unit,
+most of it is a note, since some scenes are unusual. Numbers are those of every 16th known pixel.
 
 Letters: H W rows and columns, N known pixels that are looked at.
 """
@@ -49,8 +49,11 @@ class Suspicion:
     """Something about all frames: an error to show as a problem, or a note, with places."""
 
     error: DataError
+    """What is wrong, with expected, found and mend."""
     is_problem: bool
+    """Whether the command reports it as a problem; a note otherwise."""
     places: tuple[str, ...] = ()
+    """Texts that name frames or sequences it concerns, at most a few; empty where it names no place."""
     of_pictures: bool = False
     """Whether it is about colour; all others are about the unit of depth."""
 
@@ -66,11 +69,13 @@ class StoredValues:
     """What the whole numbers in the files of one scene have in common."""
 
     pixels: int = 0
+    """Number of known pixels that were looked at."""
     multiples: Counter[int] = field(default_factory=Counter)
     """Pixels whose value is a multiple of each of `FACTORS`."""
     divisor: int = 0
     """Greatest common divisor of all."""
     distinct: set[int] = field(default_factory=set)
+    """Different values, in file units; no more frames are added once it holds `LEAST_DISTINCT`."""
     fractions: bool = False
     """Whether a frame has values that are no whole numbers."""
 
@@ -108,6 +113,7 @@ class Plausibility:
     """Gathers what one pass over the frames shows, frame by frame, and says what it amounts to."""
 
     units_per_metre: float | None
+    """File units in one metre; None where the data set states no unit."""
     assumed: bool
     """Whether the unit is assumed, so that everything that speaks against it is a problem."""
     max_m: float

@@ -22,19 +22,25 @@ FEATURES_BYTES = 3 * 2**30
 
 
 class View(NamedTuple):
-    """Name of a view. number: which augmentation of this seed, -1 for the frame as it is. again: it may come again."""
+    """Name of a view: a frame as it is, or one augmentation of it."""
 
     frame: str
+    """Name of the frame."""
     seed: int
+    """Seed of the training run; -1 for the frame as it is."""
     number: int
+    """Which augmentation of this seed; -1 for the frame as it is."""
     again: bool
+    """Whether the view may come again, so that it is worth holding."""
 
 
 class Seen(NamedTuple):
-    """What a view shows: the network's input [3, H, W] as `resized` gives it, and depth in metres at frame size."""
+    """What a view shows: the network's input and the depth."""
 
     image_3HW: Tensor
+    """Input of the network as `resized` gives it, [3, H, W] in [0, 1]."""
     depth_m_HW: Any
+    """Depth in metres at frame size, [H, W], 0 where unknown."""
 
 
 class Views:

@@ -112,7 +112,7 @@ def test_every_frame_is_in_exactly_one_split() -> None:
 
 def test_too_short_sequence_is_refused(tmp_path: Path) -> None:
     # 2 frames: 0.7 → 1, 0.8 → 2, so nothing is left for test
-    with pytest.raises(DataError, match="expected frames in every split, found none of 2 in test"):
+    with pytest.raises(DataError, match="expected frames in every split, found 0 of 2 in test"):
         dataset(seven_scenes(tmp_path, 2))
     assert names(dataset(tmp_path, shares=(0, 0, 1)), "test") == ["000000", "000001"]
 

@@ -23,12 +23,16 @@ ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive bytes of the file at `path`. `name` says what they are: a relative path, or a member's name."""
+    """Consecutive bytes of a file."""
 
     path: Path
+    """File that holds the bytes."""
     name: str
+    """What the bytes are: a relative path, or the name of an archive's member."""
     offset: int
+    """First byte, counted from the start of the file."""
     size: int
+    """Number of bytes."""
 
     def __str__(self) -> str:
         return str(self.path) if self.path.as_posix().endswith(self.name) else f"{self.path}: {self.name}"

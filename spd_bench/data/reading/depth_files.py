@@ -105,7 +105,7 @@ def _head(path: Path | Span) -> bytes:
         with path.open("rb") as file:
             return file.read(16)
     except OSError:
-        return b""  # whoever reads it says what is wrong
+        return b""  # the reader that follows raises the error
 
 
 def _content(path: Path | Span) -> bytes:

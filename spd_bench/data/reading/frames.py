@@ -109,7 +109,7 @@ def sized(
     color: str,
     depth: str,
 ) -> Frame:
-    """The frame, with colour or depth brought to the other's size; DataError where they differ and nobody said so."""
+    """The frame, with colour or depth brought to the other's size; DataError where they differ and resize is "none"."""
     if image_HW3.shape[:2] == depth_m_HW.shape:
         return Frame(image_HW3, depth_m_HW)
     rows, columns = image_HW3.shape[:2]

@@ -96,7 +96,7 @@ def refuse_turned(image: Image.Image | bytes, where: str) -> None:
             with Image.open(BytesIO(image)) as opened:
                 orientation = opened.getexif().get(ORIENTATION, 1)
         except Exception:
-            return  # whoever decodes it says what is wrong
+            return  # the decoder raises the error
     else:
         orientation = image.getexif().get(ORIENTATION, 1)
     if orientation != 1:

@@ -7,7 +7,7 @@ HDF5's own, and chunks too large to be read whole. What this process opens after
 its end, so that damage has shown; values of varying length, which lie in a heap of their own, have all been read.
 
 The child starts at the first file, in half a second, and serves this process for all others; a file is looked at once.
-This module is also what the child runs: it imports nothing of ours.
+This module is also what the child runs: it imports no other module of spd_bench at its top.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def problem_of(path: Path, offset: int = 0, size: int | None = None) -> str | No
         try:
             problem = _examiner().ask(*asked)
         except _Killed:
-            from spd_bench.errors import ResourceError  # the child runs this module and imports nothing of ours
+            from spd_bench.errors import ResourceError  # here, since the child runs this module too
 
             raise ResourceError(
                 "the process that examines HDF5 files was killed, twice, perhaps for want of memory",
@@ -105,7 +105,7 @@ class _Examiner:
         if ready and status == -signal.SIGKILL:
             raise _Killed
         if not ready:
-            return f"the HDF5 library did not come to its end in {LONGEST_S:g} s"
+            return f"the HDF5 library did not finish within {LONGEST_S:g} s"
         return f"the HDF5 library crashed over it or ran out of memory (status {status})"
 
 
@@ -138,7 +138,7 @@ def _serve() -> None:
 
 
 def _walk(file: Any) -> None:
-    """Looks at every object once; ValueError for what no data set of ours needs."""
+    """Looks at every object once; ValueError for what no data set of this package needs."""
     import h5py
 
     seen: set[Any] = set()

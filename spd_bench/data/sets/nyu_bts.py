@@ -35,8 +35,11 @@ class ListedPair:
     """One line of a list: the frame that it names and where its two files lie."""
 
     id: FrameId
+    """Frame and scene that the line names."""
     color: Path
+    """Colour image."""
     depth: Path
+    """16-bit PNG of depth in millimetres."""
 
 
 class NYUBTS(DepthDataset):

@@ -119,9 +119,13 @@ class ArrayStack(NamedTuple):
     """An array file whose first axis counts frames, read frame by frame: never more than one is in memory."""
 
     span: Span
+    """Bytes of the .npy file, its header included."""
     start: int
+    """First byte of the values, counted from the start of the span."""
     dtype: str
+    """NumPy's name of the type of one value."""
     shape: tuple[int, ...]
+    """Shape of the whole array; the first axis counts frames."""
 
     @classmethod
     def of(cls, span: Span, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> "ArrayStack":

@@ -19,8 +19,11 @@ class LabelledFrame(NamedTuple):
     """One row of the table."""
 
     split: str
+    """"train" or "test" of the Eigen split."""
     index0: int
+    """0-based index in the .mat."""
     scene: str
+    """Name of the scene, such as kitchen_0004."""
 
 
 @cache

@@ -45,14 +45,20 @@ DAMAGED = "the file is damaged or not one that spd-bench has packed: pack the so
 
 @dataclass(frozen=True, kw_only=True)
 class PackRecord:
-    """What a pack says of its source: the component's name, digest, description, truth and stand-in, tool versions."""
+    """What a pack says of its source."""
 
     source: str
+    """Component name of the data set."""
     source_digest: str
+    """Digest of the data set."""
     description: str
+    """What the data set's `describe` returns."""
     truth: str
+    """Kind of its depth, such as raw, filled or rendered."""
     stand_in: str
+    """What the data set stands in for; empty for the real one."""
     versions: str
+    """Versions of the tools that packed it."""
 
 
 class PackedFrames(DepthDataset):
@@ -165,7 +171,7 @@ class PackedFrames(DepthDataset):
 
 @contextmanager
 def _told(where: Path | str) -> Iterator[None]:
-    """What HDF5 and Python raise for bytes that make no sense, as an error of ours."""
+    """What HDF5 and Python raise for bytes that make no sense, as a DataError."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:

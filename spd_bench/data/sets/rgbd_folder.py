@@ -213,7 +213,7 @@ class RGBDFolder(DepthDataset):
         for split, share in zip(SPLITS, self.config.shares, strict=True):
             if share > 0 and not self._frames[split]:
                 raise DataError(
-                    f"expected frames in every split, found none of {len(self._pairs)} in {split}: {self.describe()}",
+                    f"expected frames in every split, found 0 of {len(self._pairs)} in {split}: {self.describe()}",
                     where=str(self._root),
                     hint="more frames, a smaller gap (--option gap=0) or other shares (--option shares=[0.6,0.2,0.2])",
                 )

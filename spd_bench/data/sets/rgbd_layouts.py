@@ -30,11 +30,17 @@ class Layout:
     """Patterns of a frame's two files, the number of file units in one metre, and what users must know."""
 
     name: str
+    """Name, as the option `layout` takes it."""
     color: str
+    """Pattern of the colour file, relative to the sequence; {id} marks the frame."""
     depth: str
+    """Pattern of the depth file, likewise."""
     scale: float
+    """File units in one metre."""
     truth: str = "raw"
+    """Kind of depth: raw or rendered."""
     remark: str = ""
+    """What users must know, appended to the description."""
 
 
 FOLDERS = Layout("folders", "<color>/{id}.*", "<depth>/{id}.*", scale=1000)
@@ -65,16 +71,21 @@ class Pair:
     """Colour and depth file of one frame, relative to the root."""
 
     id: str
+    """Name of the frame within its sequence."""
     color: str
+    """Colour file, a POSIX path relative to the root."""
     depth: str
+    """Depth file, likewise."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One sequence: its folder relative to the root ("" for the root itself) and its frames in order."""
+    """One sequence of frames and the files without a partner."""
 
     folder: str
+    """Folder of the sequence relative to the root; "" for the root itself."""
     pairs: tuple[Pair, ...]
+    """Frames in order."""
     pairing: str
     """How colour and depth were brought together."""
     lone_color: tuple[str, ...] = ()
@@ -88,7 +99,9 @@ class Matched:
     """The files of one kind: sequence folder → id → file, and what was left aside, by extension."""
 
     files: dict[str, dict[str, str]] = field(default_factory=dict)
+    """File by sequence folder and frame id, POSIX paths relative to the root."""
     ignored: Counter[str] = field(default_factory=Counter)
+    """Number of files that fit the pattern and are left out, by extension; "copies" counts copies."""
 
 
 def files_below(root: Path) -> list[str]:

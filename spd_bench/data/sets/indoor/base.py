@@ -26,7 +26,7 @@ from spd_bench.errors import DataError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 WHOLE_SCENES = 10
-"""From so many scenes on, a scene is in one split."""
+"""Number of scenes from which on every scene is in one split."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,15 @@ class FrameFiles:
     """One frame: its files, its scene, and its split where the data set has splits of its own."""
 
     name: str
+    """Name of the frame, unique in the data set."""
     scene: str
+    """Scene that the frame shows."""
     color: Path
+    """Colour image."""
     depth: Path
+    """File of depth."""
     split: str | None = None
+    """"train", "val" or "test" as published; None where the data set has no splits."""
     masks: tuple[Path, ...] = ()
     """Images in which 0 marks pixels of unknown depth."""
 
