@@ -1,4 +1,4 @@
-"""The checks, each in an environment of its own. `nox` runs `tests` and `extras`; `nox -s NAME` runs one session."""
+"""The checks, each in an environment of its own. `nox` runs `tests`; `nox -s NAME` runs one of the others."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["tests", "extras"]
+nox.options.sessions = ["tests"]
 
 WITHIN = ("--constraint", "constraints.txt")
 RELIABILITY = (
