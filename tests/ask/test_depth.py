@@ -109,7 +109,7 @@ def test_threads_get_what_one_gets(model: RunModel) -> None:
 def test_threads_may_share_a_scene(model: RunModel, noise: np.ndarray) -> None:
     uv_N2 = np.random.default_rng(3).uniform(0, 36, (80, 2))
     alone = model.depth(model.encode(noise), uv_N2)
-    scene = model.encode(noise)  # nobody has asked it anything yet
+    scene = model.encode(noise)  # no point has been asked for yet
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda i: model.depth(scene, uv_N2[i::8]), range(8)))
     for i, depth_m_N in enumerate(answers):
